@@ -1,0 +1,19 @@
+"""Prepare a dataset without training: python src/prepare.py dataset=frappe dataset.raw_dir=FOLDER"""
+
+import hydra
+from omegaconf import DictConfig, OmegaConf
+
+from tf4ctr import cli
+
+
+@hydra.main(version_base="1.3", config_path="../conf", config_name="prepare")
+def main(config: DictConfig) -> None:
+    """Read the raw files of `dataset`, or find them prepared already."""
+    from tf4ctr.data.preparation import prepare  # here, not at the top: --help should not wait for torch
+    from tf4ctr.data.spec import DatasetSpec
+
+    prepare(DatasetSpec.from_config(OmegaConf.to_container(config.dataset, resolve=True)))
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,61 @@
+"""From a composed config to the objects it describes."""
+
+from typing import Any
+
+import torch
+from hydra.utils import instantiate
+from omegaconf import DictConfig
+
+from tf4ctr.data.schema import Field, Schema
+from tf4ctr.data.spec import DatasetSpec
+from tf4ctr.errors import InputError
+from tf4ctr.models.network import Network
+from tf4ctr.module import CTRModule
+
+
+def build_network(config: DictConfig, schema: Schema) -> Network:
+    """Make the network of `config` for `schema`.
+
+    Raises:
+        InputError: parts that do not fit together, or an option that a part does not know.
+    """
+    parts = {
+        "embedding": instantiate(config.embedding.table),
+        "ssem": instantiate(config.ssem),
+        "simple": instantiate(config.backbone.simple),
+        "complex": instantiate(config.backbone.complex),
+        "dfm": instantiate(config.dfm),
+    }
+    try:
+        return Network(schema, dim=config.embedding.dim, **parts)
+    except TypeError as error:  # an added option (`+backbone.complex.x=1`) or a value of another type
+        raise InputError(f"the network's config does not fit its parts: {error}") from error
+
+
+def build_module(config: DictConfig, schema: Schema) -> CTRModule:
+    """Make network, loss and optimiser of `config` for `schema`."""
+    return CTRModule(schema, build_network(config, schema), instantiate(config.loss), instantiate(config.optimizer), config.embedding.l2)
+
+
+def check_config(config: DictConfig, spec: DatasetSpec) -> None:
+    """Build everything that `config` describes on a tiny stand-in for the data, so that a mistake shows before any data is read.
+
+    Raises:
+        InputError: or whatever else building raises.
+    """
+    stand_in = Schema(spec.name, tuple(Field(name, 3) for name in spec.fields), spec.label, spec.group)
+    if config.stream.batch_size < 2:
+        raise InputError(f"stream.batch_size is {config.stream.batch_size}: batch norm needs at least 2 rows")
+    if config.embedding.l2 < 0:
+        raise InputError(f"embedding.l2 is {config.embedding.l2}: it must not be negative")
+    with torch.random.fork_rng():
+        module = build_module(config, stand_in)
+        try:
+            module.configure_optimizers()
+        except (TypeError, ValueError) as error:
+            raise InputError(f"the optimizer's config does not fit: {error}") from error
+
+
+def build_all(nodes: DictConfig | None) -> list[Any]:
+    """Instantiate each node of a group that holds several things by name (callbacks, loggers); a node set to null is left out."""
+    return [instantiate(node) for node in (nodes or {}).values() if node]

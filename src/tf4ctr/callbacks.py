@@ -1,0 +1,177 @@
+"""What happens around the steps: learning-rate plateau, checkpoints that resume exactly, the run's summary, the progress bar."""
+
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning import LightningModule, Trainer
+from lightning.pytorch.callbacks import Callback, Checkpoint, RichProgressBar
+from lightning.pytorch.callbacks.progress.rich_progress import ProcessingSpeedColumn
+from rich.progress import ProgressColumn, Task
+from rich.text import Text
+from torch.optim.lr_scheduler import ReduceLROnPlateau
+
+
+class LRPlateau(Callback):
+    """Multiply the learning rate by `factor` after every validation whose `monitor` is no improvement.
+
+    Not Lightning's own plateau scheduling: that steps after the checkpoint of the epoch is written and is left out when the run
+    resumes from there, so a resumed run would go on with another learning rate.
+
+    Args:
+        monitor: logged metric to maximise.
+        factor: what the learning rate is multiplied by.
+        patience: validations without improvement that are let pass first.
+        min_delta: an improvement is more than this.
+        min_lr: the learning rate never falls below.
+    """
+
+    def __init__(self, monitor: str, factor: float, patience: int, min_delta: float, min_lr: float) -> None:
+        self.monitor = monitor
+        self.settings = {"factor": factor, "patience": patience, "threshold": min_delta, "min_lr": min_lr}
+        self.scheduler: ReduceLROnPlateau | None = None
+        self._restored: dict[str, Any] | None = None
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.scheduler = ReduceLROnPlateau(trainer.optimizers[0], mode="max", threshold_mode="abs", **self.settings)  # type: ignore[arg-type]
+        if self._restored is not None:
+            self.scheduler.load_state_dict(self._restored)
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self.scheduler is not None and trainer.state.fn == "fit" and not trainer.sanity_checking:
+            self.scheduler.step(float(trainer.callback_metrics[self.monitor]))
+
+    def state_dict(self) -> dict[str, Any]:
+        if self.scheduler is None:
+            return {}
+        keys = ("best", "num_bad_epochs", "cooldown_counter", "last_epoch")
+        state = self.scheduler.state_dict()
+        return {key: float(state[key]) if key == "best" else state[key] for key in keys}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self._restored = state_dict or None
+
+
+class LastCheckpoint(Checkpoint):
+    """Keep `last.ckpt` so that `ckpt=` goes on where the run stopped, to the same end.
+
+    Written every `every_n_train_steps` steps, before the last step of an epoch, after every validation, and when training is
+    interrupted. Never between the last step of an epoch and the end of its validation: Lightning resumes from there without
+    validating, or validates only the rest.
+
+    Args:
+        dirpath: folder of the checkpoint.
+        every_n_train_steps: steps between two checkpoints within an epoch.
+    """
+
+    def __init__(self, dirpath: str, every_n_train_steps: int) -> None:
+        self.path = Path(dirpath) / "last.ckpt"
+        self.every_n_train_steps = every_n_train_steps
+        self._rng: dict[str, Any] | None = None
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self._rng is not None:
+            torch.set_rng_state(self._rng["cpu"])
+            if self._rng["cuda"]:
+                torch.cuda.set_rng_state_all(self._rng["cuda"])
+            self._rng = None
+        # a run that was killed after it had decided to stop (while testing, say) has nothing left to train
+        trainer.should_stop = any(stopper.wait_count >= stopper.patience for stopper in trainer.early_stopping_callbacks)  # type: ignore[attr-defined]
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        trainer.train_dataloader.start_epoch(trainer.current_epoch)  # type: ignore[union-attr]
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int) -> None:
+        trainer.train_dataloader.position = batch_idx + 1  # type: ignore[union-attr]
+        left = trainer.num_training_batches - (batch_idx + 1)
+        if left == 1 or (left > 1 and trainer.global_step % self.every_n_train_steps == 0):
+            self._save(trainer)
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.state.fn == "fit" and not trainer.sanity_checking:
+            self._save(trainer)
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        if trainer.training and trainer.global_step and trainer.train_dataloader.position < trainer.num_training_batches:  # type: ignore[union-attr]
+            self._save(trainer)
+
+    def _save(self, trainer: Trainer) -> None:
+        partial = self.path.with_suffix(".partial")
+        trainer.save_checkpoint(partial)
+        if trainer.is_global_zero:
+            partial.replace(self.path)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"cpu": torch.get_rng_state(), "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self._rng = state_dict
+
+
+class RunSummary(Callback):
+    """Collect what metrics.json tells of training: the best epoch's validation metrics, epochs, seconds and rows a second.
+
+    Args:
+        monitor: metric that tells the best epoch, larger is better.
+    """
+
+    def __init__(self, monitor: str) -> None:
+        self.monitor = monitor
+        self.best: dict[str, float] = {}
+        self.best_epoch = -1
+        self.epochs = 0
+        self.train_rows = 0
+        self.train_seconds = 0.0
+        self._mark = 0.0
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._mark = time.perf_counter()
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._mark = time.perf_counter()
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int) -> None:
+        now = time.perf_counter()
+        self.train_rows += len(batch.label) * trainer.world_size
+        self.train_seconds += now - self._mark
+        self._mark = now
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.state.fn != "fit" or trainer.sanity_checking:
+            return
+        self.epochs = trainer.current_epoch + 1
+        results: dict[str, float] = pl_module.results  # type: ignore[assignment]
+        if not self.best or results[self.monitor] > self.best[self.monitor]:
+            self.best, self.best_epoch = dict(results), self.epochs
+
+    def metrics(self) -> dict[str, float | int]:
+        """Keys as in metrics.json; epochs count from 1."""
+        rate = self.train_rows / self.train_seconds if self.train_seconds else 0.0
+        return {**self.best, "best_epoch": self.best_epoch, "epochs": self.epochs, "train_rows_per_second": round(rate, 1)}
+
+    def state_dict(self) -> dict[str, Any]:
+        return {key: getattr(self, key) for key in ("best", "best_epoch", "epochs", "train_rows", "train_seconds")}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        vars(self).update(state_dict)
+
+
+class RowsPerSecond(ProgressColumn):
+    """Rows a second, from the steps a second that rich measures."""
+
+    def __init__(self, batch_size: int) -> None:
+        super().__init__()
+        self.batch_size = batch_size
+
+    def render(self, task: Task) -> Text:
+        return Text(f"{task.speed * self.batch_size:,.0f} rows/s" if task.speed else "-- rows/s")
+
+
+class ProgressBar(RichProgressBar):
+    """Lightning's bar, with rows instead of steps a second."""
+
+    def configure_columns(self, trainer: Trainer) -> list[Any]:
+        batch_size = trainer.datamodule.batch_size * trainer.world_size  # type: ignore[attr-defined]
+        columns = super().configure_columns(trainer)
+        return [RowsPerSecond(batch_size) if isinstance(column, ProcessingSpeedColumn) else column for column in columns]

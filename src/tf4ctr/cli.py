@@ -1,0 +1,67 @@
+"""What an entry point does around its main function: resolvers first, and errors told as a person would tell them."""
+
+import os
+import sys
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException, OverrideParseException
+from omegaconf import Container, DictConfig
+from omegaconf.errors import OmegaConfBaseException
+from rich.console import Console
+from rich.markup import escape
+
+from tf4ctr.errors import InputError, did_you_mean
+from tf4ctr.runs import register_resolvers
+
+
+def run(main: Callable[[], Any]) -> None:
+    """Call a `@hydra.main` function; a mistake in the config or the input ends it with one clear message and exit status 2.
+
+    Anything else is a fault of ours and keeps its traceback.
+    """
+    register_resolvers()
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # hand errors to us instead of printing them
+    try:
+        main()
+    except KeyboardInterrupt:
+        Console(stderr=True).print("[yellow]stopped by hand[/]")
+        sys.exit(130)
+    except Exception as error:
+        if (message := explain(error)) is None:
+            raise
+        Console(stderr=True, soft_wrap=True).print(f"[bold red]error:[/] {escape(message)}")
+        sys.exit(2)
+
+
+def explain(error: BaseException) -> str | None:
+    """Return the message for a mistake of the person, None for any other error."""
+    causes = list(_causes(error))
+    for cause in causes:
+        if isinstance(cause, InputError):
+            return str(cause)
+    for cause in causes:
+        if isinstance(cause, MissingConfigException) and cause.options:
+            group, _, option = str(cause.missing_cfg_file).rpartition("/")
+            return f"{group}={option}: there is no such option, {did_you_mean(option, cause.options)}"
+    if isinstance(error, ConfigCompositionException):
+        for cause in causes:
+            if isinstance(cause, OmegaConfBaseException) and isinstance(cause.parent_node, DictConfig) and cause.key is not None:
+                return f"{cause.full_key}: there is no such option, {did_you_mean(str(cause.full_key), _keys(cause.parent_node))}"
+    if isinstance(error, ConfigCompositionException | MissingConfigException | OverrideParseException | OmegaConfBaseException):
+        return "; ".join(dict.fromkeys(str(cause).strip() for cause in causes))
+    if isinstance(error, HydraException):
+        return str(error)
+    return None
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
+
+
+def _keys(node: Container) -> list[str]:
+    """Full keys of `node`, and those below the root where `node` is the root itself."""
+    assert isinstance(node, DictConfig)
+    return [str(node._get_full_key(key)) for key in node]

@@ -1,0 +1,84 @@
+"""Where curves go: metrics.csv, one row an epoch, and Weights & Biases."""
+
+import csv
+import logging
+import netrc
+import os
+from argparse import Namespace
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlparse
+
+from lightning.pytorch.loggers import Logger, WandbLogger
+from lightning.pytorch.utilities import rank_zero_only
+
+log = logging.getLogger(__name__)
+
+
+class EpochCSV(Logger):
+    """metrics.csv with one row an epoch: what training and validation logged in it.
+
+    Rewritten at every epoch. When a run resumes, the rows of later epochs (written by the stretch that is gone) are dropped.
+
+    Args:
+        save_dir: the run's folder.
+    """
+
+    def __init__(self, save_dir: str) -> None:
+        super().__init__()
+        self.path = Path(save_dir) / "metrics.csv"
+        self.rows: dict[int, dict[str, Any]] = {}
+        if self.path.exists():
+            with self.path.open(newline="") as file:
+                self.rows = {int(row["epoch"]): dict(row) for row in csv.DictReader(file)}
+
+    @property
+    def name(self) -> str:
+        return "csv"
+
+    @property
+    def version(self) -> str:
+        return ""
+
+    @rank_zero_only
+    def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
+        kept = {key: value for key, value in metrics.items() if key.startswith(("train/", "val/", "lr"))}
+        if not kept:
+            return
+        epoch = int(metrics["epoch"]) + 1
+        self.rows = {number: row for number, row in self.rows.items() if number <= epoch}
+        self.rows.setdefault(epoch, {"epoch": epoch}).update(kept, step=step)
+        columns = ["epoch", "step", *sorted({key for row in self.rows.values() for key in row} - {"epoch", "step"})]
+        partial = self.path.with_suffix(".partial")
+        with partial.open("w", newline="") as file:
+            writer = csv.DictWriter(file, columns)
+            writer.writeheader()
+            writer.writerows(self.rows.values())
+        partial.replace(self.path)
+
+    def log_hyperparams(self, params: dict[str, Any] | Namespace, *args: Any, **kwargs: Any) -> None:
+        """config.yaml in the run's folder has them."""
+
+
+def wandb_logger(save_dir: str, project: str, name: str, group: str | None = None, entity: str | None = None) -> WandbLogger:
+    """Make the Weights & Biases logger: online with a key, else offline with one line that says so; never a prompt.
+
+    `WANDB_MODE` wins over both.
+    """
+    mode = os.environ.get("WANDB_MODE") or ("online" if _has_key() else "offline")
+    if mode == "offline":
+        log.info("W&B: no API key found, logging offline; later: wandb sync %s/wandb/offline-run-*", save_dir)
+    import wandb  # not at the top: half a second that a run without W&B should not pay
+
+    settings = wandb.Settings(silent=True, console="off", disable_git=True)
+    return WandbLogger(project=project, name=name, group=group, entity=entity, save_dir=save_dir, mode=mode, settings=settings)
+
+
+def _has_key() -> bool:
+    if os.environ.get("WANDB_API_KEY"):
+        return True
+    host = urlparse(os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")).hostname or ""
+    try:
+        return netrc.netrc().authenticators(host) is not None
+    except (FileNotFoundError, netrc.NetrcParseError):
+        return False

@@ -1,0 +1,1 @@
+"""Plain torch: the network, its parts and its losses."""

@@ -1,0 +1,21 @@
+"""Factorization machine (Rendle, ICDM 2010)."""
+
+from torch import Tensor, nn
+
+from tf4ctr.data.schema import Schema
+from tf4ctr.models.encoders.linear import Linear
+
+
+class FM(nn.Module):
+    """y = b + sum_f w[x_f] + sum_(f < g) <e_f, e_g>, the pairs as 1/2 sum_d ((sum_f e_fd)^2 - sum_f e_fd^2)."""
+
+    out_features = 1
+
+    def __init__(self, schema: Schema, embedding_dim: int) -> None:
+        super().__init__()
+        self.linear = Linear(schema, embedding_dim)
+
+    def forward(self, emb_BFD: Tensor, ids_BF: Tensor) -> Tensor:
+        """-> [B, 1]"""
+        pairs_BD = emb_BFD.sum(1) ** 2 - (emb_BFD**2).sum(1)
+        return self.linear(emb_BFD, ids_BF) + 0.5 * pairs_BD.sum(1, keepdim=True)

@@ -1,0 +1,22 @@
+"""Logistic regression's linear part."""
+
+import torch
+from torch import Tensor, nn
+
+from tf4ctr.data.schema import Schema
+from tf4ctr.models.embedding import FieldEmbedding
+
+
+class Linear(nn.Module):
+    """y = b + sum_f w[x_f]: one weight an id, whatever the embeddings."""
+
+    out_features = 1
+
+    def __init__(self, schema: Schema, embedding_dim: int) -> None:
+        super().__init__()
+        self.weight = FieldEmbedding(schema, 1)
+        self.bias = nn.Parameter(torch.zeros(1))
+
+    def forward(self, emb_BFD: Tensor, ids_BF: Tensor) -> Tensor:
+        """-> [B, 1]"""
+        return self.weight(ids_BF).sum(1) + self.bias

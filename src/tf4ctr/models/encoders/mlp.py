@@ -1,0 +1,40 @@
+"""Multi-layer perceptron over all fields' embeddings."""
+
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+
+from tf4ctr.data.schema import Schema
+from tf4ctr.errors import InputError
+
+
+class MLP(nn.Module):
+    """h_0 = [e_1; ...; e_F], h_l = dropout(relu(batch_norm(W_l h_(l-1) + b_l))); yields the last hidden layer [B, H].
+
+    Args:
+        hidden_units: width of each layer.
+        dropout: share of a layer's outputs set to zero in training.
+        batch_norm: whether a batch norm stands between a linear layer and its ReLU.
+    """
+
+    def __init__(
+        self, schema: Schema, embedding_dim: int, hidden_units: Sequence[int], dropout: float = 0.0, batch_norm: bool = True
+    ) -> None:
+        super().__init__()
+        if not hidden_units or min(hidden_units) < 1:
+            raise InputError(f"hidden_units is {list(hidden_units)}: an MLP needs at least one layer, each of at least one unit")
+        self.out_features = hidden_units[-1]
+        widths = [schema.num_fields * embedding_dim, *hidden_units]
+        layers: list[nn.Module] = []
+        for inputs, outputs in zip(widths, widths[1:], strict=False):
+            layers.append(nn.Linear(inputs, outputs))
+            if batch_norm:
+                layers.append(nn.BatchNorm1d(outputs))
+            layers.append(nn.ReLU())
+            if dropout:
+                layers.append(nn.Dropout(dropout))
+        self.layers = nn.Sequential(*layers)
+
+    def forward(self, emb_BFD: Tensor, ids_BF: Tensor) -> Tensor:
+        """-> [B, H]"""
+        return self.layers(emb_BFD.flatten(1))

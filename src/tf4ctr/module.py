@@ -1,0 +1,112 @@
+"""CTRModule: the only place where network, loss, optimiser and metrics meet."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from lightning import LightningModule
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torchmetrics import Metric
+
+from tf4ctr.data.schema import Schema
+from tf4ctr.data.stream import Batch
+from tf4ctr.metrics import AUC, GroupedAUC, LogLoss
+from tf4ctr.models.network import Network
+
+HEADS = ("fused", "simple", "complex")
+
+
+class CTRModule(LightningModule):
+    """Trains a `Network` on `Batch`es and measures it, head by head.
+
+    Logged a training epoch: `train/loss` and each term of the loss, averaged over rows (the L2 on the tables is the optimiser's and not in them).
+    Logged an evaluation, with STAGE val or test: `STAGE/auc`, `STAGE/logloss`, `STAGE/gauc` where the dataset names a group, the same as
+    `STAGE/simple/...` and `STAGE/complex/...` for the heads (without gAUC), and `STAGE/monitor` = AUC + gAUC (AUC without a group), by which the best epoch is chosen.
+
+    Args:
+        schema: of the dataset; goes into the checkpoint.
+        network: ids -> Logits.
+        loss: (Logits, label) -> named terms, `loss` among them.
+        optimizer: makes the optimiser from parameter groups.
+        embedding_l2: lambda of (lambda / 2) * ||table||^2 over every embedding table. Its gradient is lambda * table: Adam's coupled
+            weight decay on these parameters, without a pass of autograd over the table.
+    """
+
+    def __init__(
+        self, schema: Schema, network: Network, loss: nn.Module, optimizer: Callable[..., Optimizer], embedding_l2: float = 0.0
+    ) -> None:
+        super().__init__()
+        self.schema, self.network, self.loss = schema, network, loss
+        self.make_optimizer, self.embedding_l2 = optimizer, embedding_l2
+        self.metrics = nn.ModuleDict({stage: self._make_metrics() for stage in ("val", "test")})
+        self.results: dict[str, float] = {}  # the latest evaluation's metrics, in full precision (the trainer's are float32)
+        self._train_terms: dict[str, Tensor] = {}
+        self._train_rows = 0
+
+    def _make_metrics(self) -> nn.ModuleDict:
+        metrics: dict[str, Metric] = {}
+        for head in HEADS:
+            metrics[f"{head}/auc"], metrics[f"{head}/logloss"] = AUC(), LogLoss()
+        if self.schema.group:
+            metrics["fused/gauc"] = GroupedAUC()
+        return nn.ModuleDict(metrics)
+
+    def configure_optimizers(self) -> Optimizer:
+        tables = list(self.network.tables())
+        under_l2 = {id(table) for table in tables}
+        others = [parameter for parameter in self.network.parameters() if id(parameter) not in under_l2]
+        return self.make_optimizer([{"params": tables, "weight_decay": self.embedding_l2}, {"params": others, "weight_decay": 0.0}])
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        terms = self.loss(self.network(batch.ids), batch.label)
+        rows = len(batch.label)
+        for name, term in terms.items():
+            self._train_terms[name] = self._train_terms.get(name, 0.0) + term.detach() * rows
+        self._train_rows += rows
+        self.log("step/loss", terms["loss"], prog_bar=True, batch_size=rows)
+        return terms["loss"]
+
+    def on_train_epoch_end(self) -> None:
+        if self._train_rows:
+            self.log_dict({f"train/{name}": total / self._train_rows for name, total in self._train_terms.items()}, sync_dist=True)
+        self._train_terms, self._train_rows = {}, 0
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        self._update("val", batch)
+
+    def test_step(self, batch: Batch, batch_idx: int) -> None:
+        self._update("test", batch)
+
+    def on_validation_epoch_end(self) -> None:
+        self._log_metrics("val")
+        if self.trainer.training or self.trainer.state.fn == "fit":
+            self.log("lr", self.optimizers().param_groups[0]["lr"])  # type: ignore[union-attr]
+
+    def on_test_epoch_end(self) -> None:
+        self._log_metrics("test")
+
+    def _update(self, stage: str, batch: Batch) -> None:
+        logits = self.network(batch.ids)
+        for name, metric in self.metrics[stage].items():  # type: ignore[operator, union-attr]
+            logit_B = getattr(logits, name.split("/")[0])
+            metric.update(logit_B, batch.label, batch.group) if name == "fused/gauc" else metric.update(logit_B, batch.label)
+
+    def _log_metrics(self, stage: str) -> None:
+        self.results = {}
+        for name, metric in self.metrics[stage].items():  # type: ignore[operator, union-attr]
+            self.results[f"{stage}/{name.removeprefix('fused/')}"] = float(metric.compute())
+            metric.reset()
+        self.results[f"{stage}/monitor"] = self.results[f"{stage}/auc"] + self.results.get(f"{stage}/gauc", 0.0)
+        shown = {f"{stage}/auc", f"{stage}/gauc"}
+        for name, value in self.results.items():
+            self.log(name, value, prog_bar=name in shown)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["schema"] = self.schema.to_dict()
+        checkpoint["train_terms"] = {name: float(total) for name, total in self._train_terms.items()}
+        checkpoint["train_rows"] = self._train_rows
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self._train_terms = {name: torch.tensor(total, device=self.device) for name, total in checkpoint["train_terms"].items()}
+        self._train_rows = checkpoint["train_rows"]

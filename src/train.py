@@ -1,0 +1,72 @@
+"""Train a CTR model and test it: python src/train.py backbone=deepfm dataset=frappe"""
+
+import logging
+import time
+from pathlib import Path
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig, OmegaConf
+
+from tf4ctr import cli, runs
+
+log = logging.getLogger(__name__)
+
+
+@hydra.main(version_base="1.3", config_path="../conf", config_name="train")
+def main(config: DictConfig) -> float | None:
+    """Compose, check, prepare, build, fit, test; leave everything in the run's folder and give the sweeper the best validation score."""
+    import lightning  # here, not at the top: --help should not wait for torch
+    from hydra.utils import instantiate
+
+    from tf4ctr import assembly, reporting
+    from tf4ctr.callbacks import RunSummary
+    from tf4ctr.data.datamodule import CTRDataModule
+    from tf4ctr.data.preparation import prepare, read_manifest
+    from tf4ctr.data.spec import DatasetSpec
+
+    for name in ("lightning.pytorch", "lightning.fabric"):  # they set their own level when imported
+        logging.getLogger(name).setLevel(logging.WARNING)
+    started = time.perf_counter()
+    folder = Path(HydraConfig.get().runtime.output_dir)
+    settings = OmegaConf.to_container(config, resolve=True)
+    spec = DatasetSpec.from_config(settings["dataset"])
+    assembly.check_config(config, spec)
+    checkpoint = runs.find_checkpoint(config.ckpt) if config.ckpt else None
+    runs.check_same_run(folder, settings)
+    (folder / "config.yaml").write_text(OmegaConf.to_yaml(config, resolve=True))
+    reporting.show(reporting.settings_table(HydraConfig.get().runtime.choices, settings))
+    log.info("run folder: %s", folder)
+
+    prepared = prepare(spec)
+    lightning.seed_everything(config.seed, verbose=False)
+    data = CTRDataModule(prepared, seed=config.seed, **config.stream)
+    module = assembly.build_module(config, data.schema)
+    reporting.show(reporting.parts_table(module.network))
+    metrics = {"parameters": reporting.count_parameters(module.network)}
+    if config.dry_run:
+        reporting.write_metrics(metrics, folder)
+        return None
+
+    trainer = instantiate(config.trainer, callbacks=assembly.build_all(config.callbacks), logger=assembly.build_all(config.logger))
+    try:
+        trainer.fit(module, data, ckpt_path=checkpoint, weights_only=True)
+    finally:
+        reporting.draw_curves(folder)
+        if trainer.interrupted:
+            log.info("stopped; to go on: python src/train.py ckpt=%s and the same overrides", folder / "checkpoints" / "last.ckpt")
+    trainer.test(module, data, ckpt_path=folder / "checkpoints" / "best.ckpt", weights_only=True, verbose=False)
+
+    summary = next(callback for callback in trainer.callbacks if isinstance(callback, RunSummary))
+    metrics |= module.results | summary.metrics() | {"seconds": round(time.perf_counter() - started, 2)}
+    for split, stage in (("valid", "val"), ("test", "test")):
+        if best := read_manifest(prepared)["best_auc"]:
+            metrics[f"{stage}/best_auc"] = best[split]
+    reporting.write_metrics(metrics, folder)
+    reporting.show(reporting.metrics_table(metrics))
+    log.info("metrics.json, curves.png and checkpoints in %s", folder)
+    return metrics["val/monitor"]
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,94 @@
+"""Small raw datasets, prepared datasets and schemas for all tests."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+import torch
+
+from tf4ctr.data.preparation import prepare
+from tf4ctr.data.schema import Field, Schema
+from tf4ctr.data.spec import DatasetSpec
+
+ROOT = Path(__file__).resolve().parents[1]
+SHARED = ROOT.parent / "shared"
+FIELDS = ("user", "item", "hour")
+CSV = {"reader": "csv", "train": "train.csv", "valid": "valid.csv", "test": "test.csv"}
+LIBSVM = {"reader": "libsvm", "train": "train.libsvm", "valid": "valid.libsvm", "test": "test.libsvm"}
+
+
+@pytest.fixture(autouse=True)
+def _seeded() -> None:
+    torch.manual_seed(0)
+
+
+@pytest.fixture
+def schema() -> Schema:
+    return Schema("toy", (Field("user", 7), Field("item", 5), Field("hour", 4)), "click", "user")
+
+
+def draw_ids(schema: Schema, rows: int) -> torch.Tensor:
+    """Random known or unknown values (never padding), int32 [rows, F]."""
+    columns = [offset + torch.randint(1, field.vocabulary_size, (rows,)) for offset, field in zip(schema.offsets, schema.fields, strict=True)]
+    return torch.stack(columns, 1).int()
+
+
+def write_raw(folder: Path) -> Path:
+    """A csv dataset of 400 / 100 / 100 rows with three fields of numbers, values from 0 on in each."""
+    folder.mkdir()
+    for seed, (split, rows) in enumerate({"train": 400, "valid": 100, "test": 100}.items()):
+        rng = np.random.default_rng(seed)
+        frame = pl.DataFrame(
+            {"click": rng.integers(0, 2, rows), "user": rng.integers(0, 30, rows), "item": rng.integers(0, 60, rows), "hour": rng.integers(0, 24, rows)}
+        )
+        frame.write_csv(folder / f"{split}.csv")
+    return folder
+
+
+@pytest.fixture
+def raw_dir(tmp_path: Path) -> Path:
+    return write_raw(tmp_path / "raw")
+
+
+def make_spec(folder: Path, **options: Any) -> DatasetSpec:
+    defaults: dict[str, Any] = {
+        "name": "toy",
+        "raw_dir": folder,
+        "prepared_dir": folder.parent / "prepared" / "toy",
+        "fields": FIELDS,
+        "label": "click",
+        "group": "user",
+        "min_count": 2,
+        "layouts": (CSV, LIBSVM),
+    }
+    return DatasetSpec(**{**defaults, **options})
+
+
+@pytest.fixture
+def spec(raw_dir: Path) -> DatasetSpec:
+    return make_spec(raw_dir)
+
+
+@pytest.fixture
+def prepared(spec: DatasetSpec) -> Path:
+    return prepare(spec)
+
+
+def need_shared(name: str) -> Path:
+    """Folder of a real dataset, or skip."""
+    folder = SHARED / "data" / name
+    if not folder.exists():
+        pytest.skip(f"needs the {name} files in {folder}")
+    return folder
+
+
+def run_script(script: str, *overrides: str, cwd: Path = ROOT, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+    """Run an entry point of src/ as a person would, from another folder if need be."""
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("WANDB")} | {"COLUMNS": "160"} | (env or {})
+    command = [sys.executable, str(ROOT / "src" / script), *overrides]
+    return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=300, stdin=subprocess.DEVNULL)

@@ -1,0 +1,47 @@
+import pytest
+from conftest import CSV, make_spec
+
+from tf4ctr.data.spec import DatasetSpec
+from tf4ctr.errors import InputError
+
+CONFIG = {"name": "toy", "prepared_dir": "p", "raw_dir": "r", "fields": ["a", "b"], "label": "y", "layouts": [CSV], "training": {"dropout": 0}}
+
+
+def test_from_config_takes_what_is_the_datasets():
+    spec = DatasetSpec.from_config(CONFIG)
+    assert spec.fields == ("a", "b")
+    assert spec.prepared_dir.is_absolute()
+    assert spec.columns == ["y", "a", "b"]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"min_cuont": 2}, "did you mean 'min_count'"),
+        ({"label": None}, "dataset.label is missing"),
+        ({"label": "a"}, "the network would see the answer"),
+        ({"click_probability": "b"}, "the network would see the answer"),
+        ({"fields": ["a", "a"]}, "names a field twice"),
+        ({"fields": ["a/b"]}, "cannot be a field's name"),
+        ({"min_count": 0}, "dataset.min_count is 0"),
+        ({"limit_rows": "many"}, "dataset.limit_rows is 'many'"),
+        ({"layouts": [{"reader": "csv"}]}, "expected reader, train, valid and test"),
+        ({"layouts": [{**CSV, "reader": "cvs"}]}, "did you mean 'csv'"),
+    ],
+)
+def test_a_mistake_is_refused_with_what_to_do(change, message):
+    with pytest.raises(InputError, match=message):
+        DatasetSpec.from_config({**CONFIG, **change})
+
+
+def test_missing_raw_files_say_which_and_where_to_get_them(tmp_path):
+    (tmp_path / "train.csv").touch()
+    spec = make_spec(tmp_path, source="Download it from somewhere.")
+    with pytest.raises(InputError, match=r"(?s)train.csv \(found\), valid.csv \(missing\).*Download it from somewhere.*dataset.raw_dir=FOLDER"):
+        spec.raw_files(tmp_path)
+
+
+def test_the_first_whole_layout_is_taken(raw_dir, spec):
+    reader, files = spec.raw_files(raw_dir)
+    assert reader == "csv"
+    assert files["test"] == raw_dir / "test.csv"

@@ -1,0 +1,17 @@
+import torch
+from conftest import draw_ids
+
+from tf4ctr.models.encoders.linear import Linear
+
+
+def test_sums_one_weight_an_id(schema):
+    encoder = Linear(schema, 4)
+    with torch.no_grad():
+        encoder.weight.weight.normal_()
+        encoder.bias.fill_(0.3)
+    ids = draw_ids(schema, 6)
+    out = encoder(torch.empty(6, 3, 4), ids)
+    assert out.shape == (6, encoder.out_features)
+    for row in range(6):
+        expected = 0.3 + sum(encoder.weight.weight[i, 0].item() for i in ids[row].tolist())
+        assert abs(float(out[row, 0]) - expected) < 1e-6

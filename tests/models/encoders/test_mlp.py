@@ -1,0 +1,45 @@
+import numpy as np
+import pytest
+import torch
+from conftest import draw_ids
+
+from tf4ctr.errors import InputError
+from tf4ctr.models.encoders.mlp import MLP
+
+
+def test_equals_the_formula_in_evaluation(schema):
+    encoder = MLP(schema, 4, hidden_units=[6, 5], dropout=0.5).double()
+    for name, buffer in encoder.named_buffers():
+        if "running" in name:
+            buffer.uniform_(0.5, 2.0)
+    encoder.eval()
+    emb = torch.randn(8, 3, 4, dtype=torch.float64)
+    h = emb.reshape(8, 12).numpy()
+    for i in (0, 4):
+        linear, norm = encoder.layers[i], encoder.layers[i + 1]
+        h = h @ linear.weight.detach().numpy().T + linear.bias.detach().numpy()
+        h = (h - norm.running_mean.numpy()) / np.sqrt(norm.running_var.numpy() + norm.eps)
+        h = h * norm.weight.detach().numpy() + norm.bias.detach().numpy()
+        h = np.maximum(h, 0)
+    out = encoder(emb, draw_ids(schema, 8))
+    assert out.shape == (8, encoder.out_features) == (8, 5)
+    np.testing.assert_allclose(out.detach().numpy(), h, atol=1e-12)
+
+
+def test_dropout_works_in_training_only(schema):
+    encoder = MLP(schema, 4, hidden_units=[2000], dropout=0.4, batch_norm=False)
+    emb, ids = torch.ones(4, 3, 4), draw_ids(schema, 4)
+    kept = encoder.eval()(emb, ids) > 0
+    dropped = encoder.train()(emb, ids) == 0
+    assert 0.35 < float(dropped[kept].float().mean()) < 0.45
+
+
+def test_gradients(schema):
+    encoder = MLP(schema, 4, hidden_units=[6, 5]).double()
+    assert torch.autograd.gradcheck(lambda emb: encoder(emb, None), torch.randn(7, 3, 4, dtype=torch.float64, requires_grad=True))
+
+
+@pytest.mark.parametrize("hidden_units", [[], [10, 0]])
+def test_no_layer_is_refused(schema, hidden_units):
+    with pytest.raises(InputError, match="at least one layer"):
+        MLP(schema, 4, hidden_units=hidden_units)

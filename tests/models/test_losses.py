@@ -1,0 +1,110 @@
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tf4ctr.errors import InputError
+from tf4ctr.models.dfm import Logits
+from tf4ctr.models.losses import BCELoss, TFLoss
+
+
+def sigmoid(z):
+    return 1 / (1 + math.exp(-z)) if z >= 0 else math.exp(z) / (1 + math.exp(z))
+
+
+def bce(z, y):
+    """-log of the probability of the true class, the long way."""
+    return math.log1p(math.exp(-abs(z))) + max(z, 0.0) - z * y
+
+
+def expected_terms(fused, simple, complex_, label, alpha, gamma, c):
+    """The paper's formula row by row, in probabilities."""
+    s, k = 0.0, 0.0
+    for z_s, z_c, y in zip(simple, complex_, label, strict=True):
+        q_s = sigmoid(z_s) if y == 1 else 1 - sigmoid(z_s)
+        q_c = sigmoid(z_c) if y == 1 else 1 - sigmoid(z_c)
+        s += (c + q_s) ** gamma * bce(z_s, y) / len(label)
+        k += ((2 - c) - q_c) ** gamma * bce(z_c, y) / len(label)
+    main = np.mean([bce(z, y) for z, y in zip(fused, label, strict=True)])
+    return main, s, k, main + alpha * s + (1 - alpha) * k
+
+
+logit = st.floats(-12, 12)
+batches = st.lists(st.tuples(logit, logit, logit, st.integers(0, 1)), min_size=1, max_size=8)
+
+
+@given(batch=batches, alpha=st.floats(0, 1), modulation=st.sampled_from([(0, 1.0), (1, 0.7), (2, 0.8), (0.5, 0.9), (3, 0.0), (2, 1.2), (0, 1.5)]))
+def test_tf_loss_equals_the_papers_formula(batch, alpha, modulation):
+    gamma, c = modulation
+    fused, simple, complex_, label = zip(*batch, strict=True)
+    logits = Logits(*(torch.tensor(z, dtype=torch.float32) for z in (fused, simple, complex_)))
+    # the formula sees the same numbers, rounded to float32
+    columns = [z.double().tolist() for z in logits]
+    terms = TFLoss(alpha, gamma, c)(logits, torch.tensor(label, dtype=torch.float32))
+    expected = expected_terms(*columns, label, alpha, gamma, c)
+    found = [float(terms[name]) for name in ("bce", "tf_simple", "tf_complex", "loss")]
+    assert found == pytest.approx(expected, rel=2e-5, abs=1e-6)
+
+
+def test_gamma_zero_gives_two_plain_heads():
+    logits, label = Logits(*torch.randn(3, 50)), torch.randint(0, 2, (50,)).float()
+    terms = TFLoss(alpha=0.3, gamma=0, c=0.7)(logits, label)
+    plain = [float(BCELoss()(Logits(z, z, z), label)["loss"]) for z in logits]
+    assert float(terms["loss"]) == pytest.approx(plain[0] + 0.3 * plain[1] + 0.7 * plain[2], rel=1e-6)
+
+
+@pytest.mark.parametrize(("gamma", "c"), [(0, 1), (1, 0.7), (2, 0.8), (2, 1.2), (1.5, 0.9)])
+def test_the_gradient_flows_through_the_modulating_factor(gamma, c):
+    """Against central differences of the formula: the factor is not held constant."""
+    torch.manual_seed(1)
+    simple, complex_, fused = torch.randn(3, 6)
+    label = torch.tensor([0.0, 1, 1, 0, 1, 0])
+    logits = Logits(fused.requires_grad_(), simple.requires_grad_(), complex_.requires_grad_())
+    TFLoss(0.25, gamma, c)(logits, label)["loss"].backward()
+    for which, tensor in enumerate(logits):
+        for i in range(6):
+            columns = [z.detach().double().tolist() for z in logits]
+            columns[which][i] += 1e-5
+            up = expected_terms(*columns, label.tolist(), 0.25, gamma, c)[3]
+            columns[which][i] -= 2e-5
+            down = expected_terms(*columns, label.tolist(), 0.25, gamma, c)[3]
+            assert float(tensor.grad[i]) == pytest.approx((up - down) / 2e-5, rel=1e-3, abs=2e-6)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(("gamma", "c"), [(1, 1), (0.5, 1), (2, 0.8), (2, 1.2)])
+def test_finite_at_saturated_logits(dtype, gamma, c):
+    z = torch.tensor([50.0, -50.0, 50.0, -50.0], dtype=dtype).requires_grad_()
+    label = torch.tensor([1.0, 0.0, 0.0, 1.0])
+    terms = TFLoss(0.25, gamma, c)(Logits(z, z, z), label)
+    terms["loss"].backward()
+    assert float(terms["bce"]) == pytest.approx(25, rel=1e-6)
+    assert torch.isfinite(terms["loss"])
+    assert torch.isfinite(z.grad).all()
+    assert torch.all(z.grad[2:].abs() > 0.1)  # a saturated mistake is still corrected
+
+
+def test_bce_trains_only_the_fused_logit():
+    logits = Logits(*(z.requires_grad_() for z in torch.randn(3, 4).unbind()))
+    BCELoss()(logits, torch.tensor([0.0, 1, 1, 0]))["loss"].backward()
+    assert logits.fused.grad is not None
+    assert logits.simple.grad is None
+    assert logits.complex.grad is None
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((1.5, 1, 0.7), "loss.alpha is 1.5"),
+        ((0.5, -1, 0.7), "loss.gamma is -1"),
+        ((0.5, 1, 2.5), "loss.c is 2.5"),
+        ((0.5, 1, 1.2), "only an even gamma"),
+        ((0.5, 0.5, 1.2), "only an even gamma"),
+    ],
+)
+def test_meaningless_arguments_are_refused(arguments, message):
+    with pytest.raises(InputError, match=message):
+        TFLoss(*arguments)

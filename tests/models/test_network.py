@@ -1,0 +1,62 @@
+import ast
+from functools import partial
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import ROOT, draw_ids
+
+from tf4ctr.models.dfm import Sum, WeightedSum
+from tf4ctr.models.embedding import FieldEmbedding
+from tf4ctr.models.encoders.fm import FM
+from tf4ctr.models.encoders.mlp import MLP
+from tf4ctr.models.network import Network
+from tf4ctr.models.ssem import SeparateRepresentation, Shared
+
+mlp = partial(MLP, hidden_units=[8, 6])
+
+
+def network(schema, ssem=SeparateRepresentation, simple=FM, complex_=mlp, dfm=WeightedSum):
+    return Network(schema, partial(FieldEmbedding, init_std=1e-4), 4, ssem, simple, complex_, dfm)
+
+
+@pytest.mark.parametrize("ssem", [Shared, SeparateRepresentation])
+@pytest.mark.parametrize("dfm", [Sum, WeightedSum])
+@pytest.mark.parametrize("simple", [FM, mlp])
+def test_every_combination_gives_three_logits_and_trains_all_its_parameters(schema, ssem, dfm, simple):
+    net = network(schema, ssem, simple, mlp, dfm)
+    logits = net(draw_ids(schema, 64))
+    assert [logit.shape for logit in logits] == [(64,)] * 3
+    logits.fused.square().sum().backward()
+    assert all(parameter.grad is not None for parameter in net.parameters())
+
+
+def test_plain_deepfm_is_the_bare_backbone(schema):
+    """shared + sum: y = y_linear + y_FM + w . MLP(e) + b, all from one table."""
+    net = network(schema, Shared, FM, mlp, Sum).eval()
+    ids = draw_ids(schema, 16)
+    emb = net.ssem.table.weight[ids.long()]
+    expected = net.simple(emb, ids) + torch.nn.functional.linear(net.complex(emb, ids), net.dfm.complex.weight, net.dfm.complex.bias)
+    assert torch.allclose(net(ids).fused, expected[:, 0])
+
+
+def test_tables_are_all_that_is_looked_up_by_id(schema):
+    net = network(schema)
+    shapes = sorted(tuple(table.shape) for table in net.tables())
+    assert shapes == [(16, 1), (16, 2), (16, 4)]  # the linear part's weights, the simple and the complex table
+
+
+def test_linear_layers_start_from_xavier_normal_and_zero_bias(schema):
+    net = Network(schema, FieldEmbedding, 16, Shared, partial(MLP, hidden_units=[400]), partial(MLP, hidden_units=[400]), Sum)
+    layer = net.simple.layers[0]
+    assert torch.all(layer.bias == 0)
+    assert float(layer.weight.std()) == pytest.approx((2 / (48 + 400)) ** 0.5, rel=0.03)
+
+
+def test_models_import_neither_lightning_nor_hydra_nor_data():
+    for path in (ROOT / "src" / "tf4ctr" / "models").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            names = [a.name for a in node.names] if isinstance(node, ast.Import) else [node.module] if isinstance(node, ast.ImportFrom) else []
+            for name in names:
+                assert name.split(".")[0] not in ("lightning", "hydra", "omegaconf", "polars"), f"{Path(path).name} imports {name}"
+                assert not name.startswith("tf4ctr.data") or name == "tf4ctr.data.schema", f"{Path(path).name} imports {name}"

@@ -1,0 +1,119 @@
+import pytest
+import torch
+from conftest import ROOT, draw_ids
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
+
+from tf4ctr.assembly import build_all, build_module, build_network, check_config
+from tf4ctr.data.spec import DatasetSpec
+from tf4ctr.errors import InputError
+from tf4ctr.models import dfm, losses, ssem
+from tf4ctr.models.encoders.fm import FM
+from tf4ctr.models.encoders.linear import Linear
+from tf4ctr.models.encoders.mlp import MLP
+from tf4ctr.runs import register_resolvers
+
+
+def composed(*overrides):
+    register_resolvers()
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        return compose("train", list(overrides))
+
+
+def spec_of(config):
+    return DatasetSpec.from_config(OmegaConf.to_container(config.dataset, resolve=True))
+
+
+def options(group):
+    return sorted(path.stem for path in (ROOT / "conf" / group).glob("*.yaml"))
+
+
+@pytest.mark.parametrize("backbone", options("backbone"))
+@pytest.mark.parametrize("ssem_", options("ssem"))
+@pytest.mark.parametrize("dfm_", options("dfm"))
+@pytest.mark.parametrize("loss", options("loss"))
+def test_every_combination_builds_and_takes_a_step(schema, backbone, ssem_, dfm_, loss):
+    module = build_module(composed(f"backbone={backbone}", f"ssem={ssem_}", f"dfm={dfm_}", f"loss={loss}"), schema)
+    optimizer = module.configure_optimizers()
+    terms = module.loss(module.network(draw_ids(schema, 32)), torch.randint(0, 2, (32,)).float())
+    terms["loss"].backward()
+    before = [parameter.detach().clone() for parameter in module.network.parameters()]
+    optimizer.step()
+    assert any(not torch.equal(a, b) for a, b in zip(before, module.network.parameters(), strict=True))
+
+
+@pytest.mark.parametrize("encoder", options("encoder"))
+@pytest.mark.parametrize("place", ["simple", "complex"])
+def test_every_encoder_fits_both_places(schema, encoder, place):
+    network = build_network(composed(f"encoder@backbone.{place}={encoder}"), schema)
+    assert network(draw_ids(schema, 8)).fused.shape == (8,)
+
+
+def test_framework_plain_is_shared_sum_and_bce(schema):
+    module = build_module(composed("framework=plain"), schema)
+    assert isinstance(module.network.ssem, ssem.Shared)
+    assert isinstance(module.network.dfm, dfm.Sum)
+    assert isinstance(module.loss, losses.BCELoss)
+
+
+def test_a_part_named_beside_the_framework_wins(schema):
+    module = build_module(composed("framework=plain", "ssem=ser"), schema)
+    assert isinstance(module.network.ssem, ssem.SeparateRepresentation)
+    assert isinstance(module.loss, losses.BCELoss)
+
+
+def test_backbones_are_what_their_papers_say(schema):
+    deepfm = build_network(composed("backbone=deepfm"), schema)
+    assert isinstance(deepfm.simple, FM)
+    assert isinstance(deepfm.complex, MLP)
+    other = build_network(composed("backbone=deepfm", "encoder@backbone.simple=linear"), schema)
+    assert isinstance(other.simple, Linear)
+
+
+def test_the_paper_experiment_sets_the_published_values():
+    config = composed("experiment=paper/frappe")
+    assert (config.dataset.name, config.embedding.l2, config.embedding.dim, config.stream.batch_size) == ("frappe", 0.1, 16, 10_000)
+    assert (config.loss.alpha, config.loss.gamma, config.loss.c, config.optimizer.lr) == (0.25, 1, 0.7, 1e-3)
+    assert config.backbone.simple.hidden_units == [400, 400]
+    assert config.backbone.complex.hidden_units == [400, 400, 400]
+    assert (config.backbone.complex.dropout, config.trainer.gradient_clip_val) == (0.2, 10)
+    assert composed("experiment=paper/frappe", "loss.c=0.9").loss.c == 0.9
+
+
+def test_l2_and_dropout_follow_the_dataset_unless_set():
+    assert composed("dataset=frappe").embedding.l2 == 0.1
+    config = composed("dataset=frappe", "embedding.l2=0.3", "backbone.complex.dropout=0.5")
+    assert (config.embedding.l2, config.backbone.complex.dropout) == (0.3, 0.5)
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("+backbone.complex.hiden=3", "unexpected keyword argument 'hiden'"),
+        ("optimizer.lr=fast", "optimizer's config"),
+        ("stream.batch_size=1", "batch norm needs at least 2 rows"),
+        ("embedding.l2=-1", "embedding.l2 is -1"),
+        ("embedding.dim=15", "must be even"),
+        ("loss.c=1.5", "only an even gamma"),
+    ],
+)
+def test_a_mistake_shows_before_any_data(override, message):
+    config = composed(override)
+    with pytest.raises(Exception, match=message) as caught:
+        check_config(config, spec_of(config))
+    assert any(isinstance(error, InputError) for error in (caught.value, caught.value.__cause__))
+
+
+def test_the_check_leaves_the_random_state_alone():
+    torch.manual_seed(3)
+    expected = torch.rand(2)
+    torch.manual_seed(3)
+    config = composed()
+    check_config(config, spec_of(config))
+    assert torch.equal(torch.rand(2), expected)
+
+
+def test_build_all_leaves_out_what_is_null():
+    config = OmegaConf.create({"a": {"_target_": "builtins.dict", "x": 1}, "b": None})
+    assert build_all(config) == [{"x": 1}]
+    assert build_all(None) == []

@@ -1,0 +1,172 @@
+"""Resuming is tried here with everything at work: dropout, learning-rate plateau, early stopping, both checkpoints."""
+
+from functools import partial
+
+import pytest
+import torch
+from conftest import make_spec, write_raw
+from lightning import Trainer
+from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint
+from rich.progress import Progress
+
+from tf4ctr.callbacks import LastCheckpoint, LRPlateau, ProgressBar, RowsPerSecond, RunSummary
+from tf4ctr.data.datamodule import CTRDataModule
+from tf4ctr.data.preparation import prepare
+from tf4ctr.models.dfm import WeightedSum
+from tf4ctr.models.embedding import FieldEmbedding
+from tf4ctr.models.encoders.mlp import MLP
+from tf4ctr.models.losses import TFLoss
+from tf4ctr.models.network import Network
+from tf4ctr.models.ssem import Shared
+from tf4ctr.module import CTRModule
+
+MONITOR = "val/monitor"
+
+
+class Killed(Exception):
+    pass
+
+
+class KillAt(Callback):
+    """Stop at the start of global step `step`, or in the middle of validation number `validation`."""
+
+    def __init__(self, step=None, validation=None):
+        self.step, self.validation, self.validations = step, validation, 0
+
+    def on_train_batch_start(self, trainer, module, batch, batch_idx):
+        if trainer.global_step == self.step:
+            raise Killed
+
+    def on_validation_batch_start(self, trainer, module, batch, batch_idx, dataloader_idx=0):
+        self.validations += batch_idx == 0
+        if self.validations == self.validation and batch_idx == 1:
+            raise Killed
+
+
+def run(prepared, folder, ckpt=None, kill=None, every=1000, epochs=6, on_exception=True):
+    """Train as conf/callbacks/default.yaml does; return the weights, the learning rate and the summary at the end."""
+    torch.manual_seed(7)
+    data = CTRDataModule(prepared, batch_size=90, seed=7)  # 5 steps an epoch
+    mlp = partial(MLP, hidden_units=[16], dropout=0.3)
+    network = Network(data.schema, partial(FieldEmbedding, init_std=0.1), 4, Shared, mlp, mlp, WeightedSum)
+    module = CTRModule(data.schema, network, TFLoss(0.25, 1, 0.7), partial(torch.optim.Adam, lr=3e-2), 1e-3)
+    last = LastCheckpoint(str(folder), every)
+    if not on_exception:
+        last.on_exception = lambda *args: None  # kill -9 gives no time to save
+    summary = RunSummary(MONITOR)
+    callbacks = [
+        summary,
+        LRPlateau(MONITOR, 0.1, 0, 1e-6, 1e-6),
+        EarlyStopping(MONITOR, mode="max", patience=2, min_delta=1e-6, check_on_train_epoch_end=False),
+        ModelCheckpoint(folder, "best", MONITOR, mode="max", enable_version_counter=False),
+        last,
+        *([kill] if kill else []),
+    ]
+    quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
+    trainer = Trainer(accelerator="cpu", max_epochs=epochs, num_sanity_val_steps=0, callbacks=callbacks, default_root_dir=folder, **quiet)
+    try:
+        trainer.fit(module, data, ckpt_path=ckpt, weights_only=True)
+    except Killed:
+        return None
+    kept = {key: value for key, value in summary.metrics().items() if "second" not in key}
+    train_loss = float(trainer.callback_metrics.get("train/loss", torch.nan))
+    weights = torch.cat([parameter.detach().flatten() for parameter in module.parameters()])
+    return weights, trainer.optimizers[0].param_groups[0]["lr"], kept, train_loss, summary.train_rows
+
+
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory):
+    """One prepared dataset for all runs of this file."""
+    return prepare(make_spec(write_raw(tmp_path_factory.mktemp("toy") / "raw")))
+
+
+@pytest.fixture(scope="module")
+def whole(prepared, tmp_path_factory):
+    """An unbroken run of four epochs."""
+    return run(prepared, tmp_path_factory.mktemp("whole"), epochs=4)
+
+
+def same(first, second):
+    assert torch.equal(first[0], second[0])
+    assert first[1:] == second[1:]
+
+
+# 5 steps an epoch: within an epoch, before its first and its last step, in the first epoch and later ones
+@pytest.mark.parametrize("step", [1, 3, 4, 5, 7, 9, 10, 13])
+def test_interrupted_in_training_and_resumed_ends_the_same(prepared, whole, tmp_path, step):
+    assert run(prepared, tmp_path, kill=KillAt(step=step), epochs=4) is None
+    same(run(prepared, tmp_path, ckpt=tmp_path / "last.ckpt", epochs=4), whole)
+
+
+@pytest.mark.parametrize("validation", [1, 2, 3])
+def test_interrupted_in_validation_and_resumed_ends_the_same(prepared, whole, tmp_path, validation):
+    assert run(prepared, tmp_path, kill=KillAt(validation=validation), epochs=4) is None
+    same(run(prepared, tmp_path, ckpt=tmp_path / "last.ckpt", epochs=4), whole)
+
+
+@pytest.mark.parametrize(("step", "every"), [(3, 2), (5, 1000), (9, 2), (10, 1000), (12, 1), (14, 3)])
+def test_killed_without_warning_and_resumed_ends_the_same(prepared, whole, tmp_path, step, every):
+    assert run(prepared, tmp_path, kill=KillAt(step=step), every=every, on_exception=False, epochs=4) is None
+    same(run(prepared, tmp_path, ckpt=tmp_path / "last.ckpt", every=every, epochs=4), whole)
+
+
+def test_a_run_that_had_decided_to_stop_trains_no_further(prepared, tmp_path):
+    stopped = run(prepared, tmp_path, epochs=40)
+    assert stopped[2]["epochs"] < 40  # early stopping had its say
+    again = run(prepared, tmp_path, ckpt=tmp_path / "last.ckpt", epochs=40)
+    assert torch.equal(again[0], stopped[0])
+    assert again[2] == stopped[2]
+
+
+def test_the_same_seed_gives_the_same_run(prepared, whole, tmp_path):
+    same(run(prepared, tmp_path, epochs=4), whole)
+
+
+def test_learning_rate_falls_after_each_validation_without_improvement(prepared, tmp_path):
+    class Watch(Callback):
+        def __init__(self):
+            self.seen = []
+
+        def on_train_epoch_end(self, trainer, module):
+            self.seen.append((module.results[MONITOR], trainer.optimizers[0].param_groups[0]["lr"]))
+
+    watch = Watch()
+    run(prepared, tmp_path, kill=watch, epochs=40)
+    best, rate, bad = float("-inf"), 3e-2, 0
+    for score, found in watch.seen:
+        if score > best + 1e-6:
+            best, bad = score, 0
+        else:
+            rate, bad = max(rate * 0.1, 1e-6), bad + 1
+        assert found == pytest.approx(rate)
+    assert bad == 2  # two checks in a row without improvement end the run
+
+
+def test_summary_tells_the_best_epoch(prepared, tmp_path):
+    class Watch(Callback):
+        def __init__(self):
+            self.seen = []
+
+        def on_train_epoch_end(self, trainer, module):
+            self.seen.append(dict(module.results))
+
+    watch = Watch()
+    _, _, metrics, _, rows = run(prepared, tmp_path, kill=watch, epochs=40)
+    scores = [results[MONITOR] for results in watch.seen]
+    assert metrics["best_epoch"] == scores.index(max(scores)) + 1
+    assert metrics["epochs"] == len(scores)
+    assert {key: metrics[key] for key in watch.seen[0]} == watch.seen[metrics["best_epoch"] - 1]
+    assert rows == 400 * len(scores)
+    best = torch.load(tmp_path / "best.ckpt", weights_only=True)
+    assert best["epoch"] + 1 == metrics["best_epoch"]
+
+
+def test_the_bar_shows_rows_a_second(prepared):
+    progress = Progress(RowsPerSecond(500))
+    task = progress.add_task("", total=10)
+    assert "-- rows/s" in RowsPerSecond(500).render(progress.tasks[task]).plain
+    trainer = Trainer(accelerator="cpu", logger=False, enable_checkpointing=False, callbacks=[ProgressBar()])
+    trainer.datamodule = CTRDataModule(prepared, batch_size=500)
+    assert any(isinstance(column, RowsPerSecond) for column in trainer.callbacks[0].configure_columns(trainer))

@@ -1,0 +1,73 @@
+import csv
+import json
+
+import pytest
+from wandb.proto import wandb_internal_pb2
+from wandb.sdk.internal.datastore import DataStore
+
+from tf4ctr.loggers import EpochCSV, wandb_logger
+
+
+def read(path):
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_one_row_an_epoch_of_training_and_validation(tmp_path):
+    logger = EpochCSV(str(tmp_path))
+    logger.log_metrics({"step/loss": 3.0, "epoch": 0}, 5)
+    logger.log_metrics({"val/auc": 0.7, "lr": 1e-3, "epoch": 0}, 9)
+    logger.log_metrics({"train/loss": 0.5, "epoch": 0}, 9)
+    logger.log_metrics({"val/auc": 0.8, "lr": 1e-3, "epoch": 1}, 19)
+    logger.log_metrics({"test/auc": 0.6, "epoch": 2}, 20)
+    assert read(tmp_path / "metrics.csv") == [
+        {"epoch": "1", "step": "9", "lr": "0.001", "train/loss": "0.5", "val/auc": "0.7"},
+        {"epoch": "2", "step": "19", "lr": "0.001", "train/loss": "", "val/auc": "0.8"},
+    ]
+
+
+def test_a_resumed_run_keeps_the_past_and_drops_the_future(tmp_path):
+    first = EpochCSV(str(tmp_path))
+    for epoch in range(4):
+        first.log_metrics({"val/auc": epoch / 10, "epoch": epoch}, epoch)
+    second = EpochCSV(str(tmp_path))
+    second.log_metrics({"val/auc": 0.9, "epoch": 2}, 2)
+    assert [(row["epoch"], row["val/auc"]) for row in read(tmp_path / "metrics.csv")] == [("1", "0.0"), ("2", "0.1"), ("3", "0.9")]
+
+
+def offline_history(folder):
+    """The metrics that an offline W&B run holds, row by row."""
+    (path,) = folder.glob("wandb/offline-run-*/*.wandb")
+    store = DataStore()
+    store.open_for_scan(str(path))
+    rows = []
+    while (data := store.scan_data()) is not None:
+        record = wandb_internal_pb2.Record()
+        record.ParseFromString(data)
+        if record.WhichOneof("record_type") == "history":
+            rows.append({"/".join(item.nested_key) or item.key: json.loads(item.value_json) for item in record.history.item})
+    return rows
+
+
+def test_without_a_key_wandb_logs_offline_and_says_so_once(tmp_path, monkeypatch, caplog):
+    for name in ("WANDB_API_KEY", "WANDB_MODE", "NETRC"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    caplog.set_level("INFO")
+    logger = wandb_logger(str(tmp_path), project="p", name="n")
+    logger.log_metrics({"val/auc": 0.75, "epoch": 0}, 9)
+    logger.log_metrics({"train/loss": 0.5, "epoch": 0}, 9)
+    logger.experiment.finish()
+    history = offline_history(tmp_path)
+    assert any(row.get("val/auc") == 0.75 for row in history)
+    assert any(row.get("train/loss") == 0.5 for row in history)
+    assert caplog.text.count("no API key found, logging offline") == 1
+
+
+@pytest.mark.parametrize(("environment", "mode"), [({"WANDB_API_KEY": "k" * 40}, "online"), ({"WANDB_MODE": "disabled"}, "disabled")])
+def test_a_key_or_a_mode_is_followed(tmp_path, monkeypatch, environment, mode):
+    monkeypatch.delenv("WANDB_MODE", raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    logger = wandb_logger(str(tmp_path), project="p", name="n")  # nothing is contacted before the first metric
+    assert logger._wandb_init["mode"] == mode

@@ -1,0 +1,170 @@
+"""python src/train.py as a person runs it."""
+
+import json
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import polars as pl
+import pytest
+import torch
+import yaml
+from conftest import ROOT, make_spec, run_script
+from test_loggers import offline_history, read
+
+from tf4ctr.data.preparation import read_manifest
+
+
+@pytest.fixture
+def toy(tmp_path, raw_dir):
+    """Overrides that train a small network on the small raw dataset, with its folder of runs elsewhere than in outputs/."""
+    return [
+        "dataset=frappe",
+        f"dataset.raw_dir={raw_dir}",
+        f"dataset.prepared_dir={tmp_path}/prepared/toy",
+        "dataset.fields=[user,item,hour]",
+        "dataset.label=click",
+        "dataset.rows=null",
+        "backbone.complex.hidden_units=[16]",
+        "stream.batch_size=64",
+        "trainer=cpu",
+        "trainer.max_epochs=3",
+        f"hydra.run.dir={tmp_path}/run",
+    ]
+
+
+def without_times(metrics):
+    return {key: value for key, value in metrics.items() if "second" not in key}
+
+
+def test_a_run_leaves_everything_in_its_folder(toy, tmp_path):
+    done = run_script("train.py", *toy, cwd=tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    folder = tmp_path / "run"
+    metrics = json.loads((folder / "metrics.json").read_text())
+    expected = {"test/auc", "test/logloss", "test/gauc", "val/auc", "best_epoch", "epochs", "parameters", "train_rows_per_second", "seconds"}
+    assert expected <= set(metrics)
+    assert "test/simple/auc" in metrics
+    rows = read(folder / "metrics.csv")
+    assert [row["epoch"] for row in rows] == [str(i + 1) for i in range(metrics["epochs"])]
+    best = rows[metrics["best_epoch"] - 1]
+    assert float(best["val/auc"]) == pytest.approx(metrics["val/auc"], abs=1e-6)
+    assert {"train/tf_simple", "train/tf_complex", "val/complex/logloss", "val/simple/auc", "lr"} <= set(best)
+    assert (folder / "curves.png").read_bytes().startswith(b"\x89PNG")
+    assert yaml.safe_load((folder / "config.yaml").read_text())["loss"]["alpha"] == 0.25
+    assert {path.name for path in (folder / "checkpoints").iterdir()} == {"best.ckpt", "last.ckpt"}
+    assert "fields" in torch.load(folder / "checkpoints" / "best.ckpt", weights_only=True)["schema"]
+    log = (folder / "train.log").read_text()
+    for shown in (done.stdout, log):
+        assert "Settings" in shown
+        assert f"{metrics['parameters']:,}" in shown
+        assert f"{metrics['test/auc']:.6f}" in shown
+    assert done.stdout.count("logging offline") == 1
+    curves = [row for row in offline_history(folder) if "val/auc" in row]
+    assert [row["val/auc"] for row in curves] == pytest.approx([float(row["val/auc"]) for row in rows])
+    assert any("train/tf_complex" in row for row in offline_history(folder))
+
+
+def test_the_same_command_twice_gives_the_same_metrics(toy, tmp_path):
+    results = []
+    for name in ("a", "b"):
+        done = run_script("train.py", *toy, "backbone.complex.dropout=0.3", "logger=csv", f"hydra.run.dir={tmp_path}/{name}")
+        assert done.returncode == 0, done.stdout + done.stderr
+        results.append(without_times(json.loads((tmp_path / name / "metrics.json").read_text())))
+        results.append((tmp_path / name / "metrics.csv").read_text())
+    assert results[:2] == results[2:]
+
+
+def test_dry_run_counts_and_takes_no_step(toy, tmp_path):
+    done = run_script("train.py", *toy, "dry_run=true")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert set(json.loads((tmp_path / "run" / "metrics.json").read_text())) == {"parameters"}
+    assert not (tmp_path / "run" / "checkpoints").exists()
+
+
+def test_ctrl_c_saves_and_ckpt_goes_on_to_the_same_end(toy, tmp_path):
+    """Stopped by hand in the second epoch at the earliest; the resumed run ends as an unbroken one."""
+    toy += ["trainer.max_epochs=150", "callbacks.early_stopping.patience=200", "logger=csv", "callbacks.lr_plateau.patience=300"]
+    whole = run_script("train.py", *toy, f"hydra.run.dir={tmp_path}/whole")
+    assert whole.returncode == 0, whole.stdout + whole.stderr
+
+    command = [sys.executable, str(ROOT / "src" / "train.py"), *toy]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    while not (tmp_path / "run" / "metrics.csv").exists():
+        assert process.poll() is None
+        time.sleep(0.02)
+    process.send_signal(signal.SIGINT)
+    output = process.communicate(timeout=60)[0]
+    assert process.returncode != 0
+    last = tmp_path / "run" / "checkpoints" / "last.ckpt"
+    assert f"ckpt={last}" in re.sub(r"\s", "", output)
+    assert not (tmp_path / "run" / "metrics.json").exists()
+
+    done = run_script("train.py", *toy, f"ckpt={last}")
+    assert done.returncode == 0, done.stdout + done.stderr
+    folders = tmp_path / "whole", tmp_path / "run"
+    first, second = (without_times(json.loads((folder / "metrics.json").read_text())) for folder in folders)
+    assert first == second
+    first, second = (read(folder / "metrics.csv") for folder in folders)
+    assert first == second
+
+
+def test_going_on_with_other_settings_is_refused(toy, tmp_path):
+    assert run_script("train.py", *toy, "logger=csv").returncode == 0
+    last = tmp_path / "run" / "checkpoints" / "last.ckpt"
+    done = run_script("train.py", *toy, "loss.alpha=0.5", f"ckpt={last}")
+    assert done.returncode == 2
+    assert "loss.alpha: 0.25 -> 0.5" in done.stderr
+
+
+def test_a_typo_fails_before_any_data_is_read(toy, tmp_path):
+    for override in ("loss.alhpa=1", "+backbone.complex.hiden=3"):
+        done = run_script("train.py", *toy, override)
+        assert done.returncode == 2
+        assert "Traceback" not in done.stderr
+        assert not (tmp_path / "prepared").exists()
+
+
+def test_missing_raw_files_say_what_to_download(toy, tmp_path):
+    done = run_script("train.py", *toy, f"dataset.raw_dir={tmp_path}/nowhere")
+    assert done.returncode == 2
+    assert "reczoo/Frappe_x1" in done.stderr
+    assert "dataset.raw_dir=FOLDER" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_synthetic_tells_the_best_possible_auc(tmp_path):
+    options = ["dataset.generator.train=3000", "dataset.generator.valid=500", "dataset.generator.test=500", "trainer=smoke", "logger=none"]
+    done = run_script("train.py", *options, f"dataset.prepared_dir={tmp_path}/p", f"hydra.run.dir={tmp_path}/run")
+    assert done.returncode == 0, done.stdout + done.stderr
+    metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
+    assert metrics["test/best_auc"] == read_manifest(tmp_path / "p")["best_auc"]["test"]
+    assert "best possible" in done.stdout
+    assert not (tmp_path / "run" / "metrics.csv").exists()
+
+
+def test_multirun_gives_each_job_a_folder(toy, tmp_path):
+    toy = [option for option in toy if not option.startswith("hydra.run.dir")]
+    done = run_script("train.py", "-m", *toy, "seed=1,2", "logger=csv", "trainer.max_epochs=1", f"hydra.sweep.dir={tmp_path}/sweep")
+    assert done.returncode == 0, done.stdout + done.stderr
+    metrics = [json.loads((tmp_path / "sweep" / job / "metrics.json").read_text()) for job in "01"]
+    assert metrics[0]["test/auc"] != metrics[1]["test/auc"]
+
+
+def test_help_teaches_the_groups():
+    done = run_script("train.py", "--help")
+    assert done.returncode == 0
+    for word in ("backbone=deepfm dataset=frappe", "dfm", "dynamic fusion module", "dataset: frappe, synthetic"):
+        assert word in done.stdout
+
+
+def test_prepare_alone_prepares_what_train_would(toy, tmp_path, raw_dir):
+    options = [option for option in toy if option.startswith("dataset")]
+    done = run_script("prepare.py", *options, cwd=tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert len(pl.read_parquet(tmp_path / "prepared" / "toy" / "train.parquet")) == 400
+    assert make_spec(raw_dir).prepared_dir == tmp_path / "prepared" / "toy"
+    assert not any(Path(tmp_path).glob(".hydra"))
