@@ -1,5 +1,7 @@
 """Prepare a dataset without training: python src/prepare.py dataset=frappe dataset.raw_dir=FOLDER"""
 
+from typing import Any
+
 import hydra
 from omegaconf import DictConfig, OmegaConf
 
@@ -12,7 +14,8 @@ def main(config: DictConfig) -> None:
     from tf4ctr.data.preparation import prepare  # here, not at the top: --help should not wait for torch
     from tf4ctr.data.spec import DatasetSpec
 
-    prepare(DatasetSpec.from_config(OmegaConf.to_container(config.dataset, resolve=True)))
+    dataset: dict[str, Any] = OmegaConf.to_container(config.dataset, resolve=True)  # type: ignore[assignment]
+    prepare(DatasetSpec.from_config(dataset))
 
 
 if __name__ == "__main__":

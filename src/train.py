@@ -3,6 +3,7 @@
 import logging
 import time
 from pathlib import Path
+from typing import Any
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
@@ -29,7 +30,7 @@ def main(config: DictConfig) -> float | None:
         logging.getLogger(name).setLevel(logging.WARNING)
     started = time.perf_counter()
     folder = Path(HydraConfig.get().runtime.output_dir)
-    settings = OmegaConf.to_container(config, resolve=True)
+    settings: dict[str, Any] = OmegaConf.to_container(config, resolve=True)  # type: ignore[assignment]
     spec = DatasetSpec.from_config(settings["dataset"])
     assembly.check_config(config, spec)
     checkpoint = runs.find_checkpoint(config.ckpt) if config.ckpt else None
@@ -43,7 +44,7 @@ def main(config: DictConfig) -> float | None:
     data = CTRDataModule(prepared, seed=config.seed, **config.stream)
     module = assembly.build_module(config, data.schema)
     reporting.show(reporting.parts_table(module.network))
-    metrics = {"parameters": reporting.count_parameters(module.network)}
+    metrics: dict[str, float] = {"parameters": reporting.count_parameters(module.network)}
     if config.dry_run:
         reporting.write_metrics(metrics, folder)
         return None
@@ -55,10 +56,10 @@ def main(config: DictConfig) -> float | None:
         reporting.draw_curves(folder)
         if trainer.interrupted:
             log.info("stopped; to go on: python src/train.py ckpt=%s and the same overrides", folder / "checkpoints" / "last.ckpt")
-    trainer.test(module, data, ckpt_path=folder / "checkpoints" / "best.ckpt", weights_only=True, verbose=False)
-
     summary = next(callback for callback in trainer.callbacks if isinstance(callback, RunSummary))
-    metrics |= module.results | summary.metrics() | {"seconds": round(time.perf_counter() - started, 2)}
+    metrics |= summary.metrics()  # before the test, which loads the best epoch's state into the callbacks too
+    trainer.test(module, data, ckpt_path=folder / "checkpoints" / "best.ckpt", weights_only=True, verbose=False)
+    metrics |= module.results | {"seconds": round(time.perf_counter() - started, 2)}
     for split, stage in (("valid", "val"), ("test", "test")):
         if best := read_manifest(prepared)["best_auc"]:
             metrics[f"{stage}/best_auc"] = best[split]

@@ -34,7 +34,9 @@ def schema() -> Schema:
 
 def draw_ids(schema: Schema, rows: int) -> torch.Tensor:
     """Random known or unknown values (never padding), int32 [rows, F]."""
-    columns = [offset + torch.randint(1, field.vocabulary_size, (rows,)) for offset, field in zip(schema.offsets, schema.fields, strict=True)]
+    columns = [
+        offset + torch.randint(1, field.vocabulary_size, (rows,)) for offset, field in zip(schema.offsets, schema.fields, strict=True)
+    ]
     return torch.stack(columns, 1).int()
 
 
@@ -44,7 +46,12 @@ def write_raw(folder: Path) -> Path:
     for seed, (split, rows) in enumerate({"train": 400, "valid": 100, "test": 100}.items()):
         rng = np.random.default_rng(seed)
         frame = pl.DataFrame(
-            {"click": rng.integers(0, 2, rows), "user": rng.integers(0, 30, rows), "item": rng.integers(0, 60, rows), "hour": rng.integers(0, 24, rows)}
+            {
+                "click": rng.integers(0, 2, rows),
+                "user": rng.integers(0, 30, rows),
+                "item": rng.integers(0, 60, rows),
+                "hour": rng.integers(0, 24, rows),
+            }
         )
         frame.write_csv(folder / f"{split}.csv")
     return folder

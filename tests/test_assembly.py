@@ -1,9 +1,9 @@
 import pytest
 import torch
-from conftest import ROOT, draw_ids
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
+from conftest import ROOT, draw_ids
 from tf4ctr.assembly import build_all, build_module, build_network, check_config
 from tf4ctr.data.spec import DatasetSpec
 from tf4ctr.errors import InputError

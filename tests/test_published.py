@@ -4,9 +4,9 @@ import csv
 import json
 
 import pytest
-from conftest import ROOT, SHARED
 from hydra import compose, initialize_config_dir
 
+from conftest import ROOT, SHARED
 from tf4ctr.assembly import build_network
 from tf4ctr.data.schema import Field, Schema
 from tf4ctr.reporting import count_parameters

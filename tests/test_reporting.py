@@ -1,10 +1,10 @@
 import io
 import json
 
-from conftest import draw_ids
 from rich.console import Console
-from test_module import make_module
 
+from conftest import draw_ids
+from test_module import make_module
 from tf4ctr import reporting
 
 
@@ -40,7 +40,9 @@ def test_metrics_of_every_head_and_the_best_possible():
 
 
 def test_settings_show_the_option_chosen_and_its_values():
-    shown = text(reporting.settings_table({"loss": "tf"}, {"seed": 7, "ckpt": None, "loss": {"_target_": "x", "alpha": 0.25, "deep": {"c": 1}}}))
+    shown = text(
+        reporting.settings_table({"loss": "tf"}, {"seed": 7, "ckpt": None, "loss": {"_target_": "x", "alpha": 0.25, "deep": {"c": 1}}})
+    )
     assert "alpha=0.25" in shown
     assert "deep.c=1" in shown
     assert "_target_" not in shown
@@ -55,7 +57,9 @@ def test_metrics_json_is_whole_or_absent(tmp_path):
 
 def test_curves_are_drawn_from_metrics_csv(tmp_path):
     assert reporting.draw_curves(tmp_path) is None
-    (tmp_path / "metrics.csv").write_text("epoch,train/loss,val/auc,val/simple/auc,val/logloss,val/gauc\n1,0.9,0.6,0.5,0.7,0.6\n2,0.8,0.7,0.6,0.6,\n")
+    (tmp_path / "metrics.csv").write_text(
+        "epoch,train/loss,val/auc,val/simple/auc,val/logloss,val/gauc\n1,0.9,0.6,0.5,0.7,0.6\n2,0.8,0.7,0.6,0.6,\n"
+    )
     path = reporting.draw_curves(tmp_path)
     assert path.read_bytes().startswith(b"\x89PNG")
     assert path.stat().st_size > 10_000

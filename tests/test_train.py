@@ -12,9 +12,9 @@ import polars as pl
 import pytest
 import torch
 import yaml
+
 from conftest import ROOT, make_spec, run_script
 from test_loggers import offline_history, read
-
 from tf4ctr.data.preparation import read_manifest
 
 
@@ -45,7 +45,17 @@ def test_a_run_leaves_everything_in_its_folder(toy, tmp_path):
     assert done.returncode == 0, done.stdout + done.stderr
     folder = tmp_path / "run"
     metrics = json.loads((folder / "metrics.json").read_text())
-    expected = {"test/auc", "test/logloss", "test/gauc", "val/auc", "best_epoch", "epochs", "parameters", "train_rows_per_second", "seconds"}
+    expected = {
+        "test/auc",
+        "test/logloss",
+        "test/gauc",
+        "val/auc",
+        "best_epoch",
+        "epochs",
+        "parameters",
+        "train_rows_per_second",
+        "seconds",
+    }
     assert expected <= set(metrics)
     assert "test/simple/auc" in metrics
     rows = read(folder / "metrics.csv")
@@ -87,7 +97,7 @@ def test_dry_run_counts_and_takes_no_step(toy, tmp_path):
 
 def test_ctrl_c_saves_and_ckpt_goes_on_to_the_same_end(toy, tmp_path):
     """Stopped by hand in the second epoch at the earliest; the resumed run ends as an unbroken one."""
-    toy += ["trainer.max_epochs=150", "callbacks.early_stopping.patience=200", "logger=csv", "callbacks.lr_plateau.patience=300"]
+    toy += ["trainer.max_epochs=40", "callbacks.early_stopping.patience=100", "logger=csv", "callbacks.lr_plateau.patience=100"]
     whole = run_script("train.py", *toy, f"hydra.run.dir={tmp_path}/whole")
     assert whole.returncode == 0, whole.stdout + whole.stderr
 

@@ -77,7 +77,7 @@ class LastCheckpoint(Checkpoint):
                 torch.cuda.set_rng_state_all(self._rng["cuda"])
             self._rng = None
         # a run that was killed after it had decided to stop (while testing, say) has nothing left to train
-        trainer.should_stop = any(stopper.wait_count >= stopper.patience for stopper in trainer.early_stopping_callbacks)  # type: ignore[attr-defined]
+        trainer.should_stop = any(stopper.wait_count >= stopper.patience for stopper in trainer.early_stopping_callbacks)
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         trainer.train_dataloader.start_epoch(trainer.current_epoch)  # type: ignore[union-attr]

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException, OverrideParseException
-from omegaconf import Container, DictConfig
+from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 from rich.markup import escape
@@ -47,7 +47,8 @@ def explain(error: BaseException) -> str | None:
     if isinstance(error, ConfigCompositionException):
         for cause in causes:
             if isinstance(cause, OmegaConfBaseException) and isinstance(cause.parent_node, DictConfig) and cause.key is not None:
-                return f"{cause.full_key}: there is no such option, {did_you_mean(str(cause.full_key), _keys(cause.parent_node))}"
+                known = [str(key) for key in cause.parent_node if not str(key).startswith("_")]
+                return f"{cause.full_key}: there is no such option, {did_you_mean(str(cause.key), known)}"
     if isinstance(error, ConfigCompositionException | MissingConfigException | OverrideParseException | OmegaConfBaseException):
         return "; ".join(dict.fromkeys(str(cause).strip() for cause in causes))
     if isinstance(error, HydraException):
@@ -59,9 +60,3 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
     while error is not None:
         yield error
         error = error.__cause__ or error.__context__
-
-
-def _keys(node: Container) -> list[str]:
-    """Full keys of `node`, and those below the root where `node` is the root itself."""
-    assert isinstance(node, DictConfig)
-    return [str(node._get_full_key(key)) for key in node]

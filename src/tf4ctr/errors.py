@@ -9,7 +9,7 @@ class InputError(Exception):
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """Return `did you mean 'loss.alpha'?` for the names nearest to `word`, or all of `known` where none is near."""
+    """Return `did you mean 'alpha'?` for the names nearest to `word`, or all of `known` where none is near."""
     known = sorted(known)
     near = difflib.get_close_matches(word, known, n=3, cutoff=0.5)
     if near:

@@ -20,9 +20,10 @@ HEADS = ("fused", "simple", "complex")
 class CTRModule(LightningModule):
     """Trains a `Network` on `Batch`es and measures it, head by head.
 
-    Logged a training epoch: `train/loss` and each term of the loss, averaged over rows (the L2 on the tables is the optimiser's and not in them).
-    Logged an evaluation, with STAGE val or test: `STAGE/auc`, `STAGE/logloss`, `STAGE/gauc` where the dataset names a group, the same as
-    `STAGE/simple/...` and `STAGE/complex/...` for the heads (without gAUC), and `STAGE/monitor` = AUC + gAUC (AUC without a group), by which the best epoch is chosen.
+    Logged a training epoch: `train/loss` and each term of the loss, averaged over rows (the L2 on the tables is the optimiser's
+    and not in them). Logged an evaluation, with STAGE val or test: `STAGE/auc`, `STAGE/logloss`, `STAGE/gauc` where the dataset
+    names a group, AUC and logloss of the heads as `STAGE/simple/...` and `STAGE/complex/...`, and `STAGE/monitor` = AUC + gAUC
+    (AUC without a group), by which the best epoch is chosen.
 
     Args:
         schema: of the dataset; goes into the checkpoint.
@@ -88,13 +89,13 @@ class CTRModule(LightningModule):
 
     def _update(self, stage: str, batch: Batch) -> None:
         logits = self.network(batch.ids)
-        for name, metric in self.metrics[stage].items():  # type: ignore[operator, union-attr]
+        for name, metric in self.metrics[stage].items():  # type: ignore[operator]
             logit_B = getattr(logits, name.split("/")[0])
             metric.update(logit_B, batch.label, batch.group) if name == "fused/gauc" else metric.update(logit_B, batch.label)
 
     def _log_metrics(self, stage: str) -> None:
         self.results = {}
-        for name, metric in self.metrics[stage].items():  # type: ignore[operator, union-attr]
+        for name, metric in self.metrics[stage].items():  # type: ignore[operator]
             self.results[f"{stage}/{name.removeprefix('fused/')}"] = float(metric.compute())
             metric.reset()
         self.results[f"{stage}/monitor"] = self.results[f"{stage}/auc"] + self.results.get(f"{stage}/gauc", 0.0)

@@ -79,7 +79,9 @@ def metrics_table(metrics: Mapping[str, Any]) -> Table:
         table.add_column(title, justify="right")
     for stage in ("val", "test"):
         for head in (*HEADS, "best"):
-            keys = [f"{stage}/best_{name}" if head == "best" else f"{stage}/{'' if head == 'fused' else head + '/'}{name}" for name in names]
+            keys = [
+                f"{stage}/best_{name}" if head == "best" else f"{stage}/{'' if head == 'fused' else head + '/'}{name}" for name in names
+            ]
             cells = [f"{metrics[key]:.6f}" if key in metrics else "" for key in keys]
             if any(cells):
                 table.add_row(stage, "best possible" if head == "best" else head, *cells, end_section=head == "best")

@@ -76,7 +76,9 @@ def check_same_run(folder: Path, config: Mapping[str, Any]) -> None:
     ]
     if changed:
         raise InputError(
-            f"{folder} was started with other settings:\n" + "\n".join(changed) + "\nRepeat its overrides beside ckpt=, or start a new run without ckpt="
+            f"{folder} was started with other settings:\n"
+            + "\n".join(changed)
+            + "\nRepeat its overrides beside ckpt=, or start a new run without ckpt="
         )
 
 

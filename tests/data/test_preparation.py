@@ -9,9 +9,9 @@ from collections import Counter
 
 import polars as pl
 import pytest
-from conftest import ROOT, make_spec, need_shared
 from polars.testing import assert_frame_equal
 
+from conftest import ROOT, make_spec, need_shared
 from tf4ctr.data import preparation, vocabulary
 from tf4ctr.data.preparation import GROUP, LABEL, prepare, read_manifest
 from tf4ctr.data.schema import Schema
@@ -244,7 +244,13 @@ def test_frappe_has_the_published_sizes_from_both_layouts(tmp_path):
         raw.mkdir()
         for split in ("train", "valid", "test"):
             (raw / layout[split]).symlink_to(folder / layout[split])
-        options = {"name": "frappe", "fields": tuple(config["fields"]), "label": "label", "rows": config["rows"], "layouts": tuple(config["layouts"])}
+        options = {
+            "name": "frappe",
+            "fields": tuple(config["fields"]),
+            "label": "label",
+            "rows": config["rows"],
+            "layouts": tuple(config["layouts"]),
+        }
         folders.append(prepare(make_spec(raw, prepared_dir=tmp_path / "prepared" / layout["reader"], **options)))
     first, second = folders
     assert [field.vocabulary_size for field in Schema.load(first).fields] == FRAPPE_SIZES

@@ -1,6 +1,6 @@
 import pytest
-from conftest import need_shared
 
+from conftest import need_shared
 from tf4ctr.data.readers import READERS
 from tf4ctr.errors import InputError
 
@@ -60,6 +60,6 @@ def test_parquet_that_is_cut_short_says_so(tmp_path):
 
 def test_both_forms_of_frappe_hold_the_same_rows():
     folder = need_shared("frappe")
-    columns = "label user item daytime weekday isweekend homework cost weather country city".split()
+    columns = ["label", "user", "item", "daytime", "weekday", "isweekend", "homework", "cost", "weather", "country", "city"]
     first, second = (READERS[form].rows(folder / f"test.{form}", columns).collect() for form in ("csv", "libsvm"))
     assert first.equals(second)

@@ -1,10 +1,18 @@
 import pytest
-from conftest import CSV, make_spec
 
+from conftest import CSV, make_spec
 from tf4ctr.data.spec import DatasetSpec
 from tf4ctr.errors import InputError
 
-CONFIG = {"name": "toy", "prepared_dir": "p", "raw_dir": "r", "fields": ["a", "b"], "label": "y", "layouts": [CSV], "training": {"dropout": 0}}
+CONFIG = {
+    "name": "toy",
+    "prepared_dir": "p",
+    "raw_dir": "r",
+    "fields": ["a", "b"],
+    "label": "y",
+    "layouts": [CSV],
+    "training": {"dropout": 0},
+}
 
 
 def test_from_config_takes_what_is_the_datasets():
@@ -37,7 +45,9 @@ def test_a_mistake_is_refused_with_what_to_do(change, message):
 def test_missing_raw_files_say_which_and_where_to_get_them(tmp_path):
     (tmp_path / "train.csv").touch()
     spec = make_spec(tmp_path, source="Download it from somewhere.")
-    with pytest.raises(InputError, match=r"(?s)train.csv \(found\), valid.csv \(missing\).*Download it from somewhere.*dataset.raw_dir=FOLDER"):
+    with pytest.raises(
+        InputError, match=r"(?s)train.csv \(found\), valid.csv \(missing\).*Download it from somewhere.*dataset.raw_dir=FOLDER"
+    ):
         spec.raw_files(tmp_path)
 
 

@@ -14,7 +14,9 @@ def ids(batches):
 
 def rows(batches):
     """Batches as a multiset of rows."""
-    return sorted((*batch.ids[i].tolist(), batch.label[i].item(), batch.group[i].item()) for batch in batches for i in range(len(batch.label)))
+    return sorted(
+        (*batch.ids[i].tolist(), batch.label[i].item(), batch.group[i].item()) for batch in batches for i in range(len(batch.label))
+    )
 
 
 def test_evaluation_gives_every_row_in_order(prepared):
@@ -87,7 +89,6 @@ def test_a_single_left_over_row_joins_the_batch_before_it(prepared, batch_size, 
 
 def test_without_a_group_batches_have_none(raw_dir):
     from conftest import make_spec
-
     from tf4ctr.data.preparation import prepare
 
     folder = prepare(make_spec(raw_dir, group=None))

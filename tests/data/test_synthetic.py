@@ -1,9 +1,9 @@
 import numpy as np
 import polars as pl
 import pytest
-from conftest import make_spec
 from sklearn.metrics import roc_auc_score
 
+from conftest import make_spec
 from tf4ctr.data import synthetic
 from tf4ctr.data.preparation import prepare, read_manifest
 

@@ -36,7 +36,11 @@ logit = st.floats(-12, 12)
 batches = st.lists(st.tuples(logit, logit, logit, st.integers(0, 1)), min_size=1, max_size=8)
 
 
-@given(batch=batches, alpha=st.floats(0, 1), modulation=st.sampled_from([(0, 1.0), (1, 0.7), (2, 0.8), (0.5, 0.9), (3, 0.0), (2, 1.2), (0, 1.5)]))
+@given(
+    batch=batches,
+    alpha=st.floats(0, 1),
+    modulation=st.sampled_from([(0, 1.0), (1, 0.7), (2, 0.8), (0.5, 0.9), (3, 0.0), (2, 1.2), (0, 1.5)]),
+)
 def test_tf_loss_equals_the_papers_formula(batch, alpha, modulation):
     gamma, c = modulation
     fused, simple, complex_, label = zip(*batch, strict=True)

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import ROOT, draw_ids
 
+from conftest import ROOT, draw_ids
 from tf4ctr.models.dfm import Sum, WeightedSum
 from tf4ctr.models.embedding import FieldEmbedding
 from tf4ctr.models.encoders.fm import FM
@@ -56,7 +56,9 @@ def test_linear_layers_start_from_xavier_normal_and_zero_bias(schema):
 def test_models_import_neither_lightning_nor_hydra_nor_data():
     for path in (ROOT / "src" / "tf4ctr" / "models").rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
-            names = [a.name for a in node.names] if isinstance(node, ast.Import) else [node.module] if isinstance(node, ast.ImportFrom) else []
+            names = (
+                [a.name for a in node.names] if isinstance(node, ast.Import) else [node.module] if isinstance(node, ast.ImportFrom) else []
+            )
             for name in names:
                 assert name.split(".")[0] not in ("lightning", "hydra", "omegaconf", "polars"), f"{Path(path).name} imports {name}"
                 assert not name.startswith("tf4ctr.data") or name == "tf4ctr.data.schema", f"{Path(path).name} imports {name}"

@@ -2,8 +2,8 @@ from functools import partial
 
 import pytest
 import torch
-from conftest import draw_ids
 
+from conftest import draw_ids
 from tf4ctr.errors import InputError
 from tf4ctr.models.embedding import FieldEmbedding
 from tf4ctr.models.ssem import SeparateRepresentation, Shared

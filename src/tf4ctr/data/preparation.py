@@ -67,7 +67,8 @@ def _is_current(spec: DatasetSpec, target: Path) -> bool:
         return False
     if not (target / "manifest.json").exists():
         raise InputError(
-            f"{target} exists and is not a prepared dataset (no manifest.json): name another folder with dataset.prepared_dir=FOLDER, or remove it"
+            f"{target} exists and is not a prepared dataset (no manifest.json):"
+            " name another folder with dataset.prepared_dir=FOLDER, or remove it"
         )
     manifest = read_manifest(target)
     if manifest["format"] != FORMAT:
@@ -134,7 +135,9 @@ def _write(spec: DatasetSpec, folder: Path) -> None:
 
         schema = Schema(spec.name, tuple(Field(name, vocabulary.size(values[name])) for name in spec.fields), spec.label, spec.group)
         if schema.num_ids >= 2**31:
-            raise InputError(f"{spec.name}: {schema.num_ids:,} table rows do not fit int32 ids: raise dataset.min_count (now {spec.min_count})")
+            raise InputError(
+                f"{spec.name}: {schema.num_ids:,} table rows do not fit int32 ids: raise dataset.min_count (now {spec.min_count})"
+            )
         encoders = [vocabulary.encode(name, values[name], offset) for name, offset in zip(spec.fields, schema.offsets, strict=True)]
         encoders.append(pl.col(spec.label).cast(pl.Float32).alias(LABEL))
         if spec.group:

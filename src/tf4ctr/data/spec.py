@@ -77,7 +77,9 @@ class DatasetSpec:
         if self.label in self.fields:
             raise InputError(f"dataset.label '{self.label}' is among dataset.fields: the network would see the answer")
         if self.click_probability in self.fields:
-            raise InputError(f"dataset.click_probability '{self.click_probability}' is among dataset.fields: the network would see the answer")
+            raise InputError(
+                f"dataset.click_probability '{self.click_probability}' is among dataset.fields: the network would see the answer"
+            )
         for key in ("min_count", "limit_rows"):
             value = getattr(self, key)
             if value is not None and (not isinstance(value, int) or value < 1):
@@ -110,7 +112,8 @@ class DatasetSpec:
             if all(path.exists() for path in files.values()):
                 return layout["reader"], files
         wanted = "\n".join(
-            f"  {layout['reader']:8} " + ", ".join(f"{layout[s]} ({'found' if (folder / layout[s]).exists() else 'missing'})" for s in SPLITS)
+            f"  {layout['reader']:8} "
+            + ", ".join(f"{layout[s]} ({'found' if (folder / layout[s]).exists() else 'missing'})" for s in SPLITS)
             for layout in self.layouts
         )
         raise InputError(

@@ -1,10 +1,12 @@
 """Click logs drawn from a stated model, so that the best possible AUC is known.
 
-A row draws one value for each field, value k of a field with probability proportional to 1 / (k + 1) ** exponent (a power law). Its score is
+A row draws one value for each field, value k of a field with probability proportional to 1 / (k + 1) ** exponent (a power law).
+Its score is
 
     s = sum_f w_f[x_f] + sum_(f, g) in PAIRS a_fg[x_f] . b_fg[x_g]
 
-where w, a and b are drawn once from the seed, and s is scaled to deviation 1. A row's region (the field `region`) then makes it easy or hard:
+where w, a and b are drawn once from the seed, and s is scaled to deviation 1. A row's region (the field `region`) then makes it
+easy or hard:
 
     p = sigmoid(bias + STEEPNESS[region] * s)      click ~ Bernoulli(p)
 
@@ -43,9 +45,7 @@ class ClickModel:
         rng = np.random.default_rng([seed, 0])
         self.popularity = {name: (p := 1.0 / np.arange(1, size + 1) ** exponent) / p.sum() for name, (size, exponent) in FIELDS.items()}
         self.weight = {name: rng.normal(size=size) for name, (size, _) in FIELDS.items() if name != "region"}
-        self.factors = {
-            (f, g): (rng.normal(size=(FIELDS[f][0], PAIR_RANK)), rng.normal(size=(FIELDS[g][0], PAIR_RANK))) for f, g in PAIRS
-        }
+        self.factors = {(f, g): (rng.normal(size=(FIELDS[f][0], PAIR_RANK)), rng.normal(size=(FIELDS[g][0], PAIR_RANK))) for f, g in PAIRS}
         sample = self._values(rng, 100_000)
         self.mean, self.deviation = 0.0, 1.0
         score = self._score(sample)

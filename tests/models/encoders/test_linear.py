@@ -1,6 +1,6 @@
 import torch
-from conftest import draw_ids
 
+from conftest import draw_ids
 from tf4ctr.models.encoders.linear import Linear
 
 

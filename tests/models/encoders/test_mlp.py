@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 import torch
-from conftest import draw_ids
 
+from conftest import draw_ids
 from tf4ctr.errors import InputError
 from tf4ctr.models.encoders.mlp import MLP
 

@@ -1,6 +1,7 @@
 """Multi-layer perceptron over all fields' embeddings."""
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 from torch import Tensor, nn
 
@@ -26,7 +27,7 @@ class MLP(nn.Module):
         self.out_features = hidden_units[-1]
         widths = [schema.num_fields * embedding_dim, *hidden_units]
         layers: list[nn.Module] = []
-        for inputs, outputs in zip(widths, widths[1:], strict=False):
+        for inputs, outputs in pairwise(widths):
             layers.append(nn.Linear(inputs, outputs))
             if batch_norm:
                 layers.append(nn.BatchNorm1d(outputs))
