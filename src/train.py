@@ -16,7 +16,17 @@ log = logging.getLogger(__name__)
 
 @hydra.main(version_base="1.3", config_path="../conf", config_name="train")
 def main(config: DictConfig) -> float | None:
-    """Compose, check, prepare, build, fit, test; leave everything in the run's folder and give the sweeper the best validation score."""
+    """Train as `config` says; the sweeper gets the best validation score."""
+    from tf4ctr.loggers import close_wandb
+
+    try:
+        return train(config)
+    finally:
+        close_wandb()
+
+
+def train(config: DictConfig) -> float | None:
+    """Check, prepare, build, fit, test; everything is left in the run's folder."""
     import lightning  # here, not at the top: --help should not wait for torch
     from hydra.utils import instantiate
 
@@ -26,15 +36,15 @@ def main(config: DictConfig) -> float | None:
     from tf4ctr.data.preparation import prepare, read_manifest
     from tf4ctr.data.spec import DatasetSpec
 
-    for name in ("lightning.pytorch", "lightning.fabric"):  # they set their own level when imported
-        logging.getLogger(name).setLevel(logging.WARNING)
+    cli.quiet_lightning()
     started = time.perf_counter()
     folder = Path(HydraConfig.get().runtime.output_dir)
     settings: dict[str, Any] = OmegaConf.to_container(config, resolve=True)  # type: ignore[assignment]
     spec = DatasetSpec.from_config(settings["dataset"])
     assembly.check_config(config, spec)
     checkpoint = runs.find_checkpoint(config.ckpt) if config.ckpt else None
-    runs.check_same_run(folder, settings)
+    if checkpoint:
+        runs.check_same_run(folder, settings)
     (folder / "config.yaml").write_text(OmegaConf.to_yaml(config, resolve=True))
     reporting.show(reporting.settings_table(HydraConfig.get().runtime.choices, settings))
     log.info("run folder: %s", folder)
@@ -50,6 +60,8 @@ def main(config: DictConfig) -> float | None:
         return None
 
     trainer = instantiate(config.trainer, callbacks=assembly.build_all(config.callbacks), logger=assembly.build_all(config.logger))
+    for logger in trainer.loggers:
+        logger.log_hyperparams(settings)
     try:
         trainer.fit(module, data, ckpt_path=checkpoint, weights_only=True)
     finally:

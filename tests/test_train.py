@@ -158,10 +158,32 @@ def test_synthetic_tells_the_best_possible_auc(tmp_path):
 
 def test_multirun_gives_each_job_a_folder(toy, tmp_path):
     toy = [option for option in toy if not option.startswith("hydra.run.dir")]
-    done = run_script("train.py", "-m", *toy, "seed=1,2", "logger=csv", "trainer.max_epochs=1", f"hydra.sweep.dir={tmp_path}/sweep")
+    done = run_script("train.py", "-m", *toy, "seed=1,2", "trainer.max_epochs=1", f"hydra.sweep.dir={tmp_path}/sweep")
     assert done.returncode == 0, done.stdout + done.stderr
     metrics = [json.loads((tmp_path / "sweep" / job / "metrics.json").read_text()) for job in "01"]
     assert metrics[0]["test/auc"] != metrics[1]["test/auc"]
+    for job in (0, 1):  # each in a W&B run of its own
+        curves = [row["val/auc"] for row in offline_history(tmp_path / "sweep" / str(job)) if "val/auc" in row]
+        assert curves == [pytest.approx(metrics[job]["val/auc"])]
+
+
+def test_a_dataset_of_ones_own_is_one_yaml(tmp_path, raw_dir):
+    """The yaml that CONTRIBUTING.md shows, with this dataset's columns."""
+    (shown,) = re.findall(r"```yaml\n(name: shop.*?)```", (ROOT / "CONTRIBUTING.md").read_text(), re.DOTALL)
+    shown = shown.replace("[user, product, hour, device]", "[user, item, hour]").replace("${root:}/data/raw/shop", str(raw_dir))
+    (tmp_path / "conf" / "dataset").mkdir(parents=True)
+    (tmp_path / "conf" / "dataset" / "shop.yaml").write_text(shown.replace("${root:}", str(tmp_path)))
+    options = [
+        f"hydra.searchpath=[file://{tmp_path}/conf]",
+        "dataset=shop",
+        "trainer=smoke",
+        "logger=none",
+        f"hydra.run.dir={tmp_path}/run",
+    ]
+    done = run_script("train.py", *options)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert read_manifest(tmp_path / "data" / "prepared" / "shop")["splits"]["train"]["rows"] == 400
+    assert "test/gauc" in json.loads((tmp_path / "run" / "metrics.json").read_text())
 
 
 def test_help_teaches_the_groups():

@@ -1,7 +1,9 @@
 """What an entry point does around its main function: resolvers first, and errors told as a person would tell them."""
 
+import logging
 import os
 import sys
+import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -32,6 +34,15 @@ def run(main: Callable[[], Any]) -> None:
             raise
         Console(stderr=True, soft_wrap=True).print(f"[bold red]error:[/] {escape(message)}")
         sys.exit(2)
+
+
+def quiet_lightning() -> None:
+    """Keep what Lightning says of itself off the terminal, once it is imported (it sets its loggers' level then)."""
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    # its use of torch's tree utilities, and a folder that a resumed run is meant to find full
+    for noise in (".*LeafSpec.*is deprecated", "Checkpoint directory .* exists and is not empty"):
+        warnings.filterwarnings("ignore", noise)
 
 
 def explain(error: BaseException) -> str | None:

@@ -4,6 +4,7 @@ import csv
 import logging
 import netrc
 import os
+import sys
 from argparse import Namespace
 from pathlib import Path
 from typing import Any
@@ -72,6 +73,12 @@ def wandb_logger(save_dir: str, project: str, name: str, group: str | None = Non
 
     settings = wandb.Settings(silent=True, console="off", disable_git=True)
     return WandbLogger(project=project, name=name, group=group, entity=entity, save_dir=save_dir, mode=mode, settings=settings)
+
+
+def close_wandb() -> None:
+    """End the W&B run, if there is one: the next job of a multirun, in the same process, gets a run of its own."""
+    if "wandb" in sys.modules:
+        sys.modules["wandb"].finish()
 
 
 def _has_key() -> bool:

@@ -1,0 +1,42 @@
+# Everything a person needs from a fresh clone: make train, make test. Needs Python 3.11 or newer and a package registry.
+.DEFAULT_GOAL := help
+PYTHON ?= python3
+VENV := .venv
+RUN := $(VENV)/bin/python
+READY := $(VENV)/.ready
+
+.PHONY: help setup train test bench lint format clean
+
+help:  ## list the targets
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## ?/  make \1\t/' | expand -t 16
+
+setup: $(READY)  ## build .venv with everything the project needs
+
+$(READY): pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed, $(PYTHON) is " + sys.version.split()[0] + ": make setup PYTHON=python3.11" if sys.version_info < (3, 11) else 0)'
+	$(PYTHON) -m venv $(VENV)
+	$(RUN) -m pip install --disable-pip-version-check --editable ".[dev]"
+	@touch $(READY)
+
+train: $(READY)  ## train and test a model: make train ARGS="backbone=deepfm dataset=frappe"
+	$(RUN) src/train.py $(ARGS)
+
+test: $(READY)  ## run every test
+	$(RUN) -m pytest $(ARGS)
+
+bench: $(READY)  ## measure against plain alternatives, side by side
+	$(RUN) tests/benchmarks/bench.py $(ARGS)
+
+lint: $(READY)  ## ruff, mypy and codespell
+	$(RUN) -m ruff check
+	$(RUN) -m ruff format --check
+	$(RUN) -m mypy
+	$(RUN) -m codespell_lib
+
+format: $(READY)  ## let ruff format and mend
+	$(RUN) -m ruff check --fix
+	$(RUN) -m ruff format
+
+clean:  ## remove .venv and caches; data/ and outputs/ stay
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find src tests -name __pycache__ -type d -prune -exec rm -rf {} +

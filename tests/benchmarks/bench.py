@@ -1,0 +1,144 @@
+"""make bench: what the project does in its own way, beside the plain way of doing the same work.
+
+Both sides run in turn, ours then theirs, RUNS times after a warm-up; a ratio is theirs / ours, pair by pair, and what is printed
+is its median with the smallest and largest. Threads are torch's own choice for both.
+"""
+
+import platform
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from lightning import Trainer
+from rich.console import Console
+from rich.table import Table
+from sklearn.metrics import roc_auc_score
+from torch.utils.data import DataLoader, Dataset
+
+from tf4ctr.data.datamodule import CTRDataModule
+from tf4ctr.data.preparation import prepare
+from tf4ctr.data.schema import Schema
+from tf4ctr.data.spec import DatasetSpec
+from tf4ctr.data.stream import Batch, MemoryStream
+from tf4ctr.data.synthetic import FIELDS
+from tf4ctr.metrics import grouped_auc
+from tf4ctr.models.dfm import WeightedSum
+from tf4ctr.models.embedding import FieldEmbedding
+from tf4ctr.models.encoders.mlp import MLP
+from tf4ctr.models.losses import TFLoss
+from tf4ctr.models.network import Network
+from tf4ctr.models.ssem import SeparateRepresentation
+from tf4ctr.module import CTRModule
+
+RUNS = 5
+ROWS, BATCH = 200_000, 10_000
+
+
+def gauc() -> Iterator[Callable[[], float]]:
+    """gAUC of 200 thousand rows in 4 thousand groups: one sort, and scikit-learn group by group."""
+    rng = np.random.default_rng(0)
+    score, label, group = rng.normal(size=200_000).astype("f4"), rng.integers(0, 2, 200_000), rng.integers(0, 4_000, 200_000)
+    tensors = torch.from_numpy(score), torch.from_numpy(label), torch.from_numpy(group)
+
+    def theirs() -> float:
+        order = np.argsort(group, kind="stable")
+        parts = np.split(order, np.flatnonzero(np.diff(group[order])) + 1)
+        both = [rows for rows in parts if 0 < label[rows].sum() < len(rows)]
+        return float(np.average([roc_auc_score(label[rows], score[rows]) for rows in both], weights=[len(rows) for rows in both]))
+
+    def ours() -> float:
+        return float(grouped_auc(*tensors))
+
+    assert abs(ours() - theirs()) < 1e-9
+    yield ours
+    yield theirs
+
+
+class RowByRow(Dataset):
+    """The usual Dataset: one row at a time, collated by the DataLoader."""
+
+    def __init__(self, stream: MemoryStream) -> None:
+        self.ids, self.label = stream.ids, stream.label
+
+    def __len__(self) -> int:
+        return len(self.label)
+
+    def __getitem__(self, row: int) -> tuple[torch.Tensor, torch.Tensor]:
+        return self.ids[row], self.label[row]
+
+
+def stream(folder: Path) -> Iterator[Callable[[], int]]:
+    """One shuffled epoch of batches: the stream, and a DataLoader over a Dataset of rows."""
+    ours = MemoryStream(folder, "train", BATCH, shuffle=True)
+    yield lambda: sum(len(batch.label) for batch in ours)
+    yield lambda: sum(len(label) for _, label in DataLoader(RowByRow(ours), BATCH, shuffle=True))
+
+
+def make_module(schema: Schema) -> CTRModule:
+    shallow, deep = partial(MLP, hidden_units=[400, 400], dropout=0.2), partial(MLP, hidden_units=[400, 400, 400], dropout=0.2)
+    network = Network(schema, FieldEmbedding, 16, SeparateRepresentation, shallow, deep, WeightedSum)
+    return CTRModule(schema, network, TFLoss(0.25, 1, 0.7), partial(torch.optim.Adam, lr=1e-3, fused=True), 0.1)
+
+
+def epoch(folder: Path) -> Iterator[Callable[[], None]]:
+    """One epoch of the dual MLP under TF4CTR without validation: inside Lightning, and in a bare loop."""
+    data = CTRDataModule(folder, BATCH)
+
+    def in_lightning() -> None:
+        quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "enable_model_summary": False}
+        trainer = Trainer(accelerator="cpu", max_epochs=1, limit_val_batches=0, gradient_clip_val=10, **quiet)
+        trainer.fit(make_module(data.schema), data)
+
+    def bare() -> None:
+        module = make_module(data.schema).train()
+        optimizer = module.configure_optimizers()
+        batch: Batch
+        for batch in data.train_dataloader():
+            optimizer.zero_grad()
+            module.loss(module.network(batch.ids), batch.label)["loss"].backward()
+            torch.nn.utils.clip_grad_norm_(module.parameters(), 10)
+            optimizer.step()
+
+    yield in_lightning
+    yield bare
+
+
+def seconds(work: Callable[[], object]) -> float:
+    started = time.perf_counter()
+    work()
+    return time.perf_counter() - started
+
+
+def main() -> None:
+    table = Table(title=f"torch {torch.__version__}, {torch.get_num_threads()} threads, {platform.machine()}, {RUNS} pairs")
+    for column in ("work", "ours", "theirs", "theirs / ours"):
+        table.add_column(column, justify="left" if column == "work" else "right")
+    with tempfile.TemporaryDirectory() as folder:
+        spec = DatasetSpec(
+            name="synthetic",
+            prepared_dir=Path(folder) / "prepared",
+            fields=tuple(FIELDS),
+            label="click",
+            group="user",
+            layouts=({"reader": "parquet", "train": "train", "valid": "valid", "test": "test"},),
+            generator={"train": ROWS, "valid": 1000, "test": 1000, "seed": 0},
+        )
+        prepared = prepare(spec)
+        for compared in (gauc(), stream(prepared), epoch(prepared)):
+            ours, theirs = compared
+            seconds(ours), seconds(theirs)
+            times = np.array([(seconds(ours), seconds(theirs)) for _ in range(RUNS)])
+            ratio = times[:, 1] / times[:, 0]
+            median = np.median(times, axis=0)
+            name = compared.gi_code.co_name  # type: ignore[attr-defined]
+            spread = f"{np.median(ratio):.2f} ({ratio.min():.2f} to {ratio.max():.2f})"
+            table.add_row(f"{name}: {globals()[name].__doc__.strip()}", f"{median[0]:.3f} s", f"{median[1]:.3f} s", spread)
+    Console(width=140).print(table)
+
+
+if __name__ == "__main__":
+    main()
