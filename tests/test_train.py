@@ -200,3 +200,15 @@ def test_prepare_alone_prepares_what_train_would(toy, tmp_path, raw_dir):
     assert len(pl.read_parquet(tmp_path / "prepared" / "toy" / "train.parquet")) == 400
     assert make_spec(raw_dir).prepared_dir == tmp_path / "prepared" / "toy"
     assert not any(Path(tmp_path).glob(".hydra"))
+
+
+def test_tensorboard_gets_the_curves(toy, tmp_path):
+    pytest.importorskip("tensorboard", reason="needs the extra tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    done = run_script("train.py", *toy, "logger=tensorboard", "trainer.max_epochs=2")
+    assert done.returncode == 0, done.stdout + done.stderr
+    events = EventAccumulator(str(tmp_path / "run" / "tensorboard")).Reload()
+    metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
+    curve = [event.value for event in events.Scalars("val/auc")]
+    assert curve[metrics["best_epoch"] - 1] == pytest.approx(metrics["val/auc"], abs=1e-6)
