@@ -169,7 +169,10 @@ class RowsPerSecond(ProgressColumn):
 
 
 class ProgressBar(RichProgressBar):
-    """Lightning's bar, with rows instead of steps a second."""
+    """Lightning's bar, with rows instead of steps a second and without the logger's version."""
+
+    def get_metrics(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
+        return {name: value for name, value in super().get_metrics(trainer, pl_module).items() if name != "v_num"}
 
     def configure_columns(self, trainer: Trainer) -> list[Any]:
         batch_size = trainer.datamodule.batch_size * trainer.world_size  # type: ignore[attr-defined]

@@ -118,7 +118,7 @@ def draw_curves(folder: Path) -> Path | None:
     axes = figure.subplots(1, len(panels))
     for axis, (title, names) in zip(axes, panels.items(), strict=True):
         for name in names:
-            axis.plot(rows["epoch"], rows[name], marker=".", label=name)
+            axis.plot(rows["epoch"], rows[name], marker=".", label=name, color=_colour(name))
         axis.set_title(title, fontsize=10)
         axis.set_xlabel("epoch")
         axis.xaxis.get_major_locator().set_params(integer=True)
@@ -127,3 +127,8 @@ def draw_curves(folder: Path) -> Path | None:
     path = folder / "curves.png"
     figure.savefig(path, dpi=120)
     return path
+
+
+def _colour(name: str) -> str:
+    """One colour a head, in every panel."""
+    return next((colour for head, colour in (("simple", "C2"), ("complex", "C1"), ("train/loss", "0.5")) if head in name), "C0")

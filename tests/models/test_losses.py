@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from tf4ctr.errors import InputError
 from tf4ctr.models.dfm import Logits
-from tf4ctr.models.losses import BCELoss, TFLoss
+from tf4ctr.models.losses import BCELoss, FocalLoss, TFLoss
 
 
 def sigmoid(z):
@@ -112,3 +112,28 @@ def test_bce_trains_only_the_fused_logit():
 def test_meaningless_arguments_are_refused(arguments, message):
     with pytest.raises(InputError, match=message):
         TFLoss(*arguments)
+
+
+@given(batch=batches, gamma=st.sampled_from([0, 0.5, 1, 2]), alpha=st.sampled_from([None, 0.25]))
+def test_focal_loss_equals_its_formula(batch, gamma, alpha):
+    fused, simple, complex_, label = zip(*batch, strict=True)
+    logits = Logits(*(torch.tensor(z, dtype=torch.float32) for z in (fused, simple, complex_)))
+    expected = 0.0
+    for z, y in zip(logits.fused.double().tolist(), label, strict=True):
+        q = sigmoid(z) if y == 1 else 1 - sigmoid(z)
+        weight = 1.0 if alpha is None else (alpha if y == 1 else 1 - alpha)
+        expected += weight * (1 - q) ** gamma * bce(z, y) / len(label)
+    found = float(FocalLoss(gamma, alpha)(logits, torch.tensor(label, dtype=torch.float32))["loss"])
+    assert found == pytest.approx(expected, rel=2e-5, abs=1e-6)
+
+
+def test_focal_loss_is_finite_at_saturated_logits():
+    z = torch.tensor([50.0, -50.0, 50.0, 120.0]).requires_grad_()
+    FocalLoss(0.5)(Logits(z, z, z), torch.tensor([1.0, 0.0, 0.0, 1.0]))["loss"].backward()
+    assert torch.isfinite(z.grad).all()
+
+
+@pytest.mark.parametrize(("arguments", "message"), [((-1,), "loss.gamma is -1"), ((2, 1.5), "loss.alpha is 1.5")])
+def test_meaningless_arguments_of_focal_loss_are_refused(arguments, message):
+    with pytest.raises(InputError, match=message):
+        FocalLoss(*arguments)

@@ -1,12 +1,13 @@
 from functools import partial
 
+import numpy as np
 import pytest
 import torch
 
 from conftest import draw_ids
 from tf4ctr.errors import InputError
 from tf4ctr.models.embedding import FieldEmbedding
-from tf4ctr.models.ssem import SeparateRepresentation, Shared
+from tf4ctr.models.ssem import GatingMechanism, MixtureOfExperts, SeparateRepresentation, Shared
 
 table = partial(FieldEmbedding, init_std=1.0)
 
@@ -34,3 +35,61 @@ def test_ser_has_a_table_for_each_encoder(schema):
 def test_ser_needs_an_even_size(schema):
     with pytest.raises(InputError, match=r"embedding.dim is 5.*must be even"):
         SeparateRepresentation(schema, table, 5)
+
+
+def layers(modules, x):
+    """The layers in numpy, float64, evaluation mode without dropout."""
+    for module in modules:
+        if isinstance(module, torch.nn.Linear):
+            x = x @ module.weight.detach().numpy().T + module.bias.detach().numpy()
+        elif isinstance(module, torch.nn.BatchNorm1d):
+            x = (x - module.running_mean.numpy()) / np.sqrt(module.running_var.numpy() + module.eps)
+            x = x * module.weight.detach().numpy() + module.bias.detach().numpy()
+        elif isinstance(module, torch.nn.ReLU):
+            x = np.maximum(x, 0)
+    return x
+
+
+def ready(ssem):
+    """Random batch norm statistics, float64, evaluation mode."""
+    for name, buffer in ssem.named_buffers():
+        if "running" in name:
+            buffer.uniform_(0.5, 2.0)
+    return ssem.double().eval()
+
+
+def test_gm_shares_each_sample_between_the_encoders(schema):
+    ssem = ready(GatingMechanism(schema, table, 4, dropout=0.5))
+    ids = draw_ids(schema, 6)
+    simple, complex_ = ssem(ids)
+    emb = ssem.table.weight.detach().numpy()[ids.numpy()]
+    for row in range(6):
+        gate = 1 / (1 + np.exp(-layers(ssem.gate, emb[row].reshape(1, -1))[0, 0]))
+        np.testing.assert_allclose(simple[row].detach(), gate * emb[row], atol=1e-12)
+        np.testing.assert_allclose(complex_[row].detach(), (1 - gate) * emb[row], atol=1e-12)
+
+
+def test_moe_mixes_two_experts_by_a_gate_for_each_encoder(schema):
+    ssem = ready(MixtureOfExperts(schema, table, 4, dropout=0.5))
+    ids = draw_ids(schema, 6)
+    found = ssem(ids)
+    emb = ssem.table.weight.detach().numpy()[ids.numpy()]
+    for row in range(6):
+        flat = emb[row].reshape(1, -1)
+        experts = [layers(expert, flat)[0] for expert in ssem.experts]
+        for which in (0, 1):
+            score = np.exp(layers(ssem.gates[which], flat)[0])
+            expected = sum(s / score.sum() * expert for s, expert in zip(score, experts, strict=True))
+            np.testing.assert_allclose(found[which][row].detach().numpy().ravel(), expected, atol=1e-12)
+
+
+@pytest.mark.parametrize("ssem_class", [GatingMechanism, MixtureOfExperts])
+def test_gradients_of_the_selection(schema, ssem_class):
+    ssem = ready(ssem_class(schema, table, 4))
+    ids = draw_ids(schema, 5)
+    weight = ssem.table.weight.detach().clone().requires_grad_()
+
+    def select(weight):
+        return torch.func.functional_call(ssem, {"table.weight": weight}, (ids,))
+
+    assert torch.autograd.gradcheck(select, weight)

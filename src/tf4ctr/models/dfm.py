@@ -8,6 +8,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from tf4ctr.errors import InputError
+
 
 class Logits(NamedTuple):
     """Logits [B] each: `fused` is the prediction, `simple` and `complex` are the heads that the TF Loss trains."""
@@ -49,3 +51,52 @@ class WeightedSum(nn.Module):
     def forward(self, simple_BH: Tensor, complex_BH: Tensor) -> Logits:
         simple_B, complex_B = self.simple(simple_BH).squeeze(1), self.complex(complex_BH).squeeze(1)
         return Logits(self.weight[0] * simple_B + self.weight[1] * complex_B, simple_B, complex_B)
+
+
+class Voting(nn.Module):
+    """VF: z = <w, [z_s, z_c]>, w = Gumbel softmax of [v_s(h_s), v_c(h_c)] at a temperature; without the noise in evaluation."""
+
+    def __init__(self, simple_features: int, complex_features: int, temperature: float = 0.8) -> None:
+        super().__init__()
+        if temperature <= 0:
+            raise InputError(f"dfm.temperature is {temperature}: it must be positive")
+        self.simple, self.complex = head(simple_features), head(complex_features)
+        self.simple_vote, self.complex_vote = head(simple_features), head(complex_features)
+        self.temperature = temperature
+
+    def forward(self, simple_BH: Tensor, complex_BH: Tensor) -> Logits:
+        simple_B, complex_B = self.simple(simple_BH).squeeze(1), self.complex(complex_BH).squeeze(1)
+        vote_B2 = torch.cat([self.simple_vote(simple_BH), self.complex_vote(complex_BH)], 1)
+        if self.training:
+            weight_B2 = nn.functional.gumbel_softmax(vote_B2, tau=self.temperature, dim=1)
+        else:
+            weight_B2 = torch.softmax(vote_B2 / self.temperature, 1)
+        return Logits(weight_B2[:, 0] * simple_B + weight_B2[:, 1] * complex_B, simple_B, complex_B)
+
+
+class Concatenation(nn.Module):
+    """CF: z = linear([h_s; h_c]), beside the two heads."""
+
+    def __init__(self, simple_features: int, complex_features: int) -> None:
+        super().__init__()
+        self.simple, self.complex = head(simple_features), head(complex_features)
+        self.fused = head(simple_features + complex_features)
+
+    def forward(self, simple_BH: Tensor, complex_BH: Tensor) -> Logits:
+        fused_B1 = self.fused(torch.cat([simple_BH, complex_BH], 1))
+        return Logits(fused_B1.squeeze(1), self.simple(simple_BH).squeeze(1), self.complex(complex_BH).squeeze(1))
+
+
+class MixtureOfExperts(nn.Module):
+    """MOEF: z = sum_k softmax(gate([h_s; h_c]))_k expert([h_s; h_c])_k over two linear experts, beside the two heads."""
+
+    def __init__(self, simple_features: int, complex_features: int) -> None:
+        super().__init__()
+        self.simple, self.complex = head(simple_features), head(complex_features)
+        self.gate = nn.Linear(simple_features + complex_features, 2)
+        self.expert = nn.Linear(simple_features + complex_features, 2)
+
+    def forward(self, simple_BH: Tensor, complex_BH: Tensor) -> Logits:
+        both_BH = torch.cat([simple_BH, complex_BH], 1)
+        fused_B = (torch.softmax(self.gate(both_BH), 1) * self.expert(both_BH)).sum(1)
+        return Logits(fused_B, self.simple(simple_BH).squeeze(1), self.complex(complex_BH).squeeze(1))

@@ -16,6 +16,33 @@ class BCELoss(nn.Module):
         return {"loss": bce, "bce": bce}
 
 
+class FocalLoss(nn.Module):
+    """Focal loss of the fused logit (Lin et al., ICCV 2017): mean(a_y * (1 - q) ** gamma * BCE), q the probability of the true class.
+
+    Args:
+        gamma: strength of the modulation, from 0 on; 0 gives BCE.
+        alpha: weight a_1 of the clicks, 1 - alpha of the others; None weighs both with 1.
+
+    Raises:
+        InputError: arguments outside of these.
+    """
+
+    def __init__(self, gamma: float, alpha: float | None = None) -> None:
+        super().__init__()
+        if gamma < 0:
+            raise InputError(f"loss.gamma is {gamma}: it must not be negative")
+        if alpha is not None and not 0 <= alpha <= 1:
+            raise InputError(f"loss.alpha is {alpha}: it must lie between 0 and 1")
+        self.gamma, self.alpha = float(gamma), alpha
+
+    def forward(self, logits: Logits, label_B: Tensor) -> dict[str, Tensor]:
+        true_B = (2 * label_B - 1) * logits.fused.float()  # logit of q
+        bce_B = F.softplus(-true_B)
+        factor_B = torch.sigmoid(-true_B).clamp_min(torch.finfo(torch.float32).tiny) ** self.gamma
+        weight_B = 1.0 if self.alpha is None else torch.where(label_B == 1, self.alpha, 1 - self.alpha)
+        return {"loss": (weight_B * factor_B * bce_B).mean(), "bce": bce_B.mean()}
+
+
 class TFLoss(nn.Module):
     """BCE(fused) + Twin Focus Loss (TF4CTR): with q the probability that a head gives to the true class,
 

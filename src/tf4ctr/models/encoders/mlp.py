@@ -9,6 +9,19 @@ from tf4ctr.data.schema import Schema
 from tf4ctr.errors import InputError
 
 
+def hidden_layers(inputs: int, hidden_units: Sequence[int], dropout: float, batch_norm: bool) -> nn.Sequential:
+    """h_l = dropout(relu(batch_norm(W_l h_(l-1) + b_l))): [B, inputs] -> [B, hidden_units[-1]]."""
+    layers: list[nn.Module] = []
+    for before, after in pairwise([inputs, *hidden_units]):
+        layers.append(nn.Linear(before, after))
+        if batch_norm:
+            layers.append(nn.BatchNorm1d(after))
+        layers.append(nn.ReLU())
+        if dropout:
+            layers.append(nn.Dropout(dropout))
+    return nn.Sequential(*layers)
+
+
 class MLP(nn.Module):
     """h_0 = [e_1; ...; e_F], h_l = dropout(relu(batch_norm(W_l h_(l-1) + b_l))); yields the last hidden layer [B, H].
 
@@ -25,16 +38,7 @@ class MLP(nn.Module):
         if not hidden_units or min(hidden_units) < 1:
             raise InputError(f"hidden_units is {list(hidden_units)}: an MLP needs at least one layer, each of at least one unit")
         self.out_features = hidden_units[-1]
-        widths = [schema.num_fields * embedding_dim, *hidden_units]
-        layers: list[nn.Module] = []
-        for inputs, outputs in pairwise(widths):
-            layers.append(nn.Linear(inputs, outputs))
-            if batch_norm:
-                layers.append(nn.BatchNorm1d(outputs))
-            layers.append(nn.ReLU())
-            if dropout:
-                layers.append(nn.Dropout(dropout))
-        self.layers = nn.Sequential(*layers)
+        self.layers = hidden_layers(schema.num_fields * embedding_dim, hidden_units, dropout, batch_norm)
 
     def forward(self, emb_BFD: Tensor, ids_BF: Tensor) -> Tensor:
         """-> [B, H]"""
