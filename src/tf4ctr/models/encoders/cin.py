@@ -1,0 +1,43 @@
+"""Compressed interaction network of xDeepFM (Lian et al., KDD 2018)."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from tf4ctr.data.schema import Schema
+from tf4ctr.errors import InputError
+from tf4ctr.models.encoders.linear import Linear
+
+
+class CIN(nn.Module):
+    """x^k_h = b^k_h + sum_(i, j) W^k_hij (x^(k-1)_i * x^0_j), elementwise over D, x^0 the embeddings; p^k_h = sum_d x^k_hd.
+
+    Yields [p^1; ...; p^K], and where `linear` the linear part's logit beside them, as xDeepFM has it.
+
+    Args:
+        layer_units: feature maps H_k of each layer.
+        linear: whether b + sum_f w[x_f] stands beside.
+    """
+
+    def __init__(self, schema: Schema, embedding_dim: int, layer_units: Sequence[int], linear: bool = True) -> None:
+        super().__init__()
+        if not layer_units or min(layer_units) < 1:
+            raise InputError(f"layer_units is {list(layer_units)}: a CIN needs at least one layer, each of at least one feature map")
+        fields = schema.num_fields
+        self.layers = nn.ModuleList(
+            nn.Linear(maps * fields, units) for maps, units in zip([fields, *layer_units[:-1]], layer_units, strict=True)
+        )
+        self.linear = Linear(schema, embedding_dim) if linear else None
+        self.out_features = sum(layer_units) + linear
+
+    def forward(self, emb_BFD: Tensor, ids_BF: Tensor) -> Tensor:
+        """-> [B, sum of layer_units (+ 1)]"""
+        base_BDF = emb_BFD.transpose(1, 2)
+        maps_BDH, pooled = base_BDF, []
+        for layer in self.layers:
+            maps_BDH = layer((maps_BDH.unsqueeze(3) * base_BDF.unsqueeze(2)).flatten(2))
+            pooled.append(maps_BDH.sum(1))
+        if self.linear is not None:
+            pooled.append(self.linear(emb_BFD, ids_BF))
+        return torch.cat(pooled, 1)
