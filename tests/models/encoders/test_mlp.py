@@ -43,3 +43,9 @@ def test_gradients(schema):
 def test_no_layer_is_refused(schema, hidden_units):
     with pytest.raises(InputError, match="at least one layer"):
         MLP(schema, 4, hidden_units=hidden_units)
+
+
+@pytest.mark.parametrize("dropout", [-0.1, 1.0])
+def test_a_dropout_that_is_no_share_is_refused(schema, dropout):
+    with pytest.raises(InputError, match="dropout is"):
+        MLP(schema, 4, [8], dropout=dropout)

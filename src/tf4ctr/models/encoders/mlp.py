@@ -7,10 +7,17 @@ from torch import Tensor, nn
 
 from tf4ctr.data.schema import Schema
 from tf4ctr.errors import InputError
+from tf4ctr.models.dropout import Dropout
 
 
 def hidden_layers(inputs: int, hidden_units: Sequence[int], dropout: float, batch_norm: bool) -> nn.Sequential:
-    """h_l = dropout(relu(batch_norm(W_l h_(l-1) + b_l))): [B, inputs] -> [B, hidden_units[-1]]."""
+    """h_l = dropout(relu(batch_norm(W_l h_(l-1) + b_l))): [B, inputs] -> [B, hidden_units[-1]].
+
+    Raises:
+        InputError: a dropout that is no share.
+    """
+    if not 0 <= dropout < 1:
+        raise InputError(f"dropout is {dropout}: it is the share of outputs set to zero, from 0 to below 1")
     layers: list[nn.Module] = []
     for before, after in pairwise([inputs, *hidden_units]):
         layers.append(nn.Linear(before, after))
@@ -18,7 +25,7 @@ def hidden_layers(inputs: int, hidden_units: Sequence[int], dropout: float, batc
             layers.append(nn.BatchNorm1d(after))
         layers.append(nn.ReLU())
         if dropout:
-            layers.append(nn.Dropout(dropout))
+            layers.append(Dropout(dropout))
     return nn.Sequential(*layers)
 
 
