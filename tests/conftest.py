@@ -73,7 +73,7 @@ def make_spec(folder: Path, **options: Any) -> DatasetSpec:
         "min_count": 2,
         "layouts": (CSV, LIBSVM),
     }
-    return DatasetSpec(**{**defaults, **options})
+    return DatasetSpec.from_config({**defaults, **options})
 
 
 @pytest.fixture

@@ -43,7 +43,7 @@ def check_config(config: DictConfig, spec: DatasetSpec) -> None:
     Raises:
         InputError: or whatever else building raises.
     """
-    stand_in = Schema(spec.name, tuple(Field(name, 3) for name in spec.fields), spec.label, spec.group)
+    stand_in = Schema(spec.name, tuple(Field(field.name, 3, field.width) for field in spec.fields), spec.label, spec.group)
     if config.stream.batch_size < 2:
         raise InputError(f"stream.batch_size is {config.stream.batch_size}: batch norm needs at least 2 rows")
     if config.embedding.l2 < 0:

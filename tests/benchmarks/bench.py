@@ -22,7 +22,7 @@ from torch.utils.data import DataLoader, Dataset
 from tf4ctr.data.datamodule import CTRDataModule
 from tf4ctr.data.preparation import prepare
 from tf4ctr.data.schema import Schema
-from tf4ctr.data.spec import DatasetSpec
+from tf4ctr.data.spec import SPLITS, DatasetSpec
 from tf4ctr.data.stream import Batch, MemoryStream
 from tf4ctr.data.synthetic import FIELDS
 from tf4ctr.metrics import grouped_auc
@@ -118,14 +118,16 @@ def main() -> None:
     for column in ("work", "ours", "theirs", "theirs / ours"):
         table.add_column(column, justify="left" if column == "work" else "right")
     with tempfile.TemporaryDirectory() as folder:
-        spec = DatasetSpec(
-            name="synthetic",
-            prepared_dir=Path(folder) / "prepared",
-            fields=tuple(FIELDS),
-            label="click",
-            group="user",
-            layouts=({"reader": "parquet", "train": "train", "valid": "valid", "test": "test"},),
-            generator={"train": ROWS, "valid": 1000, "test": 1000, "seed": 0},
+        spec = DatasetSpec.from_config(
+            {
+                "name": "synthetic",
+                "prepared_dir": Path(folder) / "prepared",
+                "fields": list(FIELDS),
+                "label": "click",
+                "group": "user",
+                "layouts": [{"reader": "parquet", **{split: f"{split}/*.parquet" for split in SPLITS}}],
+                "generator": {"train": ROWS, "valid": 1000, "test": 1000, "seed": 0},
+            }
         )
         prepared = prepare(spec)
         for compared in (gauc(), stream(prepared), epoch(prepared)):

@@ -63,9 +63,8 @@ def test_missing_values_and_unseen_values_are_out_of_vocabulary(raw_dir):
     spec = make_spec(raw_dir)
     schema = Schema.load(prepare(spec))
     row = pl.read_parquet(spec.prepared_dir / "test.parquet").row(0, named=True)
-    sizes = dict(zip(spec.fields, schema.fields, strict=True))
-    offsets = dict(zip(spec.fields, schema.offsets, strict=True))
-    assert [row[name] for name in ("user", "item")] == [offsets[name] + sizes[name].vocabulary_size - 1 for name in ("user", "item")]
+    last = [offset + field.vocabulary_size - 1 for offset, field in zip(schema.offsets, schema.fields, strict=True)]
+    assert [row["user"], row["item"]] == last[:2]
 
 
 def test_reused_until_settings_or_raw_files_change(spec, caplog):
@@ -222,12 +221,12 @@ def test_format_change_prepares_again(spec, prepared, monkeypatch, caplog):
     assert json.loads((prepared / "manifest.json").read_text())["format"] == 99
 
 
-def test_one_pass_over_the_training_rows(spec):
-    """All vocabularies, groups and checks share one scan."""
+def test_the_training_rows_are_counted_in_one_pass(spec):
     seen = []
-    rows = preparation._ticking(preparation._open(spec, preparation.READERS["csv"], spec.raw_dir / "train.csv"), seen.append)
-    preparation._collect(rows, [preparation._checks(spec), preparation._groups(spec), *preparation._vocabulary_queries(spec)])
-    assert sum(seen) == 400
+    counts = {field.name: vocabulary.Counts(field.name) for field in spec.fields}
+    rows = preparation._open(spec, spec.raw_files(spec.raw_dir), "train")
+    checks = preparation._count(spec, rows, counts, vocabulary.Counts("user"), seen.append)
+    assert sum(seen) == 400 == checks["rows"].item()
 
 
 FRAPPE_SIZES = [942, 4084, 9, 9, 4, 5, 4, 11, 82, 233]
@@ -246,10 +245,10 @@ def test_frappe_has_the_published_sizes_from_both_layouts(tmp_path):
             (raw / layout[split]).symlink_to(folder / layout[split])
         options = {
             "name": "frappe",
-            "fields": tuple(config["fields"]),
+            "fields": config["fields"],
             "label": "label",
             "rows": config["rows"],
-            "layouts": tuple(config["layouts"]),
+            "layouts": config["layouts"],
         }
         folders.append(prepare(make_spec(raw, prepared_dir=tmp_path / "prepared" / layout["reader"], **options)))
     first, second = folders

@@ -8,7 +8,7 @@ COLUMNS = ["label", "user", "item"]
 
 
 def rows(reader, path):
-    return READERS[reader].rows(path, COLUMNS).select(COLUMNS).collect().rows()
+    return READERS[reader].rows([path], COLUMNS).select(COLUMNS).collect().rows()
 
 
 def test_csv_reads_text_and_empty_cells_as_missing(tmp_path):
@@ -47,7 +47,7 @@ def test_libsvm_reads_one_id_a_field(tmp_path):
 def test_libsvm_finds_what_is_no_row_of_it(tmp_path):
     path = tmp_path / "a.libsvm"
     path.write_text("1 12:1 7:1\n0 3:1\n1 2:0.5 3:1\n1 4:1 5:1 6:1\n")
-    assert READERS["libsvm"].rows(path, COLUMNS).collect()["__short"].to_list() == [False, True, True, True]
+    assert READERS["libsvm"].rows([path], COLUMNS).collect()["__short"].to_list() == [False, True, True, True]
     assert [line for line, _ in READERS["libsvm"].bad_rows(path, COLUMNS)] == [2, 3, 4]
 
 
@@ -61,5 +61,5 @@ def test_parquet_that_is_cut_short_says_so(tmp_path):
 def test_both_forms_of_frappe_hold_the_same_rows():
     folder = need_shared("frappe")
     columns = ["label", "user", "item", "daytime", "weekday", "isweekend", "homework", "cost", "weather", "country", "city"]
-    first, second = (READERS[form].rows(folder / f"test.{form}", columns).collect() for form in ("csv", "libsvm"))
+    first, second = (READERS[form].rows([folder / f"test.{form}"], columns).collect() for form in ("csv", "libsvm"))
     assert first.equals(second)

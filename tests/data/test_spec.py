@@ -1,7 +1,7 @@
 import pytest
 
 from conftest import CSV, make_spec
-from tf4ctr.data.spec import DatasetSpec
+from tf4ctr.data.spec import DatasetSpec, FieldSpec
 from tf4ctr.errors import InputError
 
 CONFIG = {
@@ -17,7 +17,7 @@ CONFIG = {
 
 def test_from_config_takes_what_is_the_datasets():
     spec = DatasetSpec.from_config(CONFIG)
-    assert spec.fields == ("a", "b")
+    assert spec.fields == (FieldSpec("a"), FieldSpec("b"))
     assert spec.prepared_dir.is_absolute()
     assert spec.columns == ["y", "a", "b"]
 
@@ -33,7 +33,7 @@ def test_from_config_takes_what_is_the_datasets():
         ({"fields": ["a/b"]}, "cannot be a field's name"),
         ({"min_count": 0}, "dataset.min_count is 0"),
         ({"limit_rows": "many"}, "dataset.limit_rows is 'many'"),
-        ({"layouts": [{"reader": "csv"}]}, "expected reader, train, valid and test"),
+        ({"layouts": [{"reader": "csv"}]}, "expected reader and train, valid, test"),
         ({"layouts": [{**CSV, "reader": "cvs"}]}, "did you mean 'csv'"),
     ],
 )
@@ -52,6 +52,6 @@ def test_missing_raw_files_say_which_and_where_to_get_them(tmp_path):
 
 
 def test_the_first_whole_layout_is_taken(raw_dir, spec):
-    reader, files = spec.raw_files(raw_dir)
-    assert reader == "csv"
-    assert files["test"] == raw_dir / "test.csv"
+    raw = spec.raw_files(raw_dir)
+    assert raw.reader == "csv"
+    assert raw.files["test"] == [raw_dir / "test.csv"]

@@ -5,20 +5,42 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tf4ctr.data import vocabulary
+from tf4ctr.data.schema import Field
 
 values = st.lists(st.one_of(st.none(), st.text("ab01é ", max_size=3)), min_size=1, max_size=50)
+
+
+def count(batches, min_count):
+    counts = vocabulary.Counts("f")
+    for batch in batches:
+        counts.add(counts.query(batch.lazy()).collect())
+    return counts.seen(min_count).get_column("f")
+
+
+def test_counts_of_many_batches_are_those_of_one(monkeypatch):
+    monkeypatch.setattr(vocabulary, "MERGE_ROWS", 5)
+    drawn = pl.Series("f", [f"v{i * i % 17}" for i in range(200)] + [None])
+    counts = vocabulary.Counts("f")
+    for start in range(0, 201, 10):
+        counts.add(counts.query(drawn[start : start + 10].to_frame().lazy()).collect())
+        assert sum(map(len, counts._pending)) <= 5 + len(counts._merged)
+    expected = Counter(value for value in drawn if value is not None)
+    assert dict(counts.seen(1).rows()) == expected
+    assert counts.seen(12).get_column("f").to_list() == sorted(value for value, number in expected.items() if number >= 12)
 
 
 @given(train=values, later=values, min_count=st.integers(1, 3), offset=st.integers(0, 1000))
 def test_rows_are_padding_then_sorted_known_values_then_unknown(train, later, min_count, offset):
     frame = pl.DataFrame({"f": train}, schema={"f": pl.String})
-    known = vocabulary.fit(frame.lazy(), "f", min_count).collect().to_series()
+    known = count([frame], min_count)
     counts = Counter(value for value in train if value is not None)
     expected = sorted(value for value, count in counts.items() if count >= min_count)
     assert known.to_list() == expected
     assert vocabulary.size(known) == len(expected) + 2
 
-    encoded = pl.DataFrame({"f": later}, schema={"f": pl.String}).select(vocabulary.encode("f", known, offset)).to_series()
+    field = Field("f", vocabulary.size(known))
+    frame = pl.DataFrame({"f": later}, schema={"f": pl.String})
+    encoded = frame.select(vocabulary.encode(field, pl.col("f"), known, offset)).to_series()
     row_of = {value: row for row, value in enumerate(expected, 1)}
     assert encoded.to_list() == [offset + row_of.get(value, len(expected) + 1) for value in later]
     assert encoded.dtype == pl.Int32
@@ -28,3 +50,23 @@ def test_round_trip(tmp_path):
     known = pl.Series("site", ["a,b", 'quo"te', "é\n"])
     vocabulary.save(known, tmp_path / "vocabulary")
     assert vocabulary.load("site", tmp_path / "vocabulary").equals(known)
+
+
+lists = st.lists(st.one_of(st.none(), st.lists(st.sampled_from("abcd"), max_size=5)), min_size=1, max_size=30)
+
+
+@given(train=lists, later=lists, offset=st.integers(0, 1000))
+def test_a_list_is_its_first_values_then_padding(train, later, offset):
+    def frame(rows):
+        return pl.DataFrame({"f": rows}, schema={"f": pl.List(pl.String)})
+
+    known = count([frame(train[:7]), frame(train[7:])], 2)
+    counts = Counter(value for row in train for value in row or [])
+    assert known.to_list() == sorted(value for value, count in counts.items() if count >= 2)
+    field = Field("f", vocabulary.size(known), width=3)
+    encoded = frame(later).select(vocabulary.encode(field, pl.col("f"), known, offset))
+    assert encoded.columns == ["f.0", "f.1", "f.2"]
+    row_of = {value: row for row, value in enumerate(known, 1)}
+    for row, ids in zip(later, encoded.rows(), strict=True):
+        expected = [row_of.get(value, len(known) + 1) for value in (row or ["missing"])[:3]]
+        assert list(ids) == [offset + number for number in (expected + [0, 0])[:3]]

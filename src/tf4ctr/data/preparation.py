@@ -10,22 +10,25 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import polars as pl
 from filelock import FileLock
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
-from tf4ctr.data import synthetic, vocabulary
-from tf4ctr.data.readers import READERS, Reader
+from tf4ctr.data import faults, synthetic, vocabulary
+from tf4ctr.data.faults import label
 from tf4ctr.data.schema import Field, Schema
-from tf4ctr.data.spec import SPLITS, DatasetSpec
+from tf4ctr.data.spec import ALL, SPLITS, DatasetSpec, RawFiles
+from tf4ctr.data.vocabulary import Counts
 from tf4ctr.errors import InputError
-from tf4ctr.metrics import auc
 
 log = logging.getLogger(__name__)
 
-FORMAT = 1  # of the prepared folder; a change of it makes older folders be prepared again
+FORMAT = 2  # of the prepared folder; a change of it makes older folders be prepared again
 ROW_GROUP_SIZE = 100_000
-LABEL, GROUP = "__label", "__group"
+BATCH_ROWS = 500_000  # rows counted at a time
+LABEL, GROUP, SPLIT = "__label", "__group", "__split"
+BYTES_PER_RAW_BYTE = 0.5  # prepared rows take less than this, whatever the raw layout
 
 
 def prepare(spec: DatasetSpec) -> Path:
@@ -82,7 +85,7 @@ def _is_current(spec: DatasetSpec, target: Path) -> bool:
         return False
     if spec.generator is None:
         try:
-            raw = _fingerprint(*spec.raw_files(_raw_dir(spec)))
+            raw = spec.raw_files(_raw_dir(spec)).fingerprint()
         except InputError:
             log.info("no raw files in %s: using what was prepared from %s", spec.raw_dir, manifest["raw_dir"])
             return True
@@ -99,67 +102,59 @@ def _raw_dir(spec: DatasetSpec) -> Path:
     return spec.raw_dir
 
 
-def _fingerprint(reader: str, files: dict[str, Path]) -> dict[str, Any]:
-    def stat(path: Path) -> list[list[Any]]:
-        parts = sorted(path.rglob("*.parquet")) if path.is_dir() else [path]
-        return [[part.name, part.stat().st_size, part.stat().st_mtime_ns] for part in parts]
-
-    return {"reader": reader, **{split: stat(path) for split, path in files.items()}}
-
-
 def _write(spec: DatasetSpec, folder: Path) -> None:
     started = time.perf_counter()
-    drawn = spec.generator is not None
-    raw_dir = folder / "raw" if drawn else _raw_dir(spec)
-    reader_name, files = ("parquet", {}) if drawn else spec.raw_files(raw_dir)
-    raw = None if drawn else _fingerprint(reader_name, files)  # before reading: a file that changes meanwhile is then seen as changed
     folder.mkdir(parents=True)
     with _progress(spec.name) as step:
-        if drawn:
-            with step("draw", None) as tick:
-                synthetic.generate(raw_dir, tick=tick, **(spec.generator or {}))
-            reader_name, files = spec.raw_files(raw_dir)
-        reader = READERS[reader_name]
-        splits = {split: _open(spec, reader, files[split]) for split in SPLITS}
+        if spec.generator is not None:
+            with step("draw", sum(spec.generator[split] for split in SPLITS)) as tick:
+                synthetic.generate(folder / "raw", tick=tick, **spec.generator)
+        raw = spec.raw_files(folder / "raw" if spec.generator is not None else _raw_dir(spec))
+        fingerprint = raw.fingerprint()  # before reading: a file that changes meanwhile is then seen as changed
+        _check_space(spec, raw, folder)
+        sources = {split: _open(spec, raw, split) for split in raw.files}
 
         summary: dict[str, dict[str, Any]] = {}
-        values: dict[str, pl.Series] = {}
-        groups: list[pl.DataFrame] = []
-        for split, rows in splits.items():
+        counts = {field.name: vocabulary.Counts(field.name) for field in spec.fields}
+        groups = vocabulary.Counts(spec.group) if spec.group else None
+        for split, rows in sources.items():
             with step(f"read {split}", None) as tick:
-                queries = _vocabulary_queries(spec) if split == "train" else []
-                checks, group, *found = _collect(_ticking(rows, tick), [_checks(spec), _groups(spec), *queries])
-            summary[split] = _checked(spec, reader, split, files[split], checks)
-            groups.append(group)
-            values |= {frame.columns[0]: frame.to_series() for frame in found}
+                try:
+                    checks = _count(spec, rows, counts if split in ("train", ALL) else {}, groups, tick)
+                except (pl.exceptions.ComputeError, pl.exceptions.SchemaError, OSError) as error:
+                    faults.refuse_unreadable(spec, raw, split, error)
+            summary |= _checked(spec, raw, split, checks)
+        faults.refuse_counts(spec, raw, {split: summary[split]["rows"] for split in SPLITS})
 
-        schema = Schema(spec.name, tuple(Field(name, vocabulary.size(values[name])) for name in spec.fields), spec.label, spec.group)
+        values = {name: counts[name].seen(spec.min_count).get_column(name) for name in counts}
+        fields = tuple(Field(field.name, vocabulary.size(values[field.name]), field.width) for field in spec.fields)
+        schema = Schema(spec.name, fields, spec.label, spec.group)
         if schema.num_ids >= 2**31:
             raise InputError(
                 f"{spec.name}: {schema.num_ids:,} table rows do not fit int32 ids: raise dataset.min_count (now {spec.min_count})"
             )
-        encoders = [vocabulary.encode(name, values[name], offset) for name, offset in zip(spec.fields, schema.offsets, strict=True)]
-        encoders.append(pl.col(spec.label).cast(pl.Float32).alias(LABEL))
-        if spec.group:
-            known = pl.concat(groups).unique().drop_nulls().sort(spec.group).to_series()
-            # a group code is an index into all groups of all splits: a user unseen in training is still one user
-            encoders.append(pl.col(spec.group).cast(pl.Enum(known)).to_physical().cast(pl.Int64).fill_null(len(known)).alias(GROUP))
-        for split, rows in splits.items():
-            with step(f"write {split}", summary[split]["rows"]) as tick:
-                encoded = _ticking(rows, tick).select(encoders)
-                encoded.sink_parquet(folder / f"{split}.parquet", row_group_size=ROW_GROUP_SIZE, engine="streaming")
-    for name in spec.fields:
-        vocabulary.save(values[name], folder / "vocabulary")
+        encoders = _encoders(spec, schema, values, groups.seen(1).get_column(groups.name) if groups else None)
+        for split, rows in sources.items():
+            with step(f"write {split}", sum(summary[part]["rows"] for part in SPLITS) if split == ALL else summary[split]["rows"]) as tick:
+                by_split = pl.PartitionBy(folder / "parts", key=SPLIT, include_key=False)
+                encoded = _ticking(rows, tick).select(SPLIT, *encoders)
+                encoded.sink_parquet(by_split, row_group_size=ROW_GROUP_SIZE, mkdir=True, engine="streaming")
+    for number, split in enumerate(SPLITS):
+        (part,) = (folder / "parts" / f"{SPLIT}={number}").iterdir()
+        part.rename(folder / f"{split}.parquet")
+    shutil.rmtree(folder / "parts")
+    for field in spec.fields:
+        vocabulary.save(values[field.name], folder / "vocabulary")
     schema.save(folder)
     manifest = {
         "format": FORMAT,
         "dataset": spec.name,
         "settings": spec.settings(),
-        "raw_dir": None if drawn else str(raw_dir),
-        "raw": raw,
+        "raw_dir": None if spec.generator is not None else str(spec.raw_dir),
+        "raw": None if spec.generator is not None else fingerprint,
         "splits": summary,
         "vocabulary_sizes": {field.name: field.vocabulary_size for field in schema.fields},
-        "best_auc": {split: _best_auc(spec, rows) for split, rows in splits.items()} if spec.click_probability else None,
+        "best_auc": {split: _best_auc(spec, sources[split]) for split in SPLITS} if spec.click_probability else None,
         "seconds": round(time.perf_counter() - started, 2),
     }
     shutil.rmtree(folder / "raw", ignore_errors=True)
@@ -168,72 +163,95 @@ def _write(spec: DatasetSpec, folder: Path) -> None:
     log.info("prepared %s: %s rows in %.1f s -> %s", spec.name, f"{total:,}", manifest["seconds"], spec.prepared_dir)
 
 
-def _open(spec: DatasetSpec, reader: Reader, path: Path) -> pl.LazyFrame:
-    rows = reader.rows(path, spec.columns)
-    return rows.head(spec.limit_rows) if spec.limit_rows else rows
-
-
-def _collect(rows: pl.LazyFrame, queries: list[Callable[[pl.LazyFrame], pl.LazyFrame]]) -> list[pl.DataFrame]:
-    """Run all queries over one pass of `rows`."""
-    try:
-        return pl.collect_all([query(rows) for query in queries], engine="streaming")
-    except pl.exceptions.ComputeError as error:
-        # the reader met something that is no row of this layout: `_checked` looks for the line and says it
-        return [pl.DataFrame({"error": [str(error)]}), pl.DataFrame()]
-
-
-def _checks(spec: DatasetSpec) -> Callable[[pl.LazyFrame], pl.LazyFrame]:
-    return lambda rows: rows.select(
-        rows=pl.len(),
-        clicks=_label(spec).sum(),
-        bad_labels=(~_label(spec).is_in([0.0, 1.0])).fill_null(True).sum(),
-        short=pl.col("__short").sum(),
-    )
-
-
-def _label(spec: DatasetSpec) -> pl.Expr:
-    return pl.col(spec.label).cast(pl.Float64, strict=False)
-
-
-def _groups(spec: DatasetSpec) -> Callable[[pl.LazyFrame], pl.LazyFrame]:
-    return lambda rows: rows.group_by(spec.group).len().select(spec.group) if spec.group else rows.select(pl.lit(0)).head(0)
-
-
-def _vocabulary_queries(spec: DatasetSpec) -> list[Callable[[pl.LazyFrame], pl.LazyFrame]]:
-    return [lambda rows, name=name: vocabulary.fit(rows, name, spec.min_count) for name in spec.fields]  # type: ignore[misc]
-
-
-def _checked(spec: DatasetSpec, reader: Reader, split: str, path: Path, checks: pl.DataFrame) -> dict[str, Any]:
-    """Return rows and click rate of a split, or raise with the first bad line."""
-    found = checks.row(0, named=True)
-    if "error" in found or found["short"]:
-        if bad := reader.bad_rows(path, [spec.label, *spec.fields]):
-            lines = "\n".join(f"  line {line}: {reason}" for line, reason in bad)
-            raise InputError(f"{path} has rows that are cut short or too long:\n{lines}\nMend or remove them, or download the file again")
-        if "error" in found:
-            raise InputError(f"{path} cannot be read: {found['error'].splitlines()[0]}")
-    if not found["rows"]:
-        raise InputError(f"{path} has no rows: the {split} split needs at least one")
-    if found["bad_labels"]:
-        bad_label = ~_label(spec).is_in([0.0, 1.0]).fill_null(False)
-        first = _open(spec, reader, path).with_row_index("row").filter(bad_label).select("row", spec.label).head(1).collect().row(0)
+def _check_space(spec: DatasetSpec, raw: RawFiles, folder: Path) -> None:
+    needed, free = raw.bytes * BYTES_PER_RAW_BYTE, shutil.disk_usage(folder).free
+    log.info("preparing %s: %s of raw files, at most %s to write, %s free", spec.name, *(_size(x) for x in (raw.bytes, needed, free)))
+    if needed > free:
         raise InputError(
-            f"{path}, line {first[0] + reader.first_line}: column '{spec.label}' is {first[1]!r}, expected 0 or 1"
-            f" ({found['bad_labels']:,} such rows)"
+            f"{spec.name} may need {_size(needed)} in {spec.prepared_dir.parent}, {_size(free)} are free:"
+            " make room, or name another disk with dataset.prepared_dir=FOLDER"
         )
-    expected = (spec.rows or {}).get(split)
-    if expected and not spec.limit_rows and found["rows"] != expected:
-        raise InputError(
-            f"{path} has {found['rows']:,} rows, {spec.name} has {expected:,} in its {split} split: the file is not whole, or another one."
-            f" Download it again, or set dataset.rows=null to take it as it is"
-        )
-    return {"rows": found["rows"], "click_rate": found["clicks"] / found["rows"]}
+
+
+def _size(count: float) -> str:
+    return f"{count / 1e9:,.1f} GB" if count >= 1e9 else f"{count / 1e6:,.1f} MB"
+
+
+def _open(spec: DatasetSpec, raw: RawFiles, split: str) -> pl.LazyFrame:
+    """Raw columns, `__short` and `__split` (a number of SPLITS) of a split's files, or of all files."""
+    rows = raw.rows(raw.files[split], spec.columns)
+    rows = rows.head(spec.limit_rows) if spec.limit_rows else rows
+    if split != ALL:
+        return rows.with_columns(pl.lit(SPLITS.index(split), pl.Int8).alias(SPLIT))
+    return rows.with_row_index("__row").with_columns(split_of(pl.col("__row"), spec.split_seed).alias(SPLIT)).drop("__row")
+
+
+def split_of(row: pl.Expr, seed: int) -> pl.Expr:
+    """Row number -> 0 train, 1 valid, 2 test, 8:1:1 by a hash of (seed, row number): the same on every machine.
+
+    The hash is the finaliser of SplitMix64 (Steele et al., OOPSLA 2014), on 64-bit numbers that wrap around.
+    """
+    mixed = row.cast(pl.UInt64) + pl.lit(int(np.random.SeedSequence(seed).generate_state(1, np.uint64)[0]), pl.UInt64)
+    for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
+        mixed = (mixed ^ (mixed // 2**shift)) * pl.lit(factor, pl.UInt64)
+    tenth = (mixed ^ (mixed // 2**31)) % 10
+    return pl.when(tenth < 8).then(0).otherwise(tenth.cast(pl.Int8) - 7).cast(pl.Int8)
+
+
+def _count(
+    spec: DatasetSpec, rows: pl.LazyFrame, counts: dict[str, Counts], groups: Counts | None, tick: Callable[[int], None]
+) -> pl.DataFrame:
+    """One pass over `rows`: add to `counts` what the training rows hold and to `groups` all groups; return the checks, a row a split.
+
+    Batch by batch rather than as one query: polars' streaming engine holds rows back when many queries share a scan, without bound.
+    """
+    found = []
+    for batch in rows.collect_batches(chunk_size=BATCH_ROWS, engine="streaming"):
+        lazy = batch.lazy()
+        train = lazy.filter(pl.col(SPLIT) == 0)
+        queries = [lazy.group_by(SPLIT).agg(rows=pl.len(), clicks=label(spec).sum(), *faults.checks(spec))]
+        queries += [counts[field.name].query(train.select(field.value())) for field in spec.fields if field.name in counts]
+        queries += [groups.query(lazy.select(groups.name))] if groups else []
+        checks, *results = pl.collect_all(queries)
+        found.append(checks)
+        for counter, result in zip([*counts.values(), *([groups] if groups else [])], results, strict=True):
+            counter.add(result)
+        tick(len(batch))
+    return pl.concat(found).group_by(SPLIT).sum() if found else pl.DataFrame()
+
+
+def _checked(spec: DatasetSpec, raw: RawFiles, source: str, checks: pl.DataFrame) -> dict[str, dict[str, Any]]:
+    """Return rows and click rate of each split in a source, or raise with the first bad line."""
+    counted = {row[SPLIT]: row for row in checks.rows(named=True)}
+    for found in counted.values():
+        faults.refuse_found(spec, raw, source, found)
+    wanted = SPLITS if source == ALL else (source,)
+    empty = {"rows": 0, "clicks": 0}
+    by_split = {split: counted.get(SPLITS.index(split), empty) for split in wanted}
+    return {split: {"rows": row["rows"], "click_rate": row["clicks"] / max(1, row["rows"])} for split, row in by_split.items()}
+
+
+def _encoders(spec: DatasetSpec, schema: Schema, values: dict[str, pl.Series], groups: pl.Series | None) -> list[pl.Expr]:
+    """Raw columns -> the prepared ones: a row of ids, the label, the group."""
+    made = {field.name: field.value() for field in spec.fields}
+    encoders = [
+        column
+        for field, offset in zip(schema.fields, schema.offsets, strict=True)
+        for column in vocabulary.encode(field, made[field.name], values[field.name], offset)
+    ]
+    encoders.append(pl.col(spec.label).cast(pl.Float32).alias(LABEL))
+    if groups is not None:
+        # a group code is an index into all groups of all splits: a user unseen in training is still one user
+        encoders.append(pl.col(str(spec.group)).cast(pl.Enum(groups)).to_physical().cast(pl.Int64).fill_null(len(groups)).alias(GROUP))
+    return encoders
 
 
 def _best_auc(spec: DatasetSpec, rows: pl.LazyFrame) -> float:
     """AUC of the true click probability itself: no model can be expected to do better on these rows."""
+    from tf4ctr.metrics import auc  # not at the top: torch is a third of a gigabyte that reading raw files does not need
+
     name = str(spec.click_probability)
-    drawn = rows.select(pl.col(name).cast(pl.Float64), _label(spec)).collect(engine="streaming")
+    drawn = rows.select(pl.col(name).cast(pl.Float64), label(spec)).collect(engine="streaming")
     return float(auc(drawn[name].to_torch(), drawn[spec.label].to_torch()))
 
 

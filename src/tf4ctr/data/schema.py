@@ -12,10 +12,19 @@ from tf4ctr.errors import InputError
 
 @dataclass(frozen=True)
 class Field:
-    """A categorical column. Its rows in the table: 0 padding, 1..n the known values, n + 1 out of vocabulary."""
+    """A categorical column. Its rows in the table: 0 padding, 1..n the known values, n + 1 out of vocabulary.
+
+    A list field has up to `width` values a row, in so many columns of `ids`, the unused ones at padding.
+    """
 
     name: str
     vocabulary_size: int
+    width: int = 1
+
+    @property
+    def columns(self) -> list[str]:
+        """Columns of the prepared parquet: the field's name, numbered for a list field."""
+        return [self.name] if self.width == 1 else [f"{self.name}.{i}" for i in range(self.width)]
 
 
 @dataclass(frozen=True)
@@ -37,7 +46,13 @@ class Schema:
 
     @property
     def num_fields(self) -> int:
+        """F"""
         return len(self.fields)
+
+    @property
+    def columns(self) -> list[str]:
+        """Columns of the prepared parquet, in the order of `ids`, [W]."""
+        return [column for field in self.fields for column in field.columns]
 
     @property
     def num_ids(self) -> int:

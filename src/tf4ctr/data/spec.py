@@ -2,14 +2,118 @@
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from tf4ctr.data.readers import READERS
+import polars as pl
+
+from tf4ctr.data.readers import READERS, BadRow
+from tf4ctr.data.transforms import TRANSFORMS
 from tf4ctr.errors import InputError, did_you_mean
 
 SPLITS = ("train", "valid", "test")
+ALL = "all"  # in place of the splits: raw files without one
+
+
+@dataclass(frozen=True)
+class FieldSpec:
+    """One field and how a raw column becomes its value.
+
+    Attributes:
+        name: the field's name.
+        column: the raw column, None for the one of the same name.
+        transform: a name of `TRANSFORMS` applied to the raw text, None for none.
+        separator: what stands between the values of a list field, None for a single value.
+        width: how many of them are kept, from the left.
+    """
+
+    name: str
+    column: str | None = None
+    transform: str | None = None
+    separator: str | None = None
+    width: int = 1
+
+    @property
+    def raw(self) -> str:
+        """The raw column."""
+        return self.column or self.name
+
+    def value(self) -> pl.Expr:
+        """Raw text -> the field's text, or list of texts; null for a missing value."""
+        value = pl.col(self.raw)
+        if self.transform:
+            value = TRANSFORMS[self.transform].apply(value)
+        if self.separator:
+            parts = value.str.split(self.separator)
+            value = parts.list.eval(pl.element().filter(pl.element() != ""))
+        return value.alias(self.name)
+
+    @classmethod
+    def from_config(cls, config: str | Mapping[str, Any]) -> "FieldSpec":
+        """Build from an entry of `dataset.fields`: a name, or a mapping.
+
+        Raises:
+            InputError: an unknown option or a value that cannot be.
+        """
+        options = {"name": config} if isinstance(config, str) else dict(config)
+        known = [field.name for field in fields(cls)]
+        for key in options:
+            if key not in known:
+                raise InputError(f"dataset.fields: {key} is not an option of a field: {did_you_mean(key, known)}")
+        name = options.get("name")
+        if not isinstance(name, str) or not re.fullmatch(r"\w[\w.-]*", name) or name.startswith("__"):
+            raise InputError(f"dataset.fields: '{name}' cannot be a field's name: use letters, digits, '.', '-' and '_'")
+        spec = cls(**options)
+        if spec.transform and spec.transform not in TRANSFORMS:
+            raise InputError(f"dataset.fields: {name}.transform={spec.transform}: {did_you_mean(spec.transform, TRANSFORMS)}")
+        if not isinstance(spec.width, int) or spec.width < 1 or (spec.width > 1 and not spec.separator):
+            raise InputError(f"dataset.fields: {name}.width is {spec.width!r}: a whole number from 1 on, beside a separator")
+        return spec
+
+
+@dataclass(frozen=True)
+class RawFiles:
+    """Raw files that are there: a layout of `dataset.layouts` and the files that it found.
+
+    Attributes:
+        reader: name in `READERS`.
+        options: of the reader.
+        files: split -> its files, or `all` -> the files of a set without splits.
+    """
+
+    reader: str
+    options: Mapping[str, Any]
+    files: Mapping[str, list[Path]]
+
+    def rows(self, paths: list[Path], columns: list[str]) -> pl.LazyFrame:
+        """Text columns and `__short` of some of the files."""
+        return READERS[self.reader].rows(paths, columns, **self.options)
+
+    def bad_rows(self, path: Path, columns: list[str]) -> list[BadRow]:
+        """Lines of one file that are no row."""
+        return READERS[self.reader].bad_rows(path, columns, **self.options)
+
+    @property
+    def first_line(self) -> int:
+        """Line of a file's first row."""
+        return 1 if self.options.get("header") else READERS[self.reader].first_line
+
+    @property
+    def bytes(self) -> int:
+        """Size of all files, a gzipped one taken as five times its size (what click logs shrink to)."""
+        return sum(path.stat().st_size * (5 if path.suffix == ".gz" else 1) for paths in self.files.values() for path in paths)
+
+    def fingerprint(self) -> dict[str, Any]:
+        """Reader, and name, size and time of every file, as JSON has it."""
+
+        def stat(path: Path) -> list[Any]:
+            return [path.name, path.stat().st_size, path.stat().st_mtime_ns]
+
+        found = {split: [stat(path) for path in paths] for split, paths in self.files.items()}
+        folder = next(iter(self.files.values()))[0].parent
+        beside = [stat(folder / name) for name in READERS[self.reader].beside]
+        return {"reader": self.reader, **found, **({"beside": beside} if beside else {})}
 
 
 @dataclass(frozen=True)
@@ -20,29 +124,34 @@ class DatasetSpec:
         name: the dataset's name.
         raw_dir: folder of the raw files.
         prepared_dir: folder that preparation writes.
-        fields: columns that become ids, in order.
+        fields: what becomes ids, in order.
         label: column of 0 and 1.
         group: column that gAUC groups by, None for no gAUC.
         min_count: training rows that a value needs to get a table row of its own.
-        limit_rows: take only the first so many rows of each split, None for all.
-        layouts: raw forms, the first whose files are all there is taken: `{reader, train, valid, test}`.
+        limit_rows: take only the first so many rows of each split (of the whole, where the raw files have no splits), None for all.
+        layouts: raw forms, the first whose files are all there is taken: a `reader`, its options, and the files of `train`, `valid`
+            and `test`, or `all` for files without splits, which are split 8:1:1; names may hold wildcards.
+        split_seed: of that split.
         rows: rows that each split must have, None where not known.
         source: where to get the raw files, told when they are missing.
+        download: what `download=true` fetches, None where it must be fetched by hand; see `download.fetch`.
         generator: arguments of `synthetic.generate` for a dataset that is drawn rather than read, else None.
         click_probability: raw column with the true click probability (drawn datasets), giving the best possible AUC.
     """
 
     name: str
     prepared_dir: Path
-    fields: tuple[str, ...]
+    fields: tuple[FieldSpec, ...]
     label: str
-    layouts: tuple[Mapping[str, str], ...]
+    layouts: tuple[Mapping[str, Any], ...]
     raw_dir: Path | None = None
     group: str | None = None
     min_count: int = 1
     limit_rows: int | None = None
+    split_seed: int = 0
     rows: Mapping[str, int] | None = None
     source: str = ""
+    download: Mapping[str, Any] | None = None
     generator: Mapping[str, Any] | None = None
     click_probability: str | None = None
 
@@ -63,60 +172,60 @@ class DatasetSpec:
                 raise InputError(f"dataset.{key} is missing: every conf/dataset/NAME.yaml sets it")
         for key in ("raw_dir", "prepared_dir"):
             options[key] = Path(options[key]).expanduser().absolute() if options.get(key) else None
-        options["fields"], options["layouts"] = tuple(options["fields"]), tuple(options["layouts"])
+        options["fields"] = tuple(FieldSpec.from_config(field) for field in options["fields"])
+        options["layouts"] = tuple(options["layouts"])
         spec = cls(**options)
         spec._check()
         return spec
 
     def _check(self) -> None:
-        for field in self.fields:
-            if not re.fullmatch(r"\w[\w.-]*", field) or field.startswith("__"):
-                raise InputError(f"dataset.fields: '{field}' cannot be a field's name: use letters, digits, '.', '-' and '_'")
-        if len(set(self.fields)) < len(self.fields):
-            raise InputError(f"dataset.fields names a field twice: {', '.join(self.fields)}")
-        if self.label in self.fields:
-            raise InputError(f"dataset.label '{self.label}' is among dataset.fields: the network would see the answer")
-        if self.click_probability in self.fields:
-            raise InputError(
-                f"dataset.click_probability '{self.click_probability}' is among dataset.fields: the network would see the answer"
-            )
+        names = [field.name for field in self.fields]
+        if len(set(names)) < len(names):
+            raise InputError(f"dataset.fields names a field twice: {', '.join(names)}")
+        raw = [field.raw for field in self.fields]
+        for key in ("label", "click_probability"):
+            if getattr(self, key) in raw:
+                raise InputError(f"dataset.{key} '{getattr(self, key)}' is among dataset.fields: the network would see the answer")
         for key in ("min_count", "limit_rows"):
             value = getattr(self, key)
             if value is not None and (not isinstance(value, int) or value < 1):
                 raise InputError(f"dataset.{key} is {value!r}: expected a whole number from 1 on")
         for layout in self.layouts:
-            if set(layout) != {"reader", *SPLITS}:
-                raise InputError(f"dataset.layouts: expected reader, train, valid and test, found {', '.join(layout)}")
-            if layout["reader"] not in READERS:
-                raise InputError(f"dataset.layouts: no reader '{layout['reader']}', {did_you_mean(layout['reader'], READERS)}")
+            reader = layout.get("reader")
+            if reader not in READERS:
+                raise InputError(f"dataset.layouts: no reader '{reader}', {did_you_mean(str(reader), READERS)}")
+            files = [key for key in layout if key not in ("reader", *READERS[reader].options)]
+            if set(files) not in ({*SPLITS}, {ALL}):
+                raise InputError(f"dataset.layouts: expected reader and train, valid, test (or all), found {', '.join(layout)}")
 
     @property
     def columns(self) -> list[str]:
-        """Raw columns to read: the label first, then the fields, then what else is named."""
-        extra = [name for name in (self.group, self.click_probability) if name and name not in self.fields]
-        return [self.label, *self.fields, *extra]
+        """Raw columns to read: the label first, then the fields', then what else is named."""
+        wanted = [self.label, *(field.raw for field in self.fields), self.group, self.click_probability]
+        return [name for name in dict.fromkeys(wanted) if name]
 
     def settings(self) -> dict[str, Any]:
         """All that shapes the prepared rows, and so tells one prepared dataset from another."""
-        keys = ("name", "fields", "label", "group", "min_count", "limit_rows", "generator", "click_probability")
-        return {key: list(value) if isinstance(value := getattr(self, key), tuple) else value for key in keys}
+        keys = ("name", "label", "group", "min_count", "limit_rows", "split_seed", "generator", "click_probability")
+        return {"fields": [asdict(field) for field in self.fields]} | {key: getattr(self, key) for key in keys}
 
-    def raw_files(self, folder: Path) -> tuple[str, dict[str, Path]]:
-        """Return the reader's name and the file of each split for the first layout that `folder` has whole.
+    def raw_files(self, folder: Path) -> RawFiles:
+        """Find the first layout that `folder` has whole.
 
         Raises:
             InputError: no layout is whole; says which files are missing and where to get them.
         """
+        wanted = []
         for layout in self.layouts:
-            files = {split: folder / layout[split] for split in SPLITS}
-            if all(path.exists() for path in files.values()):
-                return layout["reader"], files
-        wanted = "\n".join(
-            f"  {layout['reader']:8} "
-            + ", ".join(f"{layout[s]} ({'found' if (folder / layout[s]).exists() else 'missing'})" for s in SPLITS)
-            for layout in self.layouts
-        )
+            reader = READERS[layout["reader"]]
+            names = {split: layout[split] for split in (*SPLITS, ALL) if split in layout}
+            files = {split: sorted(folder.glob(name)) for split, name in names.items()}
+            if all(files.values()) and all((folder / name).exists() for name in reader.beside):
+                return RawFiles(layout["reader"], {key: layout[key] for key in reader.options if key in layout}, files)
+            parts = [*names.values(), *reader.beside]
+            wanted.append(f"  {layout['reader']:9} " + ", ".join(f"{part} ({'found' if any(folder.glob(part)) else 'missing'})" for part in parts))
+        get_it = "  python src/prepare.py dataset=NAME download=true fetches them.\n".replace("NAME", self.name) if self.download else ""
         raise InputError(
-            f"raw files of {self.name} not found in {folder}; expected one of\n{wanted}\n"
-            f"{self.source.strip()}\nThen put them there, or name their folder with dataset.raw_dir=FOLDER"
+            f"raw files of {self.name} not found in {folder}; expected one of\n" + "\n".join(wanted) + "\n"
+            f"{self.source.strip()}\n{get_it}Then put them there, or name their folder with dataset.raw_dir=FOLDER"
         )

@@ -14,7 +14,7 @@ from tf4ctr.data.schema import Schema
 
 
 class Batch(NamedTuple):
-    """What moves to the device: `ids` int32 [B, F] into the one table, `label` float32 [B], `group` int64 [B] or None."""
+    """What moves to the device: `ids` int32 [B, W] into the one table, `label` float32 [B], `group` int64 [B] or None."""
 
     ids: Tensor
     label: Tensor
@@ -43,9 +43,9 @@ class MemoryStream:
     ) -> None:
         schema = Schema.load(folder)
         table = pl.read_parquet(folder / f"{split}.parquet")
-        self.ids = torch.empty((len(table), schema.num_fields), dtype=torch.int32)
-        for column, field in enumerate(schema.fields):
-            self.ids[:, column] = table[field.name].to_torch()
+        self.ids = torch.empty((len(table), len(schema.columns)), dtype=torch.int32)
+        for number, column in enumerate(schema.columns):
+            self.ids[:, number] = table[column].to_torch()
         self.label = table[LABEL].to_torch()
         self.group = table[GROUP].to_torch() if schema.group else None
         self.batch_size, self.shuffle, self.seed = batch_size, shuffle, seed

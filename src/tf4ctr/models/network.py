@@ -11,7 +11,7 @@ from tf4ctr.models.ssem import EmbeddingFactory
 
 
 class Network(nn.Module):
-    """ids [B, F] -> `Logits`:  e_s, e_c = SSEM(x);  h_s, h_c = simple(e_s), complex(e_c);  z, z_s, z_c = DFM(h_s, h_c).
+    """ids [B, W] -> `Logits`:  e_s, e_c = SSEM(x);  h_s, h_c = simple(e_s), complex(e_c);  z, z_s, z_c = DFM(h_s, h_c).
 
     The parts come as factories that this completes with what only the schema knows.
 
@@ -41,9 +41,9 @@ class Network(nn.Module):
         self.dfm = dfm(self.simple.out_features, self.complex.out_features)
         self.apply(_init_linear)
 
-    def forward(self, ids_BF: Tensor) -> Logits:
-        simple_BFD, complex_BFD = self.ssem(ids_BF)
-        return self.dfm(self.simple(simple_BFD, ids_BF), self.complex(complex_BFD, ids_BF))
+    def forward(self, ids_BW: Tensor) -> Logits:
+        simple_BFD, complex_BFD = self.ssem(ids_BW)
+        return self.dfm(self.simple(simple_BFD, ids_BW), self.complex(complex_BFD, ids_BW))
 
     def tables(self) -> Iterable[nn.Parameter]:
         """Every embedding table, the linear encoder's weights among them: the parameters under L2."""

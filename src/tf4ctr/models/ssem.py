@@ -1,6 +1,6 @@
 """Sample selection embedding module: what each of the two encoders sees of a sample (TF4CTR, section on SSEM).
 
-Every one maps ids [B, F] to (e_s [B, F, D_s], e_c [B, F, D_c]) and tells D_s and D_c as `simple_dim` and `complex_dim`.
+Every one maps ids [B, W] to (e_s [B, F, D_s], e_c [B, F, D_c]) and tells D_s and D_c as `simple_dim` and `complex_dim`.
 """
 
 from collections.abc import Callable
@@ -24,8 +24,8 @@ class Shared(nn.Module):
         self.simple_dim = self.complex_dim = dim
         self.table = embedding(schema, dim)
 
-    def forward(self, ids_BF: Tensor) -> tuple[Tensor, Tensor]:
-        emb_BFD = self.table(ids_BF)
+    def forward(self, ids_BW: Tensor) -> tuple[Tensor, Tensor]:
+        emb_BFD = self.table(ids_BW)
         return emb_BFD, emb_BFD
 
 
@@ -40,8 +40,8 @@ class SeparateRepresentation(nn.Module):
         self.simple_table = embedding(schema, self.simple_dim)
         self.complex_table = embedding(schema, self.complex_dim)
 
-    def forward(self, ids_BF: Tensor) -> tuple[Tensor, Tensor]:
-        return self.simple_table(ids_BF), self.complex_table(ids_BF)
+    def forward(self, ids_BW: Tensor) -> tuple[Tensor, Tensor]:
+        return self.simple_table(ids_BW), self.complex_table(ids_BW)
 
 
 class GatingMechanism(nn.Module):
@@ -56,8 +56,8 @@ class GatingMechanism(nn.Module):
             *hidden_layers(features, [max(1, features // 4)], dropout, batch_norm), nn.Linear(max(1, features // 4), 1)
         )
 
-    def forward(self, ids_BF: Tensor) -> tuple[Tensor, Tensor]:
-        emb_BFD = self.table(ids_BF)
+    def forward(self, ids_BW: Tensor) -> tuple[Tensor, Tensor]:
+        emb_BFD = self.table(ids_BW)
         share_B11 = torch.sigmoid(self.gate(emb_BFD.flatten(1))).unsqueeze(2)
         return share_B11 * emb_BFD, (1 - share_B11) * emb_BFD
 
@@ -80,8 +80,8 @@ class MixtureOfExperts(nn.Module):
             nn.Sequential(*hidden_layers(features, [quarter], dropout, batch_norm), nn.Linear(quarter, len(self.experts))) for _ in range(2)
         )
 
-    def forward(self, ids_BF: Tensor) -> tuple[Tensor, Tensor]:
-        emb_BFD = self.table(ids_BF)
+    def forward(self, ids_BW: Tensor) -> tuple[Tensor, Tensor]:
+        emb_BFD = self.table(ids_BW)
         flat_BN = emb_BFD.flatten(1)
         expert_BNK = torch.stack([expert(flat_BN) for expert in self.experts], 2)
         simple_BFD, complex_BFD = ((expert_BNK @ torch.softmax(gate(flat_BN), 1).unsqueeze(2)).view_as(emb_BFD) for gate in self.gates)

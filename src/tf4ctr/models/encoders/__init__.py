@@ -1,1 +1,1 @@
-"""One file an encoder: `encoder(emb_BFD, ids_BF) -> [B, out_features]`."""
+"""One file an encoder: `encoder(emb_BFD, ids_BW) -> [B, out_features]`."""

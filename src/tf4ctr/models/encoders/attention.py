@@ -42,6 +42,6 @@ class Attention(nn.Module):
         self.layers = nn.Sequential(*(InteractingLayer(units if i else embedding_dim, units, num_heads) for i in range(num_layers)))
         self.out_features = schema.num_fields * units
 
-    def forward(self, emb_BFD: Tensor, ids_BF: Tensor) -> Tensor:
+    def forward(self, emb_BFD: Tensor, ids_BW: Tensor) -> Tensor:
         """-> [B, F units]"""
         return self.layers(emb_BFD).flatten(1)

@@ -19,7 +19,7 @@ class Cross(nn.Module):
         self.weights = nn.ModuleList(nn.Linear(self.out_features, 1, bias=False) for _ in range(num_layers))
         self.biases = nn.ParameterList(torch.zeros(self.out_features) for _ in range(num_layers))
 
-    def forward(self, emb_BFD: Tensor, ids_BF: Tensor) -> Tensor:
+    def forward(self, emb_BFD: Tensor, ids_BW: Tensor) -> Tensor:
         """-> [B, F D]"""
         first_BN = cross_BN = emb_BFD.flatten(1)
         for weight, bias in zip(self.weights, self.biases, strict=True):

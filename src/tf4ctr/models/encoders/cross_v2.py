@@ -17,7 +17,7 @@ class CrossV2(nn.Module):
         self.out_features = schema.num_fields * embedding_dim
         self.layers = nn.ModuleList(nn.Linear(self.out_features, self.out_features) for _ in range(num_layers))
 
-    def forward(self, emb_BFD: Tensor, ids_BF: Tensor) -> Tensor:
+    def forward(self, emb_BFD: Tensor, ids_BW: Tensor) -> Tensor:
         """-> [B, F D]"""
         first_BN = cross_BN = emb_BFD.flatten(1)
         for layer in self.layers:

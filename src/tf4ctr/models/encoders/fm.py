@@ -15,7 +15,7 @@ class FM(nn.Module):
         super().__init__()
         self.linear = Linear(schema, embedding_dim)
 
-    def forward(self, emb_BFD: Tensor, ids_BF: Tensor) -> Tensor:
+    def forward(self, emb_BFD: Tensor, ids_BW: Tensor) -> Tensor:
         """-> [B, 1]"""
         pairs_BD = emb_BFD.sum(1) ** 2 - (emb_BFD**2).sum(1)
-        return self.linear(emb_BFD, ids_BF) + 0.5 * pairs_BD.sum(1, keepdim=True)
+        return self.linear(emb_BFD, ids_BW) + 0.5 * pairs_BD.sum(1, keepdim=True)

@@ -17,6 +17,6 @@ class Linear(nn.Module):
         self.weight = FieldEmbedding(schema, 1)
         self.bias = nn.Parameter(torch.zeros(1))
 
-    def forward(self, emb_BFD: Tensor, ids_BF: Tensor) -> Tensor:
+    def forward(self, emb_BFD: Tensor, ids_BW: Tensor) -> Tensor:
         """-> [B, 1]"""
-        return self.weight(ids_BF).sum(1) + self.bias
+        return self.weight(ids_BW).sum(1) + self.bias

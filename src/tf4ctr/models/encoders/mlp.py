@@ -47,6 +47,6 @@ class MLP(nn.Module):
         self.out_features = hidden_units[-1]
         self.layers = hidden_layers(schema.num_fields * embedding_dim, hidden_units, dropout, batch_norm)
 
-    def forward(self, emb_BFD: Tensor, ids_BF: Tensor) -> Tensor:
+    def forward(self, emb_BFD: Tensor, ids_BW: Tensor) -> Tensor:
         """-> [B, H]"""
         return self.layers(emb_BFD.flatten(1))

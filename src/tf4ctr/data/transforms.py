@@ -1,0 +1,44 @@
+"""Named column expressions, text -> text: what conf/dataset/NAME.yaml calls `transform`."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import polars as pl
+
+
+class Transform(NamedTuple):
+    """`apply` makes the value (null for a missing one) from a raw text that matches `pattern`; other texts are bad rows."""
+
+    pattern: str
+    expected: str
+    apply: Callable[[pl.Expr], pl.Expr]
+
+
+def _avazu_date(hour: pl.Expr) -> pl.Expr:
+    return hour.str.slice(0, 6).str.to_date("%y%m%d", strict=False)
+
+
+def _log_bucket(text: pl.Expr) -> pl.Expr:
+    """v > 2: floor(ln(v)^2), else v; a missing value is 0 (the winners of Criteo's challenge)."""
+    value = text.cast(pl.Float64, strict=False).fill_null(0.0)
+    return pl.when(value > 2).then((value.log() ** 2).floor()).otherwise(value).cast(pl.Int64).cast(pl.String)
+
+
+def _age_decade(text: pl.Expr) -> pl.Expr:
+    """Age below 1 or above 95 is missing; 1 = up to 10, 2 = up to 20, ... 6 = up to 60, 7 = older."""
+    age = text.cast(pl.Float64, strict=False)
+    known = pl.when((age >= 1) & (age <= 95)).then(age)
+    return (known / 10).ceil().clip(1, 7).cast(pl.Int64).cast(pl.String)
+
+
+NUMBER = r"^[+-]?\d+(\.\d+)?$"
+YYMMDDHH = r"^\d\d(0[1-9]|1[0-2])(0[1-9]|[12]\d|3[01])([01]\d|2[0-3])$"
+
+TRANSFORMS = {
+    "hour_of_day": Transform(YYMMDDHH, "a time as YYMMDDHH", lambda text: text.str.slice(6, 2)),
+    "weekday": Transform(YYMMDDHH, "a time as YYMMDDHH", lambda text: _avazu_date(text).dt.weekday().cast(pl.String)),
+    "weekend": Transform(YYMMDDHH, "a time as YYMMDDHH", lambda text: (_avazu_date(text).dt.weekday() > 5).cast(pl.Int8).cast(pl.String)),
+    "log_bucket": Transform(NUMBER, "a number", _log_bucket),
+    "age_decade": Transform(NUMBER, "a number", _age_decade),
+    "country_code": Transform("", "a text", lambda text: text.str.slice(0, 2)),
+}
