@@ -1,6 +1,12 @@
+from types import SimpleNamespace
+
+import pytest
 import torch
 
+from tf4ctr.data import datamodule
 from tf4ctr.data.datamodule import CTRDataModule
+from tf4ctr.data.stream import DiskStream, MemoryStream
+from tf4ctr.errors import InputError
 
 
 def test_splits_and_batch_sizes(prepared):
@@ -15,3 +21,20 @@ def test_the_seed_makes_the_order(prepared):
     first, again, other = (next(iter(CTRDataModule(prepared, 100, seed=seed).train_dataloader())).ids for seed in (5, 5, 6))
     assert torch.equal(first, again)
     assert not torch.equal(first, other)
+
+
+@pytest.mark.parametrize(("available", "kind"), [(10**9, MemoryStream), (20_000, DiskStream)])
+def test_auto_takes_the_tier_that_fits(prepared, monkeypatch, available, kind):
+    monkeypatch.setattr(datamodule.psutil, "virtual_memory", lambda: SimpleNamespace(available=available))
+    data = CTRDataModule(prepared, 100)
+    data.setup("fit")
+    assert data.bytes == 600 * (3 * 4 + 4 + 8)
+    assert isinstance(data.train_dataloader(), kind)
+
+
+def test_a_tier_can_be_named(prepared):
+    data = CTRDataModule(prepared, 100, tier="disk", shuffle_rows=250)
+    data.setup("fit")
+    assert data.train_dataloader().pool_batches == 2
+    with pytest.raises(InputError, match="choose from auto, device, memory, disk"):
+        CTRDataModule(prepared, 100, tier="tape")

@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 
 FORMAT = 2  # of the prepared folder; a change of it makes older folders be prepared again
 ROW_GROUP_SIZE = 100_000
-BATCH_ROWS = 500_000  # rows counted at a time
+BATCH_ROWS = 100_000  # rows counted at a time
 LABEL, GROUP, SPLIT = "__label", "__group", "__split"
 BYTES_PER_RAW_BYTE = 0.5  # prepared rows take less than this, whatever the raw layout
 

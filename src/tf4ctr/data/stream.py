@@ -1,6 +1,13 @@
-"""Prepared parquet -> Batch: columns stay columnar, no Python per row; the order of an epoch is a function of (seed, epoch) alone."""
+"""Prepared parquet -> Batch: columns stay columnar, no Python per row; the order of an epoch is a function of (seed, epoch) alone.
 
+Three tiers behind one interface: *device* (the split lives on the accelerator), *memory* (in the host's memory), both fully shuffled,
+and *disk* (row groups in a random order, shuffled again within a pool of rows).
+"""
+
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from itertools import accumulate
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -9,8 +16,9 @@ import polars as pl
 import torch
 from torch import Tensor
 
-from tf4ctr.data.preparation import GROUP, LABEL
+from tf4ctr.data.preparation import GROUP, LABEL, ROW_GROUP_SIZE
 from tf4ctr.data.schema import Schema
+from tf4ctr.errors import InputError
 
 
 class Batch(NamedTuple):
@@ -20,70 +28,64 @@ class Batch(NamedTuple):
     label: Tensor
     group: Tensor | None
 
+    def take(self, rows: Tensor | slice) -> "Batch":
+        """Some of the rows; a slice is a view."""
+        return Batch(self.ids[rows], self.label[rows], None if self.group is None else self.group[rows])
 
-class MemoryStream:
-    """One split held in memory as int32, cut into batches, fully shuffled where `shuffle`.
+
+class Stream(ABC):
+    """One split cut into batches, sharded over ranks. Subclasses yield them.
 
     Args:
         folder: prepared dataset.
         split: train, valid or test.
         batch_size: rows a batch; the last one has what is left. In training a single left-over row joins the batch before it
             (batch norm needs two).
-        shuffle: a new order each epoch, from (seed, epoch).
+        shuffle: a new order each epoch, from (seed, epoch); that is training, where all ranks get the same number of rows.
         seed: of the order.
-        rank, world_size: take every `world_size`-th row of the order from `rank` on; in training all ranks get the same number.
+        rank, world_size: whose share of the rows this is.
 
     `epoch` and `position` (batches already trained on in this epoch) say where iteration starts; they are the state that is saved.
     Iterating does not move them: whoever trains says `start_epoch` and sets `position` once a batch has really been used,
     so a batch in flight when the run is killed is not lost.
     """
 
+    order = "full"  # how far rows are shuffled: a run can only go on in the order that it began in
+
     def __init__(
         self, folder: Path, split: str, batch_size: int, shuffle: bool = False, seed: int = 0, rank: int = 0, world_size: int = 1
     ) -> None:
-        schema = Schema.load(folder)
-        table = pl.read_parquet(folder / f"{split}.parquet")
-        self.ids = torch.empty((len(table), len(schema.columns)), dtype=torch.int32)
-        for number, column in enumerate(schema.columns):
-            self.ids[:, number] = table[column].to_torch()
-        self.label = table[LABEL].to_torch()
-        self.group = table[GROUP].to_torch() if schema.group else None
+        self.schema = Schema.load(folder)
+        self.path = folder / f"{split}.parquet"
         self.batch_size, self.shuffle, self.seed = batch_size, shuffle, seed
         self.rank, self.world_size = rank, world_size
         self.epoch = 0
         self.position = 0
-        rows = len(table)
-        self._rows = rows // world_size if shuffle else len(range(rank, rows, world_size))
-
-    @property
-    def rows(self) -> int:
-        """Rows of one epoch on this rank."""
-        return self._rows
+        self.split_rows = count_rows(folder, split)
+        self.rows = self.split_rows // world_size if shuffle else len(range(rank, self.split_rows, world_size))  # of one epoch, on this rank
 
     def __len__(self) -> int:
-        return len(self._starts())
+        return len(self._bounds()) - 1
 
+    @abstractmethod
     def __iter__(self) -> Iterator[Batch]:
-        order = self._order()
-        starts = self._starts()
-        ends = [*starts[1:], self.rows]
-        for number in range(self.position, len(starts)):
-            chosen = order[starts[number] : ends[number]]
-            yield Batch(self.ids[chosen], self.label[chosen], None if self.group is None else self.group[chosen])
+        """Batches of this epoch, from `position` on."""
 
-    def _order(self) -> Tensor:
-        if not self.shuffle:
-            return torch.arange(self.rank, len(self.label), self.world_size)
-        # seed + epoch would give (2019, 1) and (2020, 0) the same order: mix the pair instead
-        mixed = int(np.random.SeedSequence([self.seed, self.epoch]).generate_state(1, np.uint32)[0])
-        generator = torch.Generator().manual_seed(mixed)
-        return torch.randperm(len(self.label), generator=generator)[self.rank :: self.world_size][: self.rows]
-
-    def _starts(self) -> list[int]:
+    def _bounds(self) -> list[int]:
+        """Row at which each batch starts, and the end."""
         starts = list(range(0, self.rows, self.batch_size))
         if self.shuffle and len(starts) > 1 and self.rows - starts[-1] == 1:
             starts.pop()
-        return starts
+        return [*starts, self.rows]
+
+    def _generator(self, *further: int) -> torch.Generator:
+        # seed + epoch would give (2019, 1) and (2020, 0) the same order: mix the numbers instead
+        mixed = np.random.SeedSequence([self.seed, self.epoch, *further]).generate_state(1, np.uint32)[0]
+        return torch.Generator().manual_seed(int(mixed))
+
+    def _tensors(self, table: pl.DataFrame) -> Batch:
+        ids = torch.from_numpy(table.select(self.schema.columns).to_numpy(order="c", writable=True))
+        return Batch(ids, table[LABEL].to_torch(), table[GROUP].to_torch() if self.schema.group else None)
 
     def start_epoch(self, epoch: int) -> None:
         """Go to the start of `epoch`, unless that is where we are: then go on from `position`."""
@@ -91,7 +93,97 @@ class MemoryStream:
             self.epoch, self.position = epoch, 0
 
     def state_dict(self) -> dict[str, Any]:
-        return {"epoch": self.epoch, "position": self.position}
+        return {"epoch": self.epoch, "position": self.position, "order": self.order}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Raises:
+        InputError: the state is of a stream with another order of rows.
+        """
+        if state["order"] != self.order:
+            raise InputError(
+                f"the run began with rows in the order '{state['order']}' and would go on in '{self.order}': name the same stream"
+                " (stream=disk for 'pools of ...', stream=memory for 'full')"
+            )
         self.epoch, self.position = state["epoch"], state["position"]
+
+
+class MemoryStream(Stream):
+    """The split held once, as int32, fully shuffled where `shuffle`; takes every `world_size`-th row of the order from `rank` on.
+
+    Args:
+        device: where it is held; None for the host's memory.
+    """
+
+    def __init__(self, *args: Any, device: torch.device | None = None, **options: Any) -> None:
+        super().__init__(*args, **options)
+        held = self._tensors(pl.read_parquet(self.path))
+        self.held = Batch(*(None if part is None else part.to(device) for part in held)) if device else held
+
+    def __iter__(self) -> Iterator[Batch]:
+        order, bounds = self._order().to(self.held.label.device), self._bounds()
+        for number in range(self.position, len(bounds) - 1):
+            yield self.held.take(order[bounds[number] : bounds[number + 1]])
+
+    def _order(self) -> Tensor:
+        if not self.shuffle:
+            return torch.arange(self.rank, self.split_rows, self.world_size)
+        return torch.randperm(self.split_rows, generator=self._generator())[self.rank :: self.world_size][: self.rows]
+
+
+class DiskStream(Stream):
+    """The split read from disk as it is needed, by a thread that is one pool of rows ahead; memory does not grow with the rows.
+
+    In training the row groups come in a random order; each rank takes an equal stretch of it, in pools of `shuffle_rows` rows that
+    are fully shuffled. In evaluation the rows come in the file's order.
+
+    Args:
+        shuffle_rows: rows of a pool, rounded to whole batches; two pools are held at a time.
+    """
+
+    def __init__(self, *args: Any, shuffle_rows: int, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.pool_batches = max(1, shuffle_rows // self.batch_size)
+        self.order = f"pools of {self.pool_batches} batches of {self.batch_size}"
+        self._table = pl.scan_parquet(self.path)
+
+    def __iter__(self) -> Iterator[Batch]:
+        stretches, bounds = self._stretches(), self._bounds()
+        pools = range(self.position // self.pool_batches, -(-(len(bounds) - 1) // self.pool_batches))
+        with ThreadPoolExecutor(1) as reader:
+            following = reader.submit(self._read, stretches, bounds, pools[0]) if pools else None
+            for pool in pools:
+                assert following is not None
+                held, first = following.result(), pool * self.pool_batches
+                following = reader.submit(self._read, stretches, bounds, pool + 1) if pool + 1 in pools else None
+                for number in range(max(first, self.position), min(first + self.pool_batches, len(bounds) - 1)):
+                    yield held.take(slice(bounds[number] - bounds[first], bounds[number + 1] - bounds[first]))
+
+    def _stretches(self) -> list[tuple[int, int]]:
+        """(first row, rows) of the file's row groups in this epoch's order."""
+        starts = torch.arange(0, self.split_rows, ROW_GROUP_SIZE)
+        order = torch.randperm(len(starts), generator=self._generator()) if self.shuffle else torch.arange(len(starts))
+        return [(start, min(ROW_GROUP_SIZE, self.split_rows - start)) for start in starts[order].tolist()]
+
+    def _read(self, stretches: list[tuple[int, int]], bounds: list[int], pool: int) -> Batch:
+        """The rows of a pool, shuffled in training."""
+        first, last = bounds[pool * self.pool_batches], bounds[min((pool + 1) * self.pool_batches, len(bounds) - 1)]
+        each, left = divmod(self.split_rows, self.world_size)
+        share = self.rank * each + (0 if self.shuffle else min(self.rank, left))  # in evaluation the first `left` ranks have one more
+        first, last = first + share, last + share
+        ends = list(accumulate(rows for _, rows in stretches))
+        parts = []
+        for (start, rows), end in zip(stretches, ends, strict=True):
+            begin = end - rows
+            if begin < last and end > first:
+                skip = max(0, first - begin)
+                parts.append(self._table.slice(start + skip, min(end, last) - begin - skip))
+        table = pl.concat(pl.collect_all(parts), rechunk=True)
+        if self.shuffle:
+            order = torch.randperm(len(table), generator=self._generator(self.rank, pool))
+            table = table[order.numpy()]
+        return self._tensors(table)
+
+
+def count_rows(folder: Path, split: str) -> int:
+    """Rows of a split, from the file's footer."""
+    return pl.scan_parquet(folder / f"{split}.parquet").select(pl.len()).collect().item()

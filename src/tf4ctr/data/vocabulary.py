@@ -26,7 +26,7 @@ class Counts:
     def add(self, counts: pl.DataFrame) -> None:
         """Add what `query` gave for one batch."""
         self._pending.append(counts)
-        if sum(map(len, self._pending)) > MERGE_ROWS + len(self._merged):
+        if sum(map(len, self._pending)) > MERGE_ROWS + len(self._merged) // 2:
             self._merge()
 
     def _merge(self) -> None:
