@@ -1,3 +1,4 @@
+import gzip
 import json
 import logging
 import os
@@ -6,15 +7,20 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from types import SimpleNamespace
 
+import numpy as np
 import polars as pl
 import pytest
+import yaml
 from polars.testing import assert_frame_equal
+from scipy import stats
 
-from conftest import ROOT, make_spec, need_shared
+from conftest import CSV, ROOT, make_spec, need_shared
 from tf4ctr.data import preparation, vocabulary
 from tf4ctr.data.preparation import GROUP, LABEL, prepare, read_manifest
 from tf4ctr.data.schema import Schema
+from tf4ctr.data.spec import DatasetSpec
 from tf4ctr.errors import InputError
 
 
@@ -229,12 +235,135 @@ def test_the_training_rows_are_counted_in_one_pass(spec):
     assert sum(seen) == 400 == checks["rows"].item()
 
 
+def break_train(raw_dir, change):
+    path = raw_dir / "train.csv"
+    path.write_bytes(change(path.read_bytes()))
+    return make_spec(raw_dir)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda b: b.replace(b"\n", b"\n\xff", 9).replace(b"\n\xff", b"\n", 8), r"line 10: byte 0xff at column 1 is not UTF-8; .*iconv"),
+        (lambda b: b"", r"train\.csv is empty: expected a header"),
+        (lambda b: b + b, r"line 402: column 'click' is 'click' \(the header again: files put one after the other\?\), expected 0 or 1"),
+        (lambda b: b.replace(b"click,user,item", b"click,user,user", 1), r"no column 'item'|names column 'user' 2 times"),
+        (lambda b: b + b'1,2,"3,4\n', r"train\.csv has rows that are cut short|cannot be read"),
+        (lambda b: b.replace(b"\n", b"\r"), r"train\.csv ends its lines with carriage returns alone"),
+        (lambda b: gzip.compress(b)[:-400], r"train\.csv cannot be read.*download it again"),
+    ],
+    ids=["not UTF-8", "empty", "header twice", "column twice", "open quote", "old line ends", "gzip cut short"],
+)
+def test_a_broken_file_is_told_and_nothing_is_left(raw_dir, change, message):
+    spec = break_train(raw_dir, change)
+    with pytest.raises(InputError, match=message):
+        prepare(spec)
+    assert not spec.prepared_dir.exists()
+    assert leftovers(spec) == []
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda b: b.replace(b"\n", b"\r\n"),
+        lambda b: b.replace(b"\n", b"\r\n", 50),
+        lambda b: gzip.compress(b),
+        lambda b: b"\xef\xbb\xbf" + b,
+        lambda b: b + b"\n\n",
+    ],
+    ids=["CRLF", "mixed line ends", "gzipped under its own name", "byte order mark", "blank lines at the end"],
+)
+def test_other_writings_of_the_same_rows_prepare_the_same(raw_dir, prepared, change):
+    before = {split: pl.read_parquet(prepared / f"{split}.parquet") for split in ("train", "valid", "test")}
+    folder = prepare(break_train(raw_dir, change))
+    for split, rows in before.items():
+        assert_frame_equal(pl.read_parquet(folder / f"{split}.parquet"), rows)
+
+
+def test_a_value_that_its_transform_cannot_take_is_named(raw_dir):
+    fields = ["user", {"name": "weekday", "column": "item", "transform": "weekday"}]
+    with pytest.raises(InputError, match=r"train\.csv, line 2: column 'item' is '\d+', expected a time as YYMMDDHH \(400 such rows\)"):
+        prepare(make_spec(raw_dir, fields=fields))
+
+
+def test_parquet_cut_short_is_refused(raw_dir):
+    for split in ("train", "valid", "test"):
+        pl.read_csv(raw_dir / f"{split}.csv").write_parquet(raw_dir / f"{split}.parquet")
+    layout = {"reader": "parquet", **{split: f"{split}.parquet" for split in ("train", "valid", "test")}}
+    assert read_manifest(prepare(make_spec(raw_dir, layouts=[layout])))["splits"]["train"]["rows"] == 400
+    content = (raw_dir / "train.parquet").read_bytes()
+    (raw_dir / "train.parquet").write_bytes(content[: len(content) // 2])
+    with pytest.raises(InputError, match=r"train\.parquet is not a readable parquet file"):
+        prepare(make_spec(raw_dir, layouts=[layout]))
+
+
+def test_files_without_splits_are_split_eight_one_one(tmp_path):
+    raw = tmp_path / "raw"
+    raw.mkdir()
+    rows = pl.DataFrame({"click": [i % 2 for i in range(5000)], "user": [f"u{i}" for i in range(5000)]})
+    rows[:2000].write_csv(raw / "part-0.csv")
+    rows[2000:].write_csv(raw / "part-1.csv")
+    layouts = [{"reader": "csv", "all": "part-*.csv"}]
+    spec = make_spec(raw, fields=["user"], layouts=layouts, min_count=1)
+    folder = prepare(spec)
+    splits = read_manifest(folder)["splits"]
+    assert sum(split["rows"] for split in splits.values()) == 5000
+    for split, share in {"train": 0.8, "valid": 0.1, "test": 0.1}.items():
+        assert stats.binomtest(splits[split]["rows"], 5000, share).pvalue > 1e-3
+    known = vocabulary.load("user", folder / "vocabulary").to_list()
+    expected = [f"u{i}" for i in range(5000) if expected_split(i, 0) == 0]
+    assert known == sorted(expected)
+    ids = pl.read_parquet(folder / "train.parquet")["user"]
+    assert [known[row - 1] for row in ids] == expected  # in the files' order
+    other = prepare(make_spec(raw, fields=["user"], layouts=layouts, min_count=1, split_seed=1))
+    assert read_manifest(other)["splits"] != splits
+
+
+def expected_split(row, seed):
+    """SplitMix64's finaliser in Python's whole numbers."""
+    z = row + int(np.random.SeedSequence(seed).generate_state(1, np.uint64)[0]) & (2**64 - 1)
+    z = (z ^ z >> 30) * 0xBF58476D1CE4E5B9 & (2**64 - 1)
+    z = (z ^ z >> 27) * 0x94D049BB133111EB & (2**64 - 1)
+    return max(0, (z ^ z >> 31) % 10 - 7)
+
+
+def test_list_fields_take_several_columns(tmp_path):
+    raw = tmp_path / "raw"
+    raw.mkdir()
+    for split in ("train", "valid", "test"):
+        (raw / f"{split}.csv").write_text("click,tags\n1,a|b\n0,b\n1,\n0,c|a|b|d\n")
+    folder = prepare(make_spec(raw, fields=[{"name": "tags", "separator": "|", "width": 3}], group=None, layouts=[CSV]))
+    schema = Schema.load(folder)
+    assert schema.columns == ["tags.0", "tags.1", "tags.2"]
+    assert vocabulary.load("tags", folder / "vocabulary").to_list() == ["a", "b"]  # c and d came up once
+    assert pl.read_parquet(folder / "train.parquet").select(schema.columns).rows() == [(1, 2, 0), (2, 0, 0), (3, 0, 0), (3, 1, 2)]
+
+
+def test_a_full_disk_is_told_before_anything_is_read(spec, monkeypatch):
+    monkeypatch.setattr(preparation.shutil, "disk_usage", lambda folder: SimpleNamespace(free=10))
+    with pytest.raises(InputError, match=r"toy may need .* MB in .*, 0\.0 MB are free: make room, or name another disk"):
+        prepare(spec)
+    assert leftovers(spec) == []
+
+
+def test_movielens_1m_has_the_published_sizes_and_its_ratings_all_rows(tmp_path):
+    folder = need_shared("movielens_1m")
+    config = yaml.safe_load((ROOT / "conf" / "dataset" / "movielens_1m.yaml").read_text().replace("${root:}", "unused"))
+    config |= {"raw_dir": str(folder), "prepared_dir": str(tmp_path / "csv")}
+    manifest = read_manifest(prepare(DatasetSpec.from_config(config)))
+    assert list(manifest["vocabulary_sizes"].values()) == [6042, 4, 9, 23, 3548]
+    assert {split: found["rows"] for split, found in manifest["splits"].items()} == config["rows"]
+    config |= {"layouts": config["layouts"][1:], "prepared_dir": str(tmp_path / "dat")}
+    from_ratings = read_manifest(prepare(DatasetSpec.from_config(config)))
+    assert sum(found["rows"] for found in from_ratings["splits"].values()) == 1_000_209
+    assert round(sum(found["rows"] * found["click_rate"] for found in from_ratings["splits"].values())) == 575_281
+    assert list(from_ratings["vocabulary_sizes"].values())[:4] == [6042, 4, 9, 23]  # films differ with the split
+
+
 FRAPPE_SIZES = [942, 4084, 9, 9, 4, 5, 4, 11, 82, 233]
 
 
 def test_frappe_has_the_published_sizes_from_both_layouts(tmp_path):
-    import yaml
-
     folder = need_shared("frappe")
     config = yaml.safe_load((ROOT / "conf" / "dataset" / "frappe.yaml").read_text().replace("${root:}", "unused"))
     folders = []

@@ -1,3 +1,6 @@
+import gzip
+
+import polars as pl
 import pytest
 
 from conftest import need_shared
@@ -63,3 +66,86 @@ def test_both_forms_of_frappe_hold_the_same_rows():
     columns = ["label", "user", "item", "daytime", "weekday", "isweekend", "homework", "cost", "weather", "country", "city"]
     first, second = (READERS[form].rows([folder / f"test.{form}"], columns).collect() for form in ("csv", "libsvm"))
     assert first.equals(second)
+
+
+def test_csv_reads_several_files_plain_and_gzipped(tmp_path):
+    (tmp_path / "a.csv").write_text("label,user,item\n1,a,b\n")
+    with gzip.open(tmp_path / "b.gz", "wt") as file:
+        file.write("label,user,item\n0,c,d\n")
+    for paths in ([tmp_path / "a.csv"], [tmp_path / "b.gz"], [tmp_path / "a.csv", tmp_path / "b.gz"]):
+        found = READERS["csv"].rows(paths, COLUMNS).select(COLUMNS).collect().rows()
+        assert found == [row for path, row in zip("ab", [("1", "a", "b"), ("0", "c", "d")], strict=True) if any(path == p.name[0] for p in paths)]
+
+
+def test_csv_files_with_other_columns_are_refused(tmp_path):
+    (tmp_path / "a.csv").write_text("label,user,item\n1,a,b\n")
+    (tmp_path / "b.csv").write_text("label,item,user\n1,a,b\n")
+    with pytest.raises(InputError, match=r"b\.csv has other columns than a\.csv: label, item, user, expected label, user, item"):
+        READERS["csv"].rows([tmp_path / "a.csv", tmp_path / "b.csv"], COLUMNS)
+
+
+def test_csv_without_a_header_takes_the_names_it_is_told(tmp_path):
+    path = tmp_path / "train.txt"
+    path.write_text("1\tu\t\ti\n0\t\tx\t\n")
+    options = {"separator": "\t", "header": ["label", "user", "other", "item"]}
+    assert READERS["csv"].rows([path], COLUMNS, **options).select(COLUMNS).collect().rows() == [("1", "u", "i"), ("0", None, None)]
+    path.write_text("1\tu\t\ti\n0\tx\n")
+    assert READERS["csv"].bad_rows(path, COLUMNS, **options) == [(2, "2 cells, the header has 4")]
+
+
+def test_csv_a_byte_order_mark_is_no_part_of_the_first_name(tmp_path):
+    (tmp_path / "a.csv").write_text("\ufefflabel,user,item\n1,a,b\n")
+    assert rows("csv", tmp_path / "a.csv") == [("1", "a", "b")]
+
+
+def test_csv_a_column_named_twice_is_refused(tmp_path):
+    (tmp_path / "a.csv").write_text("label,user,item,user\n1,a,b,c\n")
+    with pytest.raises(InputError, match="its header names column 'user' 2 times"):
+        rows("csv", tmp_path / "a.csv")
+
+
+def test_parquet_of_numbers_is_read_as_text(tmp_path):
+    for name in "ab":
+        pl.DataFrame({"label": [1], "user": [7], "item": [name]}).write_parquet(tmp_path / f"{name}.parquet")
+    found = READERS["parquet"].rows(sorted(tmp_path.glob("*.parquet")), COLUMNS).select(COLUMNS).collect().rows()
+    assert found == [("1", "7", "a"), ("1", "7", "b")]
+
+
+def test_parquet_with_a_nested_column_is_refused(tmp_path):
+    pl.DataFrame({"label": [1], "user": [["a"]], "item": ["x"]}).write_parquet(tmp_path / "a.parquet")
+    with pytest.raises(InputError, match=r"column 'user' is List\(String\), expected text or numbers; .*separator and width"):
+        rows("parquet", tmp_path / "a.parquet")
+
+
+def test_grouplens_joins_users_and_likes_from_four_on(tmp_path):
+    (tmp_path / "ratings.dat").write_text("1::10::5::9\n2::11::3::9\n1::12::4::9\n")
+    (tmp_path / "users.dat").write_text("1::F::25::7::12345\n2::M::18::4::54321\n")
+    columns = ["label", "UserID", "MovieID", "Gender", "Age", "Occupation"]
+    found = READERS["grouplens"].rows([tmp_path / "ratings.dat"], columns).collect()
+    assert found.select(columns).rows() == [
+        ("1", "1", "10", "F", "25", "7"),
+        ("0", "2", "11", "M", "18", "4"),
+        ("1", "1", "12", "F", "25", "7"),
+    ]
+    assert not found["__short"].any()
+    (tmp_path / "ratings.dat").write_text("1::10::5::9\n2::11\n")
+    assert READERS["grouplens"].rows([tmp_path / "ratings.dat"], columns).collect()["__short"].to_list() == [False, True]
+    assert [line for line, _ in READERS["grouplens"].bad_rows(tmp_path / "ratings.dat", columns)] == [2]
+
+
+def test_kkbox_joins_its_files_and_keeps_every_row_once(tmp_path):
+    (tmp_path / "train.csv").write_text(
+        "msno,song_id,source_system_tab,source_screen_name,source_type,target\nu1,s1,explore,Explore,online,1\nu2,s9,,,,0\nu1,s2,x,y,z,0\n"
+    )
+    (tmp_path / "songs.csv").write_text(
+        "song_id,song_length,genre_ids,artist_name,composer,lyricist,language\n"
+        's1,1,465|1259,"A, B| C",,,3.0\ns2,1,,D,,,\ns1,1,999,again,,,1.0\n'
+    )
+    (tmp_path / "members.csv").write_text("msno,city,bd,gender,registered_via,a,b\nu1,13,27,female,9,1,2\n")
+    (tmp_path / "song_extra_info.csv").write_text("song_id,name,isrc\ns1,x,TWUM7\n")
+    columns = ["label", "msno", "genre_ids", "artist_name", "isrc", "bd"]
+    assert READERS["kkbox"].rows([tmp_path / "train.csv"], columns).select(columns).collect().rows() == [
+        ("1", "u1", "465|1259", "A, B| C", "TWUM7", "27"),
+        ("0", "u2", None, None, None, None),
+        ("0", "u1", None, "D", None, "27"),
+    ]

@@ -42,10 +42,11 @@ def csv(paths: list[Path], columns: list[str], separator: str = ",", header: Seq
                 raise InputError(f"{path}: its header names column '{column}' {found.count(column)} times: rename or remove all but one")
         if found != names[0]:
             raise InputError(f"{path} has other columns than {paths[0].name}: {', '.join(found)}, expected {', '.join(names[0])}")
-    schema = None if header is None else dict.fromkeys(header, pl.String)
-    rows = pl.scan_csv(paths, separator=separator, has_header=header is None, infer_schema=False, schema=schema)
-    last = rows.collect_schema().names()[-1]  # null where a row is cut short
-    return rows.select(*columns, pl.col(last).is_null().alias("__short"))
+    # told the names, polars reads nothing yet; a name that comes twice is one that nobody asked for
+    schema = {name if name not in names[0][:i] else f"{name}.{i}": pl.String for i, name in enumerate(names[0])}
+    rows = pl.scan_csv(paths, separator=separator, has_header=header is None, schema=schema)
+    rows = rows.filter(~pl.all_horizontal(pl.col(name).is_null() for name in columns))  # blank lines
+    return rows.select(*columns, pl.col(next(reversed(schema))).is_null().alias("__short"))  # the last is null where a row is cut short
 
 
 def _csv_header(path: Path, separator: str) -> list[str]:
@@ -58,6 +59,8 @@ def _csv_header(path: Path, separator: str) -> list[str]:
         raise InputError(f"{path} cannot be read ({error}): download it again") from None
     if not line.strip():
         raise InputError(f"{path} is empty: expected a header line")
+    if "\r" in line.rstrip():
+        raise InputError(f"{path} ends its lines with carriage returns alone: convert it first (tr '\\r' '\\n')")
     return next(delimited([line], delimiter=separator))
 
 

@@ -1,0 +1,54 @@
+import math
+import re
+from datetime import datetime
+
+import polars as pl
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tf4ctr.data.transforms import TRANSFORMS
+
+
+def apply(name, texts):
+    return pl.DataFrame({"x": texts}, schema={"x": pl.String}).select(TRANSFORMS[name].apply(pl.col("x"))).to_series().to_list()
+
+
+@given(st.lists(st.datetimes(datetime(2001, 1, 1), datetime(2068, 12, 31)), min_size=1, max_size=20))
+def test_hour_weekday_and_weekend_are_the_calendars(times):
+    texts = [f"{time:%y%m%d%H}" for time in times]
+    assert apply("hour_of_day", texts) == [f"{time:%H}" for time in times]
+    assert apply("weekday", texts) == [str(time.isoweekday()) for time in times]
+    assert apply("weekend", texts) == [str(int(time.isoweekday() > 5)) for time in times]
+
+
+@given(st.lists(st.one_of(st.none(), st.integers(-5, 10**7)), min_size=1, max_size=30))
+def test_log_bucket_is_the_floor_of_the_squared_logarithm(values):
+    expected = [str(math.floor(math.log(v) ** 2) if v is not None and v > 2 else v or 0) for v in values]
+    assert apply("log_bucket", [None if v is None else str(v) for v in values]) == expected
+
+
+@pytest.mark.parametrize(
+    ("age", "decade"),
+    [("0", None), ("-38", None), ("1", "1"), ("10", "1"), ("11", "2"), ("60", "6"), ("61", "7"), ("95", "7"), ("96", None), (None, None)],
+)
+def test_age_decade(age, decade):
+    assert apply("age_decade", [age]) == [decade]
+
+
+def test_country_code_is_the_first_two_letters():
+    assert apply("country_code", ["TWUM71200043", None]) == ["TW", None]
+
+
+@pytest.mark.parametrize(
+    ("name", "good", "bad"),
+    [
+        ("weekday", ["14102100", "14123123"], ["2014102100", "14132100", "14103224", "14102124", "today"]),
+        ("log_bucket", ["-1", "0", "3.5", "12"], ["", "1e", "abc", "0x68fd1e64"]),
+        ("country_code", ["", "x"], []),
+    ],
+)
+def test_patterns_tell_what_cannot_be(name, good, bad):
+    pattern = re.compile(TRANSFORMS[name].pattern)
+    assert all(pattern.search(text) for text in good)
+    assert not any(pattern.search(text) for text in bad)
