@@ -1,4 +1,4 @@
-"""Prepare a dataset without training: python src/prepare.py dataset=frappe dataset.raw_dir=FOLDER"""
+"""Prepare a dataset without training: python src/prepare.py dataset=frappe download=true"""
 
 from typing import Any
 
@@ -10,12 +10,17 @@ from tf4ctr import cli
 
 @hydra.main(version_base="1.3", config_path="../conf", config_name="prepare")
 def main(config: DictConfig) -> None:
-    """Read the raw files of `dataset`, or find them prepared already."""
+    """Fetch the raw files of `dataset` if asked to, and prepare them, or find them prepared already."""
     from tf4ctr.data.preparation import prepare  # here, not at the top: --help should not wait for torch
     from tf4ctr.data.spec import DatasetSpec
 
     dataset: dict[str, Any] = OmegaConf.to_container(config.dataset, resolve=True)  # type: ignore[assignment]
-    prepare(DatasetSpec.from_config(dataset))
+    spec = DatasetSpec.from_config(dataset)
+    if config.download:
+        from tf4ctr.data.download import fetch
+
+        fetch(spec)
+    prepare(spec)
 
 
 if __name__ == "__main__":

@@ -74,7 +74,9 @@ def test_csv_reads_several_files_plain_and_gzipped(tmp_path):
         file.write("label,user,item\n0,c,d\n")
     for paths in ([tmp_path / "a.csv"], [tmp_path / "b.gz"], [tmp_path / "a.csv", tmp_path / "b.gz"]):
         found = READERS["csv"].rows(paths, COLUMNS).select(COLUMNS).collect().rows()
-        assert found == [row for path, row in zip("ab", [("1", "a", "b"), ("0", "c", "d")], strict=True) if any(path == p.name[0] for p in paths)]
+        assert found == [
+            row for path, row in zip("ab", [("1", "a", "b"), ("0", "c", "d")], strict=True) if any(path == p.name[0] for p in paths)
+        ]
 
 
 def test_csv_files_with_other_columns_are_refused(tmp_path):

@@ -6,8 +6,8 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tf4ctr.data.preparation import GROUP, LABEL
 from tf4ctr.data import stream as stream_module
+from tf4ctr.data.preparation import GROUP, LABEL
 from tf4ctr.data.stream import DiskStream, MemoryStream
 from tf4ctr.errors import InputError
 

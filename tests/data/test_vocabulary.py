@@ -69,4 +69,4 @@ def test_a_list_is_its_first_values_then_padding(train, later, offset):
     row_of = {value: row for row, value in enumerate(known, 1)}
     for row, ids in zip(later, encoded.rows(), strict=True):
         expected = [row_of.get(value, len(known) + 1) for value in (row or ["missing"])[:3]]
-        assert list(ids) == [offset + number for number in (expected + [0, 0])[:3]]
+        assert list(ids) == [offset + number for number in [*expected, 0, 0][:3]]

@@ -1,6 +1,7 @@
 import torch
 
 from conftest import draw_ids
+from tf4ctr.data.schema import Field, Schema
 from tf4ctr.models.embedding import FieldEmbedding
 
 
@@ -32,3 +33,19 @@ def test_initial_spread(schema):
     weight = FieldEmbedding(schema, 2000, init_std=1e-4).weight
     rows = [row for row in range(schema.num_ids) if row not in schema.offsets]
     assert abs(float(weight[rows].std()) / 1e-4 - 1) < 0.03
+
+
+def test_a_list_field_is_the_sum_of_its_values_and_padding_stays_zero():
+    schema = Schema("toy", (Field("user", 4), Field("tags", 5, width=3), Field("hour", 3)), "click")
+    embedding = FieldEmbedding(schema, 2)
+    with torch.no_grad():
+        embedding.weight.normal_()
+        embedding.weight[[0, 4, 9]] = 0.0
+    ids = torch.tensor([[1, 5, 7, 4, 10], [3, 8, 4, 4, 11]], dtype=torch.int32)
+    out = embedding(ids)
+    rows = embedding.weight.detach()
+    expected = torch.stack([torch.stack([rows[1], rows[5] + rows[7], rows[10]]), torch.stack([rows[3], rows[8], rows[11]])])
+    torch.testing.assert_close(out, expected)
+    (gradient,) = torch.autograd.grad((out**2).sum() + out.sum(), embedding.weight)
+    assert gradient[[0, 4, 9]].eq(0).all()
+    assert gradient[[1, 3, 5, 7, 8, 10, 11]].ne(0).all()

@@ -209,7 +209,7 @@ def _count(
     for batch in rows.collect_batches(chunk_size=BATCH_ROWS, engine="streaming"):
         lazy = batch.lazy()
         train = lazy.filter(pl.col(SPLIT) == 0)
-        queries = [lazy.group_by(SPLIT).agg(rows=pl.len(), clicks=label(spec).sum(), *faults.checks(spec))]
+        queries = [lazy.group_by(SPLIT).agg(pl.len().alias("rows"), label(spec).sum().alias("clicks"), *faults.checks(spec))]
         queries += [counts[field.name].query(train.select(field.value())) for field in spec.fields if field.name in counts]
         queries += [groups.query(lazy.select(groups.name))] if groups else []
         checks, *results = pl.collect_all(queries)

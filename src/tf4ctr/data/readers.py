@@ -10,7 +10,6 @@ import polars as pl
 
 from tf4ctr.errors import InputError, did_you_mean
 
-
 GZIP = b"\x1f\x8b"  # how a gzipped file begins
 
 

@@ -223,7 +223,9 @@ class DatasetSpec:
             if all(files.values()) and all((folder / name).exists() for name in reader.beside):
                 return RawFiles(layout["reader"], {key: layout[key] for key in reader.options if key in layout}, files)
             parts = [*names.values(), *reader.beside]
-            wanted.append(f"  {layout['reader']:9} " + ", ".join(f"{part} ({'found' if any(folder.glob(part)) else 'missing'})" for part in parts))
+            wanted.append(
+                f"  {layout['reader']:9} " + ", ".join(f"{part} ({'found' if any(folder.glob(part)) else 'missing'})" for part in parts)
+            )
         get_it = "  python src/prepare.py dataset=NAME download=true fetches them.\n".replace("NAME", self.name) if self.download else ""
         raise InputError(
             f"raw files of {self.name} not found in {folder}; expected one of\n" + "\n".join(wanted) + "\n"

@@ -32,6 +32,10 @@ class Batch(NamedTuple):
         """Some of the rows; a slice is a view."""
         return Batch(self.ids[rows], self.label[rows], None if self.group is None else self.group[rows])
 
+    def to(self, device: torch.device | None) -> "Batch":
+        """The same rows on a device; None for where they are."""
+        return Batch(self.ids.to(device), self.label.to(device), None if self.group is None else self.group.to(device))
+
 
 class Stream(ABC):
     """One split cut into batches, sharded over ranks. Subclasses yield them.
@@ -62,7 +66,9 @@ class Stream(ABC):
         self.epoch = 0
         self.position = 0
         self.split_rows = count_rows(folder, split)
-        self.rows = self.split_rows // world_size if shuffle else len(range(rank, self.split_rows, world_size))  # of one epoch, on this rank
+        self.rows = (
+            self.split_rows // world_size if shuffle else len(range(rank, self.split_rows, world_size))
+        )  # of one epoch, on this rank
 
     def __len__(self) -> int:
         return len(self._bounds()) - 1
@@ -116,8 +122,7 @@ class MemoryStream(Stream):
 
     def __init__(self, *args: Any, device: torch.device | None = None, **options: Any) -> None:
         super().__init__(*args, **options)
-        held = self._tensors(pl.read_parquet(self.path))
-        self.held = Batch(*(None if part is None else part.to(device) for part in held)) if device else held
+        self.held = self._tensors(pl.read_parquet(self.path)).to(device)
 
     def __iter__(self) -> Iterator[Batch]:
         order, bounds = self._order().to(self.held.label.device), self._bounds()

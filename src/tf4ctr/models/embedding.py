@@ -18,6 +18,9 @@ class FieldEmbedding(nn.Module):
     under weight decay.
     """
 
+    field_W: Tensor
+    padding_W: Tensor
+
     def __init__(self, schema: Schema, dim: int, init_std: float = 1e-4) -> None:
         super().__init__()
         self.dim = dim
