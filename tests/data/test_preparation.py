@@ -60,7 +60,9 @@ def test_labels_and_groups(spec, prepared):
 def test_manifest_tells_rows_rates_and_sizes(spec, prepared):
     manifest = read_manifest(prepared)
     train = pl.read_csv(spec.raw_dir / "train.csv")
-    assert manifest["splits"]["train"] == {"rows": 400, "click_rate": pytest.approx(train["click"].mean())}
+    found = manifest["splits"]["train"]
+    assert (found["rows"], found["click_rate"]) == (400, pytest.approx(train["click"].mean()))
+    assert {*found["out_of_vocabulary"]} == {"user", "item", "hour"}
     assert manifest["vocabulary_sizes"] == {field.name: field.vocabulary_size for field in Schema.load(prepared).fields}
 
 

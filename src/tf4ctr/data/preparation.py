@@ -1,4 +1,4 @@
-"""Raw files -> a prepared dataset (parquet of table rows, schema, vocabulary, manifest), out of core and atomic."""
+"""Raw files -> a prepared dataset (parquet of table rows, schema, vocabulary, manifest, report), out of core and atomic."""
 
 import json
 import logging
@@ -15,7 +15,7 @@ import polars as pl
 from filelock import FileLock
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
-from tf4ctr.data import faults, synthetic, vocabulary
+from tf4ctr.data import faults, report, synthetic, vocabulary
 from tf4ctr.data.faults import label
 from tf4ctr.data.schema import Field, Schema
 from tf4ctr.data.spec import ALL, SPLITS, DatasetSpec, RawFiles
@@ -24,9 +24,10 @@ from tf4ctr.errors import InputError
 
 log = logging.getLogger(__name__)
 
-FORMAT = 2  # of the prepared folder; a change of it makes older folders be prepared again
+FORMAT = 3  # of the prepared folder; a change of it makes older folders be prepared again
 ROW_GROUP_SIZE = 100_000
 BATCH_ROWS = 100_000  # rows counted at a time
+TOP_VALUES = 3  # of each field in the report
 LABEL, GROUP, SPLIT = "__label", "__group", "__split"
 BYTES_PER_RAW_BYTE = 0.5  # prepared rows take less than this, whatever the raw layout
 
@@ -60,7 +61,7 @@ def prepare(spec: DatasetSpec) -> Path:
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
-    """Read `folder/manifest.json`: settings, raw files, rows and click rate a split, vocabulary sizes, best possible AUC where known."""
+    """Read `folder/manifest.json`: settings, raw files, rows, click rate and unknown values a split, vocabulary sizes, best possible AUC where known."""
     return json.loads((folder / "manifest.json").read_text())
 
 
@@ -126,7 +127,8 @@ def _write(spec: DatasetSpec, folder: Path) -> None:
             summary |= _checked(spec, raw, split, checks)
         faults.refuse_counts(spec, raw, {split: summary[split]["rows"] for split in SPLITS})
 
-        values = {name: counts[name].seen(spec.min_count).get_column(name) for name in counts}
+        seen = {name: counter.seen(spec.min_count) for name, counter in counts.items()}
+        values = {name: frame.get_column(name) for name, frame in seen.items()}
         fields = tuple(Field(field.name, vocabulary.size(values[field.name]), field.width) for field in spec.fields)
         schema = Schema(spec.name, fields, spec.label, spec.group)
         if schema.num_ids >= 2**31:
@@ -146,6 +148,9 @@ def _write(spec: DatasetSpec, folder: Path) -> None:
     for field in spec.fields:
         vocabulary.save(values[field.name], folder / "vocabulary")
     schema.save(folder)
+    for split, found in summary.items():
+        found["out_of_vocabulary"] = report.out_of_vocabulary(folder, schema, split)
+    report.write(folder, schema, summary, {name: frame.top_k(TOP_VALUES, by="count") for name, frame in seen.items()})
     manifest = {
         "format": FORMAT,
         "dataset": spec.name,
