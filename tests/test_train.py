@@ -168,9 +168,9 @@ def test_multirun_gives_each_job_a_folder(toy, tmp_path):
 
 
 def test_a_dataset_of_ones_own_is_one_yaml(tmp_path, raw_dir):
-    """The yaml that CONTRIBUTING.md shows, with this dataset's columns."""
-    (shown,) = re.findall(r"```yaml\n(name: shop.*?)```", (ROOT / "CONTRIBUTING.md").read_text(), re.DOTALL)
-    shown = shown.replace("[user, product, hour, device]", "[user, item, hour]").replace("${root:}/data/raw/shop", str(raw_dir))
+    """The yaml that README.md shows, with this dataset's columns."""
+    (shown,) = re.findall(r"```yaml\n(name: shop.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    shown = shown.replace("- product", "- item").replace("name: tags", "name: hour").replace("${root:}/data/raw/shop", str(raw_dir))
     (tmp_path / "conf" / "dataset").mkdir(parents=True)
     (tmp_path / "conf" / "dataset" / "shop.yaml").write_text(shown.replace("${root:}", str(tmp_path)))
     options = [
@@ -189,7 +189,12 @@ def test_a_dataset_of_ones_own_is_one_yaml(tmp_path, raw_dir):
 def test_help_teaches_the_groups():
     done = run_script("train.py", "--help")
     assert done.returncode == 0
-    for word in ("backbone=deepfm dataset=frappe", "dfm", "dynamic fusion module", "dataset: frappe, synthetic"):
+    for word in (
+        "backbone=deepfm dataset=frappe",
+        "dfm",
+        "dynamic fusion module",
+        "dataset: avazu, criteo, frappe, kkbox, movielens_1m, movielens_tag, synthetic",
+    ):
         assert word in done.stdout
 
 

@@ -61,7 +61,8 @@ def prepare(spec: DatasetSpec) -> Path:
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
-    """Read `folder/manifest.json`: settings, raw files, rows, click rate and unknown values a split, vocabulary sizes, best possible AUC where known."""
+    """Read `folder/manifest.json`: settings, raw files, rows, click rate and unknown values a split, vocabulary sizes, and the best
+    possible AUC where it is known."""
     return json.loads((folder / "manifest.json").read_text())
 
 

@@ -62,7 +62,7 @@ def _draw(path: Path, schema: Schema, splits: Mapping[str, Mapping[str, Any]]) -
         unknown.barh(places, [found["out_of_vocabulary"][name] for name in names], height, label=split)
     unknown.set_yticks(range(len(names)), [""] * len(names))
     unknown.set_title("share of unknown values", fontsize=10)
-    unknown.xaxis.set_major_formatter(lambda share, _: f"{share:.1%}")
+    unknown.xaxis.set_major_formatter(lambda share, _: f"{100 * share:.3g} %")
     unknown.legend(fontsize=8)
     for axis in (sizes, unknown):
         axis.invert_yaxis()

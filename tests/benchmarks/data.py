@@ -1,0 +1,155 @@
+"""make bench, the data engine: preparation and streaming of Avazu-shaped rows, beside FuxiCTR 2.3.10 and beside pyarrow alone.
+
+    python tests/benchmarks/data.py [ROWS] [PAIRS]      40400000 and 3 where nothing is said; about 10 GB in data/bench
+
+Every measurement is a process of its own; both sides of a ratio run in turn, ours first. A row is what stands in all splits. Memory is
+the largest sum over the process and its children of what each holds alone and its part of what they share (PSS), ten times a second.
+"""
+
+import importlib.metadata
+import os
+import platform
+import subprocess
+import sys
+import time
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import psutil
+from avazu import COLUMNS, FILE_ROWS, write
+from rich.console import Console
+from rich.table import Table
+
+ROOT = Path(__file__).resolve().parents[2]
+WORK = ROOT / "data" / "bench"
+FIELDS = [name for name in COLUMNS if name not in ("id", "click")]
+THEIRS = ROOT / ".venv-fuxictr" / "bin" / "python"
+SIDE = str(Path(__file__).with_name("fuxictr_side.py"))
+
+PREPARE = """
+import sys, time
+from pathlib import Path
+from tf4ctr.data.preparation import prepare, read_manifest
+from tf4ctr.data.spec import DatasetSpec
+raw, folder, fields, layout = sys.argv[1:5]
+files = {"all": layout} if layout != "splits" else {split: f"{split}.csv" for split in ("train", "valid", "test")}
+spec = DatasetSpec.from_config({"name": "avazu", "raw_dir": raw, "prepared_dir": folder, "fields": fields.split(","), "label": "click",
+    "min_count": 2, "layouts": [{"reader": "csv", **files}]})
+started = time.perf_counter()
+prepare(spec)
+seconds = time.perf_counter() - started
+print(sum(split["rows"] for split in read_manifest(Path(folder))["splits"].values()), seconds)
+"""
+STREAM = """
+import sys, time
+from pathlib import Path
+from tf4ctr.data.stream import DiskStream
+stream = DiskStream(Path(sys.argv[1]), "train", 10_000, shuffle=True, shuffle_rows=500_000)
+for epoch in range(2):  # the first to warm up
+    stream.start_epoch(epoch)
+    started = time.perf_counter()
+    rows = sum(len(batch.label) for batch in stream)
+print(rows, time.perf_counter() - started)
+"""
+
+
+def measure(*command: object) -> tuple[float, float]:
+    """Run a process that prints `rows seconds`; return rows a second and its peak memory in GB."""
+    environment = os.environ | {"RAY_TRAIN_V2_ENABLED": "0", "PYTHONWARNINGS": "ignore"}
+    process = subprocess.Popen([str(part) for part in command], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
+    tree, peak = psutil.Process(process.pid), 0
+    output = None
+    while output is None:
+        peak = max(peak, sum(_held(each) for each in _tree(tree)))
+        try:
+            output, errors = process.communicate(timeout=0.1)
+        except subprocess.TimeoutExpired:
+            continue
+    if process.returncode:
+        raise SystemExit(f"{' '.join(map(str, command))}\n{errors}")
+    rows, seconds = output.split()[-2:]
+    return float(rows) / float(seconds), peak / 1e9
+
+
+def _tree(process: psutil.Process) -> list[psutil.Process]:
+    try:
+        return [process, *process.children(recursive=True)]
+    except psutil.NoSuchProcess:
+        return []
+
+
+def _held(process: psutil.Process) -> int:
+    try:
+        return process.memory_full_info().pss
+    except (psutil.NoSuchProcess, psutil.AccessDenied):
+        return 0
+
+
+def fresh(name: str) -> Path:
+    """A folder that isn't there yet."""
+    subprocess.run(["rm", "-rf", WORK / name], check=True)
+    return WORK / name
+
+
+def main(rows: int = 40_400_000, pairs: int = 3) -> None:
+    if not THEIRS.exists():
+        raise SystemExit(f"{THEIRS} is missing: run this through make bench, which builds it")
+    files = write(WORK / "raw", rows) if len(list((WORK / "raw").glob("*.csv"))) != -(-rows // FILE_ROWS) else []
+    small = WORK / "small"
+    small.mkdir(exist_ok=True)
+    first = pl.read_csv(WORK / "raw" / "train-00.csv", infer_schema=False)
+    bounds = [0, *(int(share * len(first)) for share in (0.8, 0.9, 1))]
+    for split, (start, end) in zip(("train", "valid", "test"), pairwise(bounds), strict=True):
+        first[start:end].write_csv(small / f"{split}.csv")
+    fields, ours = ",".join(FIELDS), [sys.executable, "-c"]
+
+    found: dict[str, list[tuple[float, float]]] = {}
+    for _ in range(pairs):
+        for name, command in {
+            "prepare, ours": (*ours, PREPARE, small, fresh("ours"), fields, "splits"),
+            "prepare, FuxiCTR": (THEIRS, SIDE, "prepare", small, fresh("fuxictr"), fields),
+            "stream, ours": (*ours, STREAM, WORK / "ours"),
+            "stream, FuxiCTR": (THEIRS, SIDE, "stream", WORK / "fuxictr", fields),
+            "decode, pyarrow": (THEIRS, SIDE, "decode", WORK / "ours" / "train.parquet"),
+        }.items():
+            found.setdefault(name, []).append(measure(*command))
+    started = time.perf_counter()
+    found["prepare, ours, all"] = [measure(*ours, PREPARE, WORK / "raw", fresh("all"), fields, "train-*.csv")]
+    whole = time.perf_counter() - started
+    found["stream, ours, all"] = [measure(*ours, STREAM, WORK / "all") for _ in range(pairs)]
+
+    console = Console(width=140)
+    versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in ("polars", "torch"))
+    table = Table(title=f"{versions}, FuxiCTR 2.3.10, {os.cpu_count()} cores {platform.machine()}; medians (smallest to largest)")
+    for column in ("work", "million rows/s", "peak memory, GB"):
+        table.add_column(column, justify="left" if column == "work" else "right")
+    for name, measured in found.items():
+        table.add_row(name, *(_spread(values) for values in (np.array(measured) / [1e6, 1]).T))
+    console.print(table)
+
+    ratios = Table(title="ratios, pair by pair: median (smallest to largest)")
+    for column in ("ratio", "measured"):
+        ratios.add_column(column, justify="left" if column == "ratio" else "right")
+
+    def ratio(what: str, above: str, below: str, column: int) -> None:
+        pairs_ = zip(found[above], found[below] * len(found[above]), strict=False)
+        ratios.add_row(what, _spread(np.array([a[column] / b[column] for a, b in pairs_])))
+
+    ratio("preparation, rows a second: ours / FuxiCTR", "prepare, ours", "prepare, FuxiCTR", 0)
+    ratio("preparation, memory: ours / FuxiCTR", "prepare, ours", "prepare, FuxiCTR", 1)
+    ratio(f"preparation, rows a second: {rows:,} / {FILE_ROWS:,} rows", "prepare, ours, all", "prepare, ours", 0)
+    ratio("streaming, rows a second: ours / FuxiCTR", "stream, ours", "stream, FuxiCTR", 0)
+    ratio("streaming, rows a second: ours / pyarrow's bare decode", "stream, ours", "decode, pyarrow", 0)
+    ratio(f"streaming, memory: {rows:,} / {FILE_ROWS:,} rows", "stream, ours, all", "stream, ours", 1)
+    console.print(ratios)
+    console.print(f"{rows:,} rows, {len(files) or 'kept'} files written, prepared in {whole:.0f} s")
+
+
+def _spread(values: np.ndarray) -> str:
+    return f"{np.median(values):.3f} ({values.min():.3f} to {values.max():.3f})"
+
+
+if __name__ == "__main__":
+    main(*(int(argument) for argument in sys.argv[1:]))
