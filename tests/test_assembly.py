@@ -92,6 +92,7 @@ def test_l2_and_dropout_follow_the_dataset_unless_set():
         ("+backbone.complex.hiden=3", "unexpected keyword argument 'hiden'"),
         ("optimizer.lr=fast", "optimizer's config"),
         ("stream.batch_size=1", "batch norm needs at least 2 rows"),
+        ("stream.tier=tape", "stream.tier is 'tape': choose from: auto, device, disk, memory"),
         ("embedding.l2=-1", "embedding.l2 is -1"),
         ("embedding.dim=15", "must be even"),
         ("loss.c=1.5", "only an even gamma"),

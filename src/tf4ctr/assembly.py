@@ -6,9 +6,10 @@ import torch
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
+from tf4ctr.data.datamodule import TIERS
 from tf4ctr.data.schema import Field, Schema
 from tf4ctr.data.spec import DatasetSpec
-from tf4ctr.errors import InputError
+from tf4ctr.errors import InputError, did_you_mean
 from tf4ctr.models.network import Network
 from tf4ctr.module import CTRModule
 
@@ -46,6 +47,8 @@ def check_config(config: DictConfig, spec: DatasetSpec) -> None:
     stand_in = Schema(spec.name, tuple(Field(field.name, 3, field.width) for field in spec.fields), spec.label, spec.group)
     if config.stream.batch_size < 2:
         raise InputError(f"stream.batch_size is {config.stream.batch_size}: batch norm needs at least 2 rows")
+    if config.stream.tier not in TIERS:
+        raise InputError(f"stream.tier is '{config.stream.tier}': {did_you_mean(str(config.stream.tier), TIERS)}")
     if config.embedding.l2 < 0:
         raise InputError(f"embedding.l2 is {config.embedding.l2}: it must not be negative")
     with torch.random.fork_rng():

@@ -6,7 +6,6 @@ import torch
 from tf4ctr.data import datamodule
 from tf4ctr.data.datamodule import CTRDataModule
 from tf4ctr.data.stream import DiskStream, MemoryStream
-from tf4ctr.errors import InputError
 
 
 def test_splits_and_batch_sizes(prepared):
@@ -36,5 +35,3 @@ def test_a_tier_can_be_named(prepared):
     data = CTRDataModule(prepared, 100, tier="disk", shuffle_rows=250)
     data.setup("fit")
     assert data.train_dataloader().pool_batches == 2
-    with pytest.raises(InputError, match="choose from auto, device, memory, disk"):
-        CTRDataModule(prepared, 100, tier="tape")

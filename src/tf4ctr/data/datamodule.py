@@ -10,7 +10,6 @@ from lightning import LightningDataModule
 from tf4ctr.data.schema import Schema
 from tf4ctr.data.spec import SPLITS
 from tf4ctr.data.stream import DiskStream, MemoryStream, Stream, count_rows
-from tf4ctr.errors import InputError
 
 log = logging.getLogger(__name__)
 
@@ -28,9 +27,6 @@ class CTRDataModule(LightningDataModule):
         tier: where the rows are held: `device`, `memory`, `disk`, or `auto`: the first of them whose free memory holds them twice.
         shuffle_rows: rows that are shuffled together in the disk tier.
         seed: of the training order.
-
-    Raises:
-        InputError: a tier that isn't one.
     """
 
     def __init__(
@@ -43,8 +39,6 @@ class CTRDataModule(LightningDataModule):
         seed: int = 0,
     ) -> None:
         super().__init__()
-        if tier not in TIERS:
-            raise InputError(f"stream.tier is '{tier}': choose from {', '.join(TIERS)}")
         self.prepared_dir, self.batch_size, self.seed = prepared_dir, batch_size, seed
         self.eval_batch_size = eval_batch_size or batch_size
         self.tier, self.shuffle_rows = tier, shuffle_rows
