@@ -4,6 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin/python
 READY := $(VENV)/.ready
+PEER := .venv-fuxictr
 
 .PHONY: help setup train test bench lint format clean
 
@@ -24,8 +25,15 @@ train: $(READY)  ## train and test a model: make train ARGS="backbone=deepfm dat
 test: $(READY)  ## run every test
 	$(RUN) -m pytest $(ARGS)
 
-bench: $(READY)  ## measure against plain alternatives, side by side
-	$(RUN) tests/benchmarks/bench.py $(ARGS)
+bench: $(READY) $(PEER)/.ready  ## measure beside plain alternatives and FuxiCTR: make bench ARGS="2000000 3" for fewer rows
+	$(RUN) tests/benchmarks/bench.py
+	$(RUN) tests/benchmarks/data.py $(ARGS)
+
+$(PEER)/.ready:
+	$(PYTHON) -m venv $(PEER)
+	$(PEER)/bin/pip install --disable-pip-version-check torch==2.13.0
+	$(PEER)/bin/pip install --disable-pip-version-check fuxictr==2.3.10 "polars>=1.33,<2" aiohttp
+	@touch $(PEER)/.ready
 
 lint: $(READY)  ## ruff, mypy and codespell
 	$(RUN) -m ruff check
@@ -38,5 +46,5 @@ format: $(READY)  ## let ruff format and mend
 	$(RUN) -m ruff format
 
 clean:  ## remove .venv and caches; data/ and outputs/ stay
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(PEER) .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find src tests -name __pycache__ -type d -prune -exec rm -rf {} +
