@@ -3,7 +3,7 @@
     python tests/benchmarks/data.py [ROWS] [PAIRS]      40400000 and 3 where nothing is said; about 10 GB in data/bench
 
 Every measurement is a process of its own; both sides of a ratio run in turn, ours first. A row is what stands in all splits. Memory is
-the largest sum over the process and its children of what each holds alone and its part of what they share (PSS), ten times a second.
+the largest sum over the process and its children, ten times a second: PSS counts what they share once, RSS as often as it is held.
 """
 
 import importlib.metadata
@@ -55,14 +55,14 @@ print(rows, time.perf_counter() - started)
 """
 
 
-def measure(*command: object) -> tuple[float, float]:
-    """Run a process that prints `rows seconds`; return rows a second and its peak memory in GB."""
+def measure(*command: object) -> tuple[float, float, float]:
+    """Run a process that prints `rows seconds`; return rows a second and its peak memory in GB, PSS and RSS."""
     environment = os.environ | {"RAY_TRAIN_V2_ENABLED": "0", "PYTHONWARNINGS": "ignore"}
     process = subprocess.Popen([str(part) for part in command], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
-    tree, peak = psutil.Process(process.pid), 0
+    tree, peak = psutil.Process(process.pid), np.zeros(2)
     output = None
     while output is None:
-        peak = max(peak, sum(_held(each) for each in _tree(tree)))
+        peak = np.maximum(peak, np.sum([_held(each) for each in _tree(tree)], axis=0))
         try:
             output, errors = process.communicate(timeout=0.1)
         except subprocess.TimeoutExpired:
@@ -70,7 +70,7 @@ def measure(*command: object) -> tuple[float, float]:
     if process.returncode:
         raise SystemExit(f"{' '.join(map(str, command))}\n{errors}")
     rows, seconds = output.split()[-2:]
-    return float(rows) / float(seconds), peak / 1e9
+    return float(rows) / float(seconds), *peak / 1e9
 
 
 def _tree(process: psutil.Process) -> list[psutil.Process]:
@@ -80,11 +80,12 @@ def _tree(process: psutil.Process) -> list[psutil.Process]:
         return []
 
 
-def _held(process: psutil.Process) -> int:
+def _held(process: psutil.Process) -> tuple[int, int]:
     try:
-        return process.memory_full_info().pss
+        found = process.memory_full_info()
     except (psutil.NoSuchProcess, psutil.AccessDenied):
-        return 0
+        return 0, 0
+    return found.pss, found.rss
 
 
 def fresh(name: str) -> Path:
@@ -105,7 +106,7 @@ def main(rows: int = 40_400_000, pairs: int = 3) -> None:
         first[start:end].write_csv(small / f"{split}.csv")
     fields, ours = ",".join(FIELDS), [sys.executable, "-c"]
 
-    found: dict[str, list[tuple[float, float]]] = {}
+    found: dict[str, list[tuple[float, float, float]]] = {}
     for _ in range(pairs):
         for name, command in {
             "prepare, ours": (*ours, PREPARE, small, fresh("ours"), fields, "splits"),
@@ -123,10 +124,10 @@ def main(rows: int = 40_400_000, pairs: int = 3) -> None:
     console = Console(width=140)
     versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in ("polars", "torch"))
     table = Table(title=f"{versions}, FuxiCTR 2.3.10, {os.cpu_count()} cores {platform.machine()}; medians (smallest to largest)")
-    for column in ("work", "million rows/s", "peak memory, GB"):
+    for column in ("work", "million rows/s", "peak PSS, GB", "peak RSS, GB"):
         table.add_column(column, justify="left" if column == "work" else "right")
     for name, measured in found.items():
-        table.add_row(name, *(_spread(values) for values in (np.array(measured) / [1e6, 1]).T))
+        table.add_row(name, *(_spread(values) for values in (np.array(measured) / [1e6, 1, 1]).T))
     console.print(table)
 
     ratios = Table(title="ratios, pair by pair: median (smallest to largest)")
@@ -138,11 +139,12 @@ def main(rows: int = 40_400_000, pairs: int = 3) -> None:
         ratios.add_row(what, _spread(np.array([a[column] / b[column] for a, b in pairs_])))
 
     ratio("preparation, rows a second: ours / FuxiCTR", "prepare, ours", "prepare, FuxiCTR", 0)
-    ratio("preparation, memory: ours / FuxiCTR", "prepare, ours", "prepare, FuxiCTR", 1)
+    ratio("preparation, memory (PSS): ours / FuxiCTR", "prepare, ours", "prepare, FuxiCTR", 1)
+    ratio("preparation, memory (RSS): ours / FuxiCTR", "prepare, ours", "prepare, FuxiCTR", 2)
     ratio(f"preparation, rows a second: {rows:,} / {FILE_ROWS:,} rows", "prepare, ours, all", "prepare, ours", 0)
     ratio("streaming, rows a second: ours / FuxiCTR", "stream, ours", "stream, FuxiCTR", 0)
     ratio("streaming, rows a second: ours / pyarrow's bare decode", "stream, ours", "decode, pyarrow", 0)
-    ratio(f"streaming, memory: {rows:,} / {FILE_ROWS:,} rows", "stream, ours, all", "stream, ours", 1)
+    ratio(f"streaming, memory (RSS): {rows:,} / {FILE_ROWS:,} rows", "stream, ours, all", "stream, ours", 2)
     console.print(ratios)
     console.print(f"{rows:,} rows, {len(files) or 'kept'} files written, prepared in {whole:.0f} s")
 

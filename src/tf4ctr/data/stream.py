@@ -5,6 +5,7 @@ and *disk* (row groups in a random order, shuffled again within a pool of rows).
 """
 
 from abc import ABC, abstractmethod
+from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import accumulate
@@ -19,6 +20,9 @@ from torch import Tensor
 from tf4ctr.data.preparation import GROUP, LABEL, ROW_GROUP_SIZE
 from tf4ctr.data.schema import Schema
 from tf4ctr.errors import InputError
+
+
+AHEAD = 2  # pools of rows that are read before they are needed, each by a thread
 
 
 class Batch(NamedTuple):
@@ -154,12 +158,12 @@ class DiskStream(Stream):
     def __iter__(self) -> Iterator[Batch]:
         stretches, bounds = self._stretches(), self._bounds()
         pools = range(self.position // self.pool_batches, -(-(len(bounds) - 1) // self.pool_batches))
-        with ThreadPoolExecutor(1) as reader:
-            following = reader.submit(self._read, stretches, bounds, pools[0]) if pools else None
+        with ThreadPoolExecutor(AHEAD) as readers:
+            coming = deque(readers.submit(self._read, stretches, bounds, pool) for pool in pools[:AHEAD])
             for pool in pools:
-                assert following is not None
-                held, first = following.result(), pool * self.pool_batches
-                following = reader.submit(self._read, stretches, bounds, pool + 1) if pool + 1 in pools else None
+                held, first = coming.popleft().result(), pool * self.pool_batches
+                if pool + AHEAD in pools:
+                    coming.append(readers.submit(self._read, stretches, bounds, pool + AHEAD))
                 for number in range(max(first, self.position), min(first + self.pool_batches, len(bounds) - 1)):
                     yield held.take(slice(bounds[number] - bounds[first], bounds[number + 1] - bounds[first]))
 
