@@ -21,7 +21,6 @@ from tf4ctr.data.preparation import GROUP, LABEL, ROW_GROUP_SIZE
 from tf4ctr.data.schema import Schema
 from tf4ctr.errors import InputError
 
-
 AHEAD = 2  # pools of rows that are read before they are needed, each by a thread
 
 
