@@ -178,27 +178,39 @@ def test_what_a_killed_process_left_is_cleared(spec):
     assert leftovers(spec) == []
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
-def test_stopped_while_preparing_leaves_no_prepared_dataset(raw_dir, number):
+SLOW_PREPARATION = (
+    "import sys, time; sys.path[:0] = [sys.argv[1], sys.argv[2]]\n"
+    "from pathlib import Path; from conftest import make_spec; from tf4ctr.data import preparation as p\n"
+    "where, name = (p, sys.argv[4]) if hasattr(p, sys.argv[4]) else (getattr(p, sys.argv[4].split('.')[0]), sys.argv[4].split('.')[1])\n"
+    "real = getattr(where, name)\n"
+    "def slow(*a): print('reached', flush=True); time.sleep(60); return real(*a)\n"
+    "setattr(where, name, slow)\n"
+    "p.prepare(make_spec(Path(sys.argv[3]), min_count=3))\n"
+)
+
+
+@pytest.mark.parametrize(
+    ("number", "moment"),
+    [
+        (signal.SIGINT, "vocabulary.save"),
+        (signal.SIGKILL, "_count"),
+        (signal.SIGKILL, "_encoders"),
+        (signal.SIGKILL, "vocabulary.save"),
+        (signal.SIGKILL, "report.write"),
+    ],
+)
+def test_stopped_while_preparing_keeps_the_old_prepared_dataset(spec, prepared, number, moment):
     """SIGINT (Ctrl-C) also clears the half-made folder; SIGKILL can't, the next preparation does."""
-    spec = make_spec(raw_dir)
-    program = (
-        "import sys, time; sys.path[:0] = [sys.argv[1], sys.argv[2]]\n"
-        "from pathlib import Path; from conftest import make_spec; from tf4ctr.data import preparation as p\n"
-        "real = p.vocabulary.save\n"
-        "def slow(*a): real(*a); print('writing', flush=True); time.sleep(60)\n"
-        "p.vocabulary.save = slow\n"
-        "p.prepare(make_spec(Path(sys.argv[3])))\n"
-    )
-    command = [sys.executable, "-c", program, str(ROOT / "src"), str(ROOT / "tests"), str(raw_dir)]
+    before = (prepared / "manifest.json").read_text()
+    command = [sys.executable, "-c", SLOW_PREPARATION, str(ROOT / "src"), str(ROOT / "tests"), str(spec.raw_dir), moment]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    assert any("writing" in line for line in process.stdout)
+    assert any("reached" in line for line in process.stdout)
     process.send_signal(number)
     process.communicate(timeout=30)
     assert process.returncode != 0
-    assert not spec.prepared_dir.exists()
+    assert (prepared / "manifest.json").read_text() == before
     assert (leftovers(spec) == []) == (number == signal.SIGINT)
-    assert read_manifest(prepare(spec))["splits"]["train"]["rows"] == 400
+    assert read_manifest(prepare(make_spec(spec.raw_dir, min_count=3)))["settings"]["min_count"] == 3
     assert leftovers(spec) == []
 
 
