@@ -76,6 +76,11 @@ def make_spec(folder: Path, **options: Any) -> DatasetSpec:
     return DatasetSpec.from_config({**defaults, **options})
 
 
+def leftovers(spec: DatasetSpec) -> list[str]:
+    """What preparation has left beside the prepared folder."""
+    return [path.name for path in spec.prepared_dir.parent.glob(".*") if path.suffix != ".lock"]
+
+
 @pytest.fixture
 def spec(raw_dir: Path) -> DatasetSpec:
     return make_spec(raw_dir)

@@ -116,19 +116,7 @@ def _write(spec: DatasetSpec, folder: Path) -> None:
         _check_space(spec, raw, folder)
         sources = {split: _open(spec, raw, split) for split in raw.files}
 
-        summary: dict[str, dict[str, Any]] = {}
-        counts = {field.name: vocabulary.Counts(field.name) for field in spec.fields}
-        groups = vocabulary.Counts(spec.group) if spec.group else None
-        for split, rows in sources.items():
-            with step(f"read {split}", None) as tick:
-                try:
-                    checks = _count(spec, rows, counts if split in ("train", ALL) else {}, groups, tick)
-                except (pl.exceptions.ComputeError, pl.exceptions.SchemaError, OSError) as error:
-                    faults.refuse_unreadable(spec, raw, split, error)
-            summary |= _checked(spec, raw, split, checks)
-        faults.refuse_counts(spec, raw, {split: summary[split]["rows"] for split in SPLITS})
-
-        seen = {name: counter.seen(spec.min_count) for name, counter in counts.items()}
+        summary, seen, groups = _read(spec, raw, sources, step)
         values = {name: frame.get_column(name) for name, frame in seen.items()}
         fields = tuple(Field(field.name, vocabulary.size(values[field.name]), field.width) for field in spec.fields)
         schema = Schema(spec.name, fields, spec.label, spec.group)
@@ -136,16 +124,7 @@ def _write(spec: DatasetSpec, folder: Path) -> None:
             raise InputError(
                 f"{spec.name}: {schema.num_ids:,} table rows do not fit int32 ids: raise dataset.min_count (now {spec.min_count})"
             )
-        encoders = _encoders(spec, schema, values, groups.seen(1).get_column(groups.name) if groups else None)
-        for split, rows in sources.items():
-            with step(f"write {split}", sum(summary[part]["rows"] for part in SPLITS) if split == ALL else summary[split]["rows"]) as tick:
-                by_split = pl.PartitionBy(folder / "parts", key=SPLIT, include_key=False)
-                encoded = _ticking(rows, tick).select(SPLIT, *encoders)
-                encoded.sink_parquet(by_split, row_group_size=ROW_GROUP_SIZE, mkdir=True, engine="streaming")
-    for number, split in enumerate(SPLITS):
-        (part,) = (folder / "parts" / f"{SPLIT}={number}").iterdir()
-        part.rename(folder / f"{split}.parquet")
-    shutil.rmtree(folder / "parts")
+        _encode(sources, _encoders(spec, schema, values, groups), {split: summary[split]["rows"] for split in SPLITS}, folder, step)
     for field in spec.fields:
         vocabulary.save(values[field.name], folder / "vocabulary")
     schema.save(folder)
@@ -167,6 +146,41 @@ def _write(spec: DatasetSpec, folder: Path) -> None:
     (folder / "manifest.json").write_text(json.dumps(manifest, indent=2) + "\n")
     total = sum(split["rows"] for split in summary.values())
     log.info("prepared %s: %s rows in %.1f s -> %s", spec.name, f"{total:,}", manifest["seconds"], spec.prepared_dir)
+
+
+def _read(
+    spec: DatasetSpec, raw: RawFiles, sources: dict[str, pl.LazyFrame], step: Callable[..., Any]
+) -> tuple[dict[str, dict[str, Any]], dict[str, pl.DataFrame], pl.Series | None]:
+    """First pass over all raw rows: rows and click rate a split, each field's known values with their counts, all groups."""
+    summary: dict[str, dict[str, Any]] = {}
+    counts = {field.name: Counts(field.name) for field in spec.fields}
+    groups = Counts(spec.group) if spec.group else None
+    for split, rows in sources.items():
+        with step(f"read {split}", None) as tick:
+            try:
+                checks = _count(spec, rows, counts if split in ("train", ALL) else {}, groups, tick)
+            except (pl.exceptions.ComputeError, pl.exceptions.SchemaError, OSError) as error:
+                faults.refuse_unreadable(spec, raw, split, error)
+        summary |= _checked(spec, raw, split, checks)
+    faults.refuse_counts(spec, raw, {split: summary[split]["rows"] for split in SPLITS})
+    seen = {name: counter.seen(spec.min_count) for name, counter in counts.items()}
+    return summary, seen, groups.seen(1).get_column(groups.name) if groups else None
+
+
+def _encode(
+    sources: dict[str, pl.LazyFrame], encoders: list[pl.Expr], counts: dict[str, int], folder: Path, step: Callable[..., Any]
+) -> None:
+    """Second pass: a parquet file a split."""
+    for source, rows in sources.items():
+        with step(f"write {source}", counts.get(source, sum(counts.values()))) as tick:
+            # one file a split, however large: left to itself polars begins another at some gigabytes
+            by_split = pl.PartitionBy(folder / "parts", key=SPLIT, include_key=False, approximate_bytes_per_file=None)
+            encoded = _ticking(rows, tick).select(SPLIT, *encoders)
+            encoded.sink_parquet(by_split, row_group_size=ROW_GROUP_SIZE, mkdir=True, engine="streaming")
+    for number, split in enumerate(SPLITS):
+        (part,) = (folder / "parts" / f"{SPLIT}={number}").iterdir()
+        part.rename(folder / f"{split}.parquet")
+    shutil.rmtree(folder / "parts")
 
 
 def _check_space(spec: DatasetSpec, raw: RawFiles, folder: Path) -> None:
