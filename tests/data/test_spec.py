@@ -1,3 +1,4 @@
+import polars as pl
 import pytest
 
 from conftest import CSV, make_spec
@@ -55,3 +56,16 @@ def test_the_first_whole_layout_is_taken(raw_dir, spec):
     raw = spec.raw_files(raw_dir)
     assert raw.reader == "csv"
     assert raw.files["test"] == [raw_dir / "test.csv"]
+
+
+def test_a_folder_stands_for_its_parquet_files(tmp_path):
+    for split in ("train", "valid", "test"):
+        (tmp_path / split).mkdir()
+        for part in ("b", "a"):
+            pl.DataFrame({"click": [1], "user": [part]}).write_parquet(tmp_path / split / f"{part}.parquet")
+    layout = {"reader": "parquet", "train": "train", "valid": "valid", "test": "test"}
+    raw = make_spec(tmp_path, fields=["user"], layouts=[layout]).raw_files(tmp_path)
+    assert raw.files["train"] == [tmp_path / "train" / "a.parquet", tmp_path / "train" / "b.parquet"]
+    before = raw.fingerprint()
+    pl.DataFrame({"click": [0, 0], "user": ["c", "d"]}).write_parquet(tmp_path / "train" / "b.parquet")
+    assert raw.fingerprint() != before

@@ -8,7 +8,7 @@ from typing import Any
 
 import polars as pl
 
-from tf4ctr.data.readers import READERS, BadRow
+from tf4ctr.data.readers import READERS, BadRow, gzipped
 from tf4ctr.data.transforms import TRANSFORMS
 from tf4ctr.errors import InputError, did_you_mean
 
@@ -102,7 +102,7 @@ class RawFiles:
     @property
     def bytes(self) -> int:
         """Size of all files, a gzipped one taken as five times its size (what click logs shrink to)."""
-        return sum(path.stat().st_size * (5 if path.suffix == ".gz" else 1) for paths in self.files.values() for path in paths)
+        return sum(path.stat().st_size * (5 if gzipped(path) else 1) for paths in self.files.values() for path in paths)
 
     def fingerprint(self) -> dict[str, Any]:
         """Reader, and name, size and time of every file, as JSON has it."""
@@ -219,15 +219,21 @@ class DatasetSpec:
         for layout in self.layouts:
             reader = READERS[layout["reader"]]
             names = {split: layout[split] for split in (*SPLITS, ALL) if split in layout}
-            files = {split: sorted(folder.glob(name)) for split, name in names.items()}
+            files = {split: _find(folder, name) for split, name in names.items()}
             if all(files.values()) and all((folder / name).exists() for name in reader.beside):
                 return RawFiles(layout["reader"], {key: layout[key] for key in reader.options if key in layout}, files)
             parts = [*names.values(), *reader.beside]
             wanted.append(
                 f"  {layout['reader']:9} " + ", ".join(f"{part} ({'found' if any(folder.glob(part)) else 'missing'})" for part in parts)
             )
-        get_it = "  python src/prepare.py dataset=NAME download=true fetches them.\n".replace("NAME", self.name) if self.download else ""
+        get_it = f"  python src/prepare.py dataset={self.name} download=true fetches them.\n" if self.download else ""
         raise InputError(
             f"raw files of {self.name} not found in {folder}; expected one of\n" + "\n".join(wanted) + "\n"
             f"{self.source.strip()}\n{get_it}Then put them there, or name their folder with dataset.raw_dir=FOLDER"
         )
+
+
+def _find(folder: Path, name: str) -> list[Path]:
+    """Files of a name with wildcards, sorted; a folder stands for the parquet files in it."""
+    found = sorted(folder.glob(name))
+    return [file for path in found for file in (sorted(path.rglob("*.parquet")) if path.is_dir() else [path])]
