@@ -59,14 +59,15 @@ class CTRDataModule(LightningDataModule):
         """Settle the tier where it is `auto`."""
         if self.tier != "auto":
             return
+        size = self.bytes
         ranks = self.trainer.num_devices if self.trainer else 1  # of this machine
-        if self.device.type == "cuda" and self.bytes < SHARE * torch.cuda.mem_get_info(self.device)[0]:
+        if self.device.type == "cuda" and size < SHARE * torch.cuda.mem_get_info(self.device)[0]:
             self.tier = "device"
-        elif self.bytes * ranks < SHARE * psutil.virtual_memory().available:
+        elif size * ranks < SHARE * psutil.virtual_memory().available:
             self.tier = "memory"
         else:
             self.tier = "disk"
-        log.info("stream: %.1f GB of rows, %s tier", self.bytes / 1e9, self.tier)
+        log.info("stream: %.1f GB of rows, %s tier", size / 1e9, self.tier)
 
     def train_dataloader(self) -> Stream:
         return self._stream("train", self.batch_size, shuffle=True)

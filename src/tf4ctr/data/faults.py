@@ -2,7 +2,7 @@
 
 import polars as pl
 
-from tf4ctr.data.readers import GZIP
+from tf4ctr.data.readers import gzipped
 from tf4ctr.data.spec import ALL, DatasetSpec, RawFiles
 from tf4ctr.data.transforms import TRANSFORMS
 from tf4ctr.errors import InputError
@@ -34,10 +34,9 @@ def _bad_value(column: str, transform: str) -> pl.Expr:
 def refuse_unreadable(spec: DatasetSpec, raw: RawFiles, split: str, error: Exception) -> None:
     """Raise for a raw file that the reader could not get through: the lines at fault where they can be told."""
     for path in raw.files[split]:
+        if gzipped(path):
+            continue  # lines are those of the text inside
         with path.open("rb") as file:
-            if file.read(2) == GZIP:
-                continue  # lines are those of the text inside
-            file.seek(0)
             for number, line in enumerate(file, 1):
                 try:
                     line.decode()

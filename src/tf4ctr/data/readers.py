@@ -10,7 +10,11 @@ import polars as pl
 
 from tf4ctr.errors import InputError, did_you_mean
 
-GZIP = b"\x1f\x8b"  # how a gzipped file begins
+
+def gzipped(path: Path) -> bool:
+    """Whether a file is gzipped, whatever its name says."""
+    with path.open("rb") as file:
+        return file.read(2) == b"\x1f\x8b"
 
 
 class BadRow(NamedTuple):
@@ -49,10 +53,8 @@ def csv(paths: list[Path], columns: list[str], separator: str = ",", header: Seq
 
 
 def _csv_header(path: Path, separator: str) -> list[str]:
-    with path.open("rb") as raw:
-        zipped = raw.read(2) == GZIP
     try:
-        with gzip.open(path) if zipped else path.open("rb") as file:
+        with gzip.open(path) if gzipped(path) else path.open("rb") as file:
             line = file.readline().decode(errors="replace").removeprefix("\ufeff")
     except (EOFError, OSError) as error:
         raise InputError(f"{path} cannot be read ({error}): download it again") from None
@@ -150,11 +152,6 @@ def kkbox(paths: list[Path], columns: list[str]) -> pl.LazyFrame:
     return rows.select(*columns, "__short")
 
 
-def kkbox_bad_rows(path: Path, columns: list[str]) -> list[BadRow]:
-    """Find the lines of train.csv whose number of cells is not the header's (the first ten)."""
-    return csv_bad_rows(path, columns)
-
-
 def _lines(path: Path) -> pl.LazyFrame:
     """`row` and `line`, blank lines left out."""
     return pl.scan_lines(path, row_index_name="row").filter(pl.col("line").str.strip_chars() != "")
@@ -195,5 +192,5 @@ READERS = {
     "libsvm": Reader(libsvm, libsvm_bad_rows),
     "parquet": Reader(parquet, parquet_bad_rows),
     "grouplens": Reader(grouplens, grouplens_bad_rows, beside=("users.dat",)),
-    "kkbox": Reader(kkbox, kkbox_bad_rows, first_line=2, beside=tuple(KKBOX_BESIDE)),
+    "kkbox": Reader(kkbox, csv_bad_rows, first_line=2, beside=tuple(KKBOX_BESIDE)),
 }
