@@ -1,3 +1,5 @@
+import functools
+
 import pytest
 import torch
 from hydra import compose, initialize_config_dir
@@ -14,6 +16,7 @@ from tf4ctr.models.encoders.mlp import MLP
 from tf4ctr.runs import register_resolvers
 
 
+@functools.cache
 def composed(*overrides):
     register_resolvers()
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
@@ -32,7 +35,9 @@ def options(group):
 @pytest.mark.parametrize("ssem_", options("ssem"))
 @pytest.mark.parametrize("dfm_", options("dfm"))
 def test_every_combination_builds_and_takes_a_step(schema, backbone, ssem_, dfm_):
-    assert a_step_changes(build_module(composed(f"backbone={backbone}", f"ssem={ssem_}", f"dfm={dfm_}"), schema), schema)
+    config = composed(f"backbone={backbone}").copy()
+    config.ssem, config.dfm = composed(f"ssem={ssem_}").ssem, composed(f"dfm={dfm_}").dfm
+    assert a_step_changes(build_module(config, schema), schema)
 
 
 @pytest.mark.parametrize("loss", options("loss"))  # it sees logits alone, whatever made them

@@ -3,6 +3,7 @@ import json
 import struct
 
 import pytest
+import wandb
 from wandb.proto import wandb_internal_pb2
 
 from tf4ctr.loggers import EpochCSV, wandb_logger
@@ -73,6 +74,7 @@ def test_without_a_key_wandb_logs_offline_and_says_so_once(tmp_path, monkeypatch
     logger.log_metrics({"val/auc": 0.75, "epoch": 0}, 9)
     logger.log_metrics({"train/loss": 0.5, "epoch": 0}, 9)
     logger.experiment.finish()
+    wandb.teardown()  # the service writes the file after finish() has returned; this waits for it
     history = offline_history(tmp_path)
     assert any(row.get("val/auc") == 0.75 for row in history)
     assert any(row.get("train/loss") == 0.5 for row in history)
