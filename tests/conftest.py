@@ -19,8 +19,9 @@ from tf4ctr.data.schema import Field, Schema
 from tf4ctr.data.spec import DatasetSpec
 
 ROOT = Path(__file__).resolve().parents[1]
-WARM = multiprocessing.get_context("forkserver")  # imports are most of a short run: done once, in a process that does nothing else
-WARM.set_forkserver_preload(["tf4ctr.assembly", "tf4ctr.callbacks", "tf4ctr.data.datamodule", "tf4ctr.loggers", "tf4ctr.reporting", "wandb"])
+# importing is most of a short run: done once, in a process that does nothing else
+WARM = multiprocessing.get_context("forkserver")
+WARM.set_forkserver_preload([f"tf4ctr.{name}" for name in ("assembly", "callbacks", "data.datamodule", "loggers", "reporting")] + ["wandb"])
 SHARED = ROOT.parent / "shared"
 FIELDS = ("user", "item", "hour")
 CSV = {"reader": "csv", "train": "train.csv", "valid": "valid.csv", "test": "test.csv"}
