@@ -33,7 +33,9 @@ class Batch(NamedTuple):
 
     def take(self, rows: Tensor | slice) -> "Batch":
         """Some of the rows; a slice is a view."""
-        return Batch(self.ids[rows], self.label[rows], None if self.group is None else self.group[rows])
+        if isinstance(rows, Tensor):  # index_select copies whole rows: several times as fast as indexing
+            return Batch(*(None if part is None else part.index_select(0, rows) for part in self))
+        return Batch(*(None if part is None else part[rows] for part in self))
 
     def to(self, device: torch.device | None) -> "Batch":
         """The same rows on a device; None for where they are."""
@@ -160,11 +162,12 @@ class DiskStream(Stream):
         with ThreadPoolExecutor(AHEAD) as readers:
             coming = deque(readers.submit(self._read, stretches, bounds, pool) for pool in pools[:AHEAD])
             for pool in pools:
-                held, first = coming.popleft().result(), pool * self.pool_batches
+                (held, order), first = coming.popleft().result(), pool * self.pool_batches
                 if pool + AHEAD in pools:
                     coming.append(readers.submit(self._read, stretches, bounds, pool + AHEAD))
                 for number in range(max(first, self.position), min(first + self.pool_batches, len(bounds) - 1)):
-                    yield held.take(slice(bounds[number] - bounds[first], bounds[number + 1] - bounds[first]))
+                    rows = slice(bounds[number] - bounds[first], bounds[number + 1] - bounds[first])
+                    yield held.take(rows if order is None else order[rows])
 
     def _stretches(self) -> list[tuple[int, int]]:
         """(first row, rows) of the file's row groups in this epoch's order."""
@@ -172,8 +175,8 @@ class DiskStream(Stream):
         order = torch.randperm(len(starts), generator=self._generator()) if self.shuffle else torch.arange(len(starts))
         return [(start, min(ROW_GROUP_SIZE, self.split_rows - start)) for start in starts[order].tolist()]
 
-    def _read(self, stretches: list[tuple[int, int]], bounds: list[int], pool: int) -> Batch:
-        """The rows of a pool, shuffled in training."""
+    def _read(self, stretches: list[tuple[int, int]], bounds: list[int], pool: int) -> tuple[Batch, Tensor | None]:
+        """The rows of a pool in the file's order, and in training the order to take them in."""
         first, last = bounds[pool * self.pool_batches], bounds[min((pool + 1) * self.pool_batches, len(bounds) - 1)]
         each, left = divmod(self.split_rows, self.world_size)
         share = self.rank * each + (0 if self.shuffle else min(self.rank, left))  # in evaluation the first `left` ranks have one more
@@ -185,11 +188,8 @@ class DiskStream(Stream):
             if begin < last and end > first:
                 skip = max(0, first - begin)
                 parts.append(self._table.slice(start + skip, min(end, last) - begin - skip))
-        table = pl.concat(pl.collect_all(parts), rechunk=True)
-        if self.shuffle:
-            order = torch.randperm(len(table), generator=self._generator(self.rank, pool))
-            table = table[order.numpy()]
-        return self._tensors(table)
+        held = self._tensors(pl.concat(pl.collect_all(parts)))
+        return held, torch.randperm(len(held.label), generator=self._generator(self.rank, pool)) if self.shuffle else None
 
 
 def count_rows(folder: Path, split: str) -> int:
