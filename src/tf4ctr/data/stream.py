@@ -33,9 +33,12 @@ class Batch(NamedTuple):
 
     def take(self, rows: Tensor | slice) -> "Batch":
         """Some of the rows; a slice is a view."""
-        if isinstance(rows, Tensor):  # index_select copies whole rows: several times as fast as indexing
-            return Batch(*(None if part is None else part.index_select(0, rows) for part in self))
-        return Batch(*(None if part is None else part[rows] for part in self))
+
+        def of(part: Tensor) -> Tensor:
+            # index_select copies whole rows: several times as fast as indexing
+            return part[rows] if isinstance(rows, slice) else part.index_select(0, rows)
+
+        return Batch(of(self.ids), of(self.label), None if self.group is None else of(self.group))
 
     def to(self, device: torch.device | None) -> "Batch":
         """The same rows on a device; None for where they are."""
