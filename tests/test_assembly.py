@@ -76,10 +76,10 @@ def test_a_part_named_beside_the_framework_wins(schema):
 
 def test_backbones_are_what_their_papers_say(schema):
     deepfm = build_network(composed("backbone=deepfm"), schema)
-    assert isinstance(deepfm.simple, FM)
-    assert isinstance(deepfm.complex, MLP)
+    assert isinstance(deepfm.encoders["simple"], FM)
+    assert isinstance(deepfm.encoders["complex"], MLP)
     other = build_network(composed("backbone=deepfm", "encoder@backbone.simple=linear"), schema)
-    assert isinstance(other.simple, Linear)
+    assert isinstance(other.encoders["simple"], Linear)
 
 
 def test_the_paper_experiment_sets_the_published_values():

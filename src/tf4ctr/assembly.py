@@ -10,6 +10,7 @@ from tf4ctr.data.datamodule import TIERS
 from tf4ctr.data.schema import Field, Schema
 from tf4ctr.data.spec import DatasetSpec
 from tf4ctr.errors import InputError, did_you_mean
+from tf4ctr.models.losses import TFLoss
 from tf4ctr.models.network import Network
 from tf4ctr.module import CTRModule
 
@@ -23,8 +24,7 @@ def build_network(config: DictConfig, schema: Schema) -> Network:
     parts = {
         "embedding": instantiate(config.embedding.table),
         "ssem": instantiate(config.ssem),
-        "simple": instantiate(config.backbone.simple),
-        "complex": instantiate(config.backbone.complex),
+        "encoders": {name: instantiate(node) for name, node in config.backbone.items() if name != "interaction"},
         "dfm": instantiate(config.dfm),
     }
     try:
@@ -35,7 +35,10 @@ def build_network(config: DictConfig, schema: Schema) -> Network:
 
 def build_module(config: DictConfig, schema: Schema) -> CTRModule:
     """Make network, loss and optimiser of `config` for `schema`."""
-    return CTRModule(schema, build_network(config, schema), instantiate(config.loss), instantiate(config.optimizer), config.embedding.l2)
+    network, loss = build_network(config, schema), instantiate(config.loss)
+    if isinstance(loss, TFLoss):
+        loss.focus_of(len(network.encoders))
+    return CTRModule(schema, network, loss, instantiate(config.optimizer), config.embedding.l2)
 
 
 def check_config(config: DictConfig, spec: DatasetSpec) -> None:

@@ -14,16 +14,14 @@ from tf4ctr.data.stream import Batch
 from tf4ctr.metrics import AUC, GroupedAUC, LogLoss
 from tf4ctr.models.network import Network
 
-HEADS = ("fused", "simple", "complex")
-
 
 class CTRModule(LightningModule):
     """Trains a `Network` on `Batch`es and measures it, head by head.
 
     Logged a training epoch: `train/loss` and each term of the loss, averaged over rows (the L2 on the tables is the optimiser's
     and not in them). Logged an evaluation, with STAGE val or test: `STAGE/auc`, `STAGE/logloss`, `STAGE/gauc` where the dataset
-    names a group, AUC and logloss of the heads as `STAGE/simple/...` and `STAGE/complex/...`, and `STAGE/monitor` = AUC + gAUC
-    (AUC without a group), by which the best epoch is chosen.
+    names a group, AUC and logloss of the heads (where there are several) as `STAGE/simple/...`, `STAGE/complex/...`, and
+    `STAGE/monitor` = AUC + gAUC (AUC without a group), by which the best epoch is chosen.
 
     Args:
         schema: of the dataset; goes into the checkpoint.
@@ -47,7 +45,7 @@ class CTRModule(LightningModule):
 
     def _make_metrics(self) -> nn.ModuleDict:
         metrics: dict[str, Metric] = {}
-        for head in HEADS:
+        for head in ("fused", *self.network.heads):
             metrics[f"{head}/auc"], metrics[f"{head}/logloss"] = AUC(), LogLoss()
         if self.schema.group:
             metrics["fused/gauc"] = GroupedAUC()
@@ -89,8 +87,9 @@ class CTRModule(LightningModule):
 
     def _update(self, stage: str, batch: Batch) -> None:
         logits = self.network(batch.ids)
+        of_head = {"fused": logits.fused, **logits.heads()}
         for name, metric in self.metrics[stage].items():  # type: ignore[operator]
-            logit_B = getattr(logits, name.split("/")[0])
+            logit_B = of_head[name.split("/")[0]]
             metric.update(logit_B, batch.label, batch.group) if name == "fused/gauc" else metric.update(logit_B, batch.label)
 
     def _log_metrics(self, stage: str) -> None:

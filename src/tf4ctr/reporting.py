@@ -3,7 +3,7 @@
 import io
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import nn
 
-from tf4ctr.module import HEADS
+from tf4ctr.models.network import Network
 
 transcript = logging.getLogger("tf4ctr.transcript")  # goes to train.log alone: the terminal has the coloured table
 
@@ -58,13 +58,13 @@ def count_parameters(module: nn.Module) -> int:
     return sum(parameter.numel() for parameter in module.parameters() if parameter.requires_grad)
 
 
-def parts_table(network: nn.Module) -> Table:
+def parts_table(network: Network) -> Table:
     """The network's parts and their parameters."""
     table = Table(title="Network", title_justify="left", show_footer=True)
     table.add_column("part", footer="total", style="bold")
     table.add_column("module", style="cyan")
     table.add_column("parameters", footer=f"{count_parameters(network):,}", justify="right")
-    for name, part in network.named_children():
+    for name, part in {"ssem": network.ssem, **network.encoders, "dfm": network.dfm}.items():
         table.add_row(name, type(part).__name__, f"{count_parameters(part):,}")
     return table
 
@@ -77,8 +77,9 @@ def metrics_table(metrics: Mapping[str, Any]) -> Table:
     names = {"auc": "AUC", "logloss": "logloss", **({"gauc": "gAUC"} if "val/gauc" in metrics else {})}
     for title in names.values():
         table.add_column(title, justify="right")
+    heads = dict.fromkeys(key.split("/")[1] for key in metrics if key.count("/") == 2)
     for stage in ("val", "test"):
-        for head in (*HEADS, "best"):
+        for head in ("fused", *heads, "best"):
             keys = [
                 f"{stage}/best_{name}" if head == "best" else f"{stage}/{'' if head == 'fused' else head + '/'}{name}" for name in names
             ]
@@ -114,11 +115,12 @@ def draw_curves(folder: Path) -> Path | None:
     }
     if "val/gauc" in rows.columns:
         panels["validation gAUC"] = ["val/gauc"]
+    colours = _colours(rows.columns)
     figure = Figure(figsize=(4.2 * len(panels), 3.4), layout="constrained")
     axes = figure.subplots(1, len(panels))
     for axis, (title, names) in zip(axes, panels.items(), strict=True):
         for name in names:
-            axis.plot(rows["epoch"], rows[name], marker=".", label=name, color=_colour(name))
+            axis.plot(rows["epoch"], rows[name], marker=".", label=name, color=colours[name])
         axis.set_title(title, fontsize=10)
         axis.set_xlabel("epoch")
         axis.xaxis.get_major_locator().set_params(integer=True)
@@ -129,6 +131,9 @@ def draw_curves(folder: Path) -> Path | None:
     return path
 
 
-def _colour(name: str) -> str:
-    """One colour a head, in every panel."""
-    return next((colour for head, colour in (("simple", "C2"), ("complex", "C1"), ("train/loss", "0.5")) if head in name), "C0")
+def _colours(names: Iterable[str]) -> dict[str, str]:
+    """One colour a head, in every panel: VAL/HEAD/METRIC, train/tf_HEAD; what is no head's is the fused one's."""
+    heads = dict.fromkeys(name.split("/")[1] for name in names if name.count("/") == 2)
+    palette = {f"tf_{head}": f"C{number}" for number, head in enumerate(heads, start=1)}
+    palette |= {head: palette[f"tf_{head}"] for head in heads}
+    return {name: "0.5" if name == "train/loss" else palette.get(name.split("/")[1], "C0") for name in names if "/" in name}

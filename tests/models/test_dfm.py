@@ -4,49 +4,72 @@ import torch
 from torch import nn
 
 from tf4ctr.errors import InputError
-from tf4ctr.models.dfm import Concatenation, MixtureOfExperts, Sum, Voting, WeightedSum
+from tf4ctr.models.dfm import BilinearFusion, Concatenation, MixtureOfExperts, Sum, Voting, WeightedSum
+
+SIZES = [5, 3, 2]  # of the encoders' outputs
 
 
 def linear(layer, h):
     return h.detach().numpy() @ layer.weight.detach().numpy()[0] + layer.bias.item()
 
 
-@pytest.fixture
-def hidden():
-    return torch.randn(8, 5, dtype=torch.float64), torch.randn(8, 3, dtype=torch.float64)
+@pytest.fixture(params=[2, 3])
+def hidden(request):
+    """Outputs of two encoders, as in the paper, and of three."""
+    return [torch.randn(8, size, dtype=torch.float64) for size in SIZES[: request.param]]
+
+
+def made(dfm, hidden, **options):
+    return dfm([h.shape[1] for h in hidden], **options).double()
+
+
+def check_heads(dfm, hidden, heads):
+    for layer, h, logit in zip(dfm.heads, hidden, heads, strict=True):
+        np.testing.assert_allclose(logit.detach(), linear(layer, h), atol=1e-12)
 
 
 def test_sum(hidden):
-    dfm = Sum(5, 3).double()
-    out = dfm(*hidden)
-    simple, complex_ = linear(dfm.simple, hidden[0]), linear(dfm.complex, hidden[1])
-    np.testing.assert_allclose(out.simple.detach(), simple, atol=1e-12)
-    np.testing.assert_allclose(out.complex.detach(), complex_, atol=1e-12)
-    np.testing.assert_allclose(out.fused.detach(), simple + complex_, atol=1e-12)
+    dfm = made(Sum, hidden)
+    fused, heads = dfm(hidden)
+    check_heads(dfm, hidden, heads)
+    np.testing.assert_allclose(fused.detach(), sum(linear(layer, h) for layer, h in zip(dfm.heads, hidden, strict=True)), atol=1e-12)
 
 
 def test_sum_takes_a_logit_as_it_is():
-    dfm = Sum(1, 3)
-    assert isinstance(dfm.simple, nn.Identity)
+    dfm = Sum([1, 3])
+    assert isinstance(dfm.heads[0], nn.Identity)
     simple = torch.randn(4, 1)
-    assert torch.equal(dfm(simple, torch.randn(4, 3)).simple, simple[:, 0])
+    assert torch.equal(dfm([simple, torch.randn(4, 3)])[1][0], simple[:, 0])
+
+
+def test_sum_of_one_encoder_is_its_logit():
+    alone = torch.randn(4, 1)
+    fused, heads = Sum([1])([alone])
+    assert torch.equal(fused, alone[:, 0])
+    assert torch.equal(heads[0], fused)
 
 
 def test_weighted_sum(hidden):
-    dfm = WeightedSum(5, 3).double()
-    assert dfm.weight.tolist() == [0.5, 0.5]
+    dfm = made(WeightedSum, hidden)
+    assert dfm.weight.tolist() == pytest.approx([1 / len(hidden)] * len(hidden))
+    weights = [0.3, 1.7, -0.4][: len(hidden)]
     with torch.no_grad():
-        dfm.weight.copy_(torch.tensor([0.3, 1.7]))
-    out = dfm(*hidden)
-    expected = 0.3 * linear(dfm.simple, hidden[0]) + 1.7 * linear(dfm.complex, hidden[1])
-    np.testing.assert_allclose(out.fused.detach(), expected, atol=1e-6)
+        dfm.weight.copy_(torch.tensor(weights))
+    fused, heads = dfm(hidden)
+    check_heads(dfm, hidden, heads)
+    expected = sum(w * linear(layer, h) for w, layer, h in zip(weights, dfm.heads, hidden, strict=True))
+    np.testing.assert_allclose(fused.detach(), expected, atol=1e-6)
 
 
 @pytest.mark.parametrize("dfm", [Sum, WeightedSum, Voting, Concatenation, MixtureOfExperts])
 def test_gradients(dfm, hidden):
-    dfm = dfm(5, 3).double().eval()
-    inputs = [h.requires_grad_() for h in hidden]
-    assert torch.autograd.gradcheck(lambda *h: tuple(dfm(*h)), inputs)
+    dfm = made(dfm, hidden).eval()
+
+    def logits(*h):
+        fused, heads = dfm(h)
+        return fused, *heads
+
+    assert torch.autograd.gradcheck(logits, [h.requires_grad_() for h in hidden])
 
 
 def softmax(x):
@@ -55,40 +78,62 @@ def softmax(x):
 
 
 def test_voting_in_evaluation_is_the_softmax_of_the_votes(hidden):
-    dfm = Voting(5, 3, temperature=0.8).double().eval()
-    out = dfm(*hidden)
-    votes = np.stack([linear(dfm.simple_vote, hidden[0]), linear(dfm.complex_vote, hidden[1])], 1)
-    logits = np.stack([linear(dfm.simple, hidden[0]), linear(dfm.complex, hidden[1])], 1)
-    np.testing.assert_allclose(out.fused.detach(), (softmax(votes / 0.8) * logits).sum(1), atol=1e-12)
-    assert torch.equal(out.fused, dfm(*hidden).fused)
+    dfm = made(Voting, hidden, temperature=0.8).eval()
+    fused, heads = dfm(hidden)
+    check_heads(dfm, hidden, heads)
+    votes, logits = (np.stack([linear(layer, h) for layer, h in zip(layers, hidden, strict=True)], 1) for layers in (dfm.votes, dfm.heads))
+    np.testing.assert_allclose(fused.detach(), (softmax(votes / 0.8) * logits).sum(1), atol=1e-12)
+    assert torch.equal(fused, dfm(hidden)[0])
 
 
-def test_voting_in_training_draws_gumbel_noise(hidden):
+def test_voting_in_training_draws_gumbel_noise():
     """The chance that one vote beats the other is that of the softmax of the votes, whatever the temperature."""
-    dfm = Voting(5, 3).double().train()
-    h = [part[:1].expand(20_000, -1) for part in hidden]
-    out = dfm(*h)
-    weight = (out.fused - out.complex) / (out.simple - out.complex)
-    votes = np.stack([linear(dfm.simple_vote, h[0]), linear(dfm.complex_vote, h[1])], 1)
+    h = [torch.randn(1, size, dtype=torch.float64).expand(20_000, -1) for size in (5, 3)]
+    dfm = made(Voting, h).train()
+    fused, (simple, complex_) = dfm(h)
+    weight = (fused - complex_) / (simple - complex_)
+    votes = np.stack([linear(layer, part[:1]) for layer, part in zip(dfm.votes, h, strict=True)], 1)
     assert float((weight > 0.5).double().mean()) == pytest.approx(softmax(votes)[0, 0], abs=0.015)
 
 
 def test_voting_needs_a_positive_temperature():
     with pytest.raises(InputError, match="dfm.temperature is 0"):
-        Voting(5, 3, temperature=0)
+        Voting([5, 3], temperature=0)
 
 
 def test_concatenation(hidden):
-    dfm = Concatenation(5, 3).double()
-    out = dfm(*hidden)
-    np.testing.assert_allclose(out.fused.detach(), linear(dfm.fused, torch.cat(hidden, 1)), atol=1e-12)
-    np.testing.assert_allclose(out.simple.detach(), linear(dfm.simple, hidden[0]), atol=1e-12)
-    np.testing.assert_allclose(out.complex.detach(), linear(dfm.complex, hidden[1]), atol=1e-12)
+    dfm = made(Concatenation, hidden)
+    fused, heads = dfm(hidden)
+    np.testing.assert_allclose(fused.detach(), linear(dfm.fused, torch.cat(hidden, 1)), atol=1e-12)
+    check_heads(dfm, hidden, heads)
 
 
 def test_mixture_of_experts(hidden):
-    dfm = MixtureOfExperts(5, 3).double()
-    out = dfm(*hidden)
-    both = torch.cat(hidden, 1).numpy()
-    gate, expert = (both @ layer.weight.detach().numpy().T + layer.bias.detach().numpy() for layer in (dfm.gate, dfm.expert))
-    np.testing.assert_allclose(out.fused.detach(), (softmax(gate) * expert).sum(1), atol=1e-12)
+    dfm = made(MixtureOfExperts, hidden)
+    fused, heads = dfm(hidden)
+    together = torch.cat(hidden, 1).numpy()
+    gate, expert = (together @ layer.weight.detach().numpy().T + layer.bias.detach().numpy() for layer in (dfm.gate, dfm.expert))
+    np.testing.assert_allclose(fused.detach(), (softmax(gate) * expert).sum(1), atol=1e-12)
+    check_heads(dfm, hidden, heads)
+
+
+def test_bilinear_fusion_sums_chunk_by_chunk():
+    h = [torch.randn(4, size, dtype=torch.float64) for size in (6, 9)]
+    fusion = made(BilinearFusion, h, num_heads=3)
+    expected = np.zeros(4)
+    for row in range(4):
+        for m in range(3):
+            left, right = h[0][row, 2 * m : 2 * m + 2].numpy(), h[1][row, 3 * m : 3 * m + 3].numpy()
+            expected[row] += left @ fusion.weight[m].detach().numpy() @ right
+    np.testing.assert_allclose(fusion(h).detach(), expected, atol=1e-12)
+    assert torch.autograd.gradcheck(lambda *parts: fusion(parts), [part.requires_grad_() for part in h])
+    heads = made(Sum, h)
+    plus = made(Sum, h, interaction=lambda features: fusion)
+    plus.load_state_dict({**heads.state_dict(), "interaction.weight": fusion.weight})
+    np.testing.assert_allclose(plus(h)[0].detach(), (heads(h)[0] + fusion(h)).detach(), atol=1e-12)
+
+
+@pytest.mark.parametrize("sizes", [[6, 8], [6], [6, 6, 6]])
+def test_bilinear_fusion_needs_two_encoders_in_whole_chunks(sizes):
+    with pytest.raises(InputError, match="it needs two"):
+        BilinearFusion(sizes, num_heads=3)

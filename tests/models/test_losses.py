@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tf4ctr.errors import InputError
-from tf4ctr.models.dfm import Logits
 from tf4ctr.models.losses import BCELoss, FocalLoss, TFLoss
+from tf4ctr.models.network import Logits
 
 
 def sigmoid(z):
@@ -46,17 +46,65 @@ def test_tf_loss_equals_the_papers_formula(batch, alpha, modulation):
     fused, simple, complex_, label = zip(*batch, strict=True)
     logits = Logits(*(torch.tensor(z, dtype=torch.float32) for z in (fused, simple, complex_)))
     # the formula sees the same numbers, rounded to float32
-    columns = [z.double().tolist() for z in logits]
+    columns = [z.double().tolist() for z in logits[:3]]
     terms = TFLoss(alpha, gamma, c)(logits, torch.tensor(label, dtype=torch.float32))
     expected = expected_terms(*columns, label, alpha, gamma, c)
     found = [float(terms[name]) for name in ("bce", "tf_simple", "tf_complex", "loss")]
     assert found == pytest.approx(expected, rel=2e-5, abs=1e-6)
 
 
+@given(batch=batches, alpha=st.floats(0, 1), modulation=st.sampled_from([(1, 0.7), (2, 0.8), (2, 1.2)]))
+def test_more_heads_take_their_focus_between_the_papers_two(batch, alpha, modulation):
+    """Heads that have no focus of their own change nothing: two of three with focus 0 and 1 are the paper's, weights shared."""
+    gamma, c = modulation
+    fused, simple, complex_, label = zip(*batch, strict=True)
+    z, z_s, z_c, y = (torch.tensor(column, dtype=torch.float64) for column in (fused, simple, complex_, label))
+    focus = [0, 0.3, 1]
+    terms = TFLoss(alpha, gamma, c, focus)(Logits(z, z_s, z_c, {"middle": z}), y)
+    weights = [(1 - f) * alpha + f * (1 - alpha) for f in focus]
+    expected = 0.0
+    for rows, f, weight, name in zip((z_s, z, z_c), focus, weights, ("simple", "middle", "complex"), strict=True):
+        rows = rows.float().double().tolist()
+        q = [sigmoid(v) if t == 1 else sigmoid(-v) for v, t in zip(rows, label, strict=True)]
+        factor = [((1 - f) * (c + p) + f * ((2 - c) - p)) ** gamma for p in q]
+        term = np.mean([m * bce(v, t) for m, v, t in zip(factor, rows, label, strict=True)])
+        assert float(terms[f"tf_{name}"]) == pytest.approx(term, rel=2e-5, abs=1e-6)
+        expected += weight / sum(weights) * term
+    assert float(terms["loss"]) == pytest.approx(float(terms["bce"]) + expected, rel=2e-5, abs=1e-6)
+
+
+def test_a_head_half_way_has_plain_bce_and_even_steps_are_the_default():
+    z, label = torch.randn(50), torch.randint(0, 2, (50,)).float()
+    logits = Logits(z, z, z, {"middle": z})
+    default, named = (TFLoss(0.25, 2, 0.8, focus)(logits, label) for focus in (None, [0, 0.5, 1]))
+    assert all(torch.equal(default[name], named[name]) for name in named)
+    assert float(default["tf_middle"]) == pytest.approx(float(default["bce"]), rel=1e-6)
+
+
+def test_two_heads_with_their_focus_named_are_the_paper_to_the_last_digit():
+    logits, label = Logits(*torch.randn(3, 50)), torch.randint(0, 2, (50,)).float()
+    default, named = (TFLoss(0.25, 2, 0.8, focus)(logits, label) for focus in (None, [0, 1]))
+    assert all(torch.equal(default[name], named[name]) for name in named)
+
+
+@pytest.mark.parametrize(
+    ("focus", "heads", "message"),
+    [
+        ([0, 0.5], 2, "must rise from 0"),
+        ([0, 0.7, 0.2, 1], 4, "must rise from 0"),
+        ([0, 1], 3, "loss.focus has 2 numbers, and the backbone 3 encoders"),
+        (None, 1, "add framework=plain"),
+    ],
+)
+def test_a_focus_that_fits_no_heads_is_refused(focus, heads, message):
+    with pytest.raises(InputError, match=message):
+        TFLoss(0.25, 1, 0.7, focus).focus_of(heads)
+
+
 def test_gamma_zero_gives_two_plain_heads():
     logits, label = Logits(*torch.randn(3, 50)), torch.randint(0, 2, (50,)).float()
     terms = TFLoss(alpha=0.3, gamma=0, c=0.7)(logits, label)
-    plain = [float(BCELoss()(Logits(z, z, z), label)["loss"]) for z in logits]
+    plain = [float(BCELoss()(Logits(z, z, z), label)["loss"]) for z in logits[:3]]
     assert float(terms["loss"]) == pytest.approx(plain[0] + 0.3 * plain[1] + 0.7 * plain[2], rel=1e-6)
 
 
@@ -68,9 +116,9 @@ def test_the_gradient_flows_through_the_modulating_factor(gamma, c):
     label = torch.tensor([0.0, 1, 1, 0, 1, 0])
     logits = Logits(fused.requires_grad_(), simple.requires_grad_(), complex_.requires_grad_())
     TFLoss(0.25, gamma, c)(logits, label)["loss"].backward()
-    for which, tensor in enumerate(logits):
+    for which, tensor in enumerate(logits[:3]):
         for i in range(6):
-            columns = [z.detach().double().tolist() for z in logits]
+            columns = [z.detach().double().tolist() for z in logits[:3]]
             columns[which][i] += 1e-5
             up = expected_terms(*columns, label.tolist(), 0.25, gamma, c)[3]
             columns[which][i] -= 2e-5

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from conftest import ROOT, draw_ids
+from tf4ctr.errors import InputError
 from tf4ctr.models.dfm import Sum, WeightedSum
 from tf4ctr.models.embedding import FieldEmbedding
 from tf4ctr.models.encoders.fm import FM
@@ -16,8 +17,9 @@ from tf4ctr.models.ssem import SeparateRepresentation, Shared
 mlp = partial(MLP, hidden_units=[8, 6])
 
 
-def network(schema, ssem=SeparateRepresentation, simple=FM, complex_=mlp, dfm=WeightedSum):
-    return Network(schema, partial(FieldEmbedding, init_std=1e-4), 4, ssem, simple, complex_, dfm)
+def network(schema, ssem=SeparateRepresentation, simple=FM, complex_=mlp, dfm=WeightedSum, **others):
+    encoders = {"complex": complex_, "simple": simple, **others}
+    return Network(schema, partial(FieldEmbedding, init_std=1e-4), 4, ssem, encoders, dfm)
 
 
 @pytest.mark.parametrize("ssem", [Shared, SeparateRepresentation])
@@ -26,7 +28,8 @@ def network(schema, ssem=SeparateRepresentation, simple=FM, complex_=mlp, dfm=We
 def test_every_combination_gives_three_logits_and_trains_all_its_parameters(schema, ssem, dfm, simple):
     net = network(schema, ssem, simple, mlp, dfm)
     logits = net(draw_ids(schema, 64))
-    assert [logit.shape for logit in logits] == [(64,)] * 3
+    assert [logit.shape for logit in (logits.fused, logits.simple, logits.complex)] == [(64,)] * 3
+    assert list(logits.heads()) == net.heads == ["simple", "complex"]
     logits.fused.square().sum().backward()
     assert all(parameter.grad is not None for parameter in net.parameters())
 
@@ -36,7 +39,7 @@ def test_plain_deepfm_is_the_bare_backbone(schema):
     net = network(schema, Shared, FM, mlp, Sum).eval()
     ids = draw_ids(schema, 16)
     emb = net.ssem.table.weight[ids.long()]
-    expected = net.simple(emb, ids) + torch.nn.functional.linear(net.complex(emb, ids), net.dfm.complex.weight, net.dfm.complex.bias)
+    expected = net.encoders["simple"](emb, ids) + net.dfm.heads[1](net.encoders["complex"](emb, ids))
     assert torch.allclose(net(ids).fused, expected[:, 0])
 
 
@@ -47,10 +50,39 @@ def test_tables_are_all_that_is_looked_up_by_id(schema):
 
 
 def test_linear_layers_start_from_xavier_normal_and_zero_bias(schema):
-    net = Network(schema, FieldEmbedding, 16, Shared, partial(MLP, hidden_units=[400]), partial(MLP, hidden_units=[400]), Sum)
-    layer = net.simple.layers[0]
+    net = Network(schema, FieldEmbedding, 16, Shared, {"complex": partial(MLP, hidden_units=[400])}, Sum)
+    layer = net.encoders["complex"].layers[0]
     assert torch.all(layer.bias == 0)
     assert float(layer.weight.std()) == pytest.approx((2 / (48 + 400)) ** 0.5, rel=0.03)
+
+
+def test_three_encoders_stand_from_simple_to_complex_and_have_a_head_each(schema):
+    net = network(schema, middle=mlp)
+    logits = net(draw_ids(schema, 16))
+    assert list(logits.heads()) == net.heads == ["simple", "middle", "complex"]
+    assert isinstance(net.encoders["simple"], FM)
+    assert len(net.ssem.tables) == 3
+    weighted = sum(w * z for w, z in zip(net.dfm.weight, logits.heads().values(), strict=True))
+    assert torch.allclose(logits.fused, weighted)
+
+
+def test_one_encoder_is_its_own_head(schema):
+    net = Network(schema, FieldEmbedding, 4, Shared, {"complex": mlp}, Sum)
+    logits = net(draw_ids(schema, 16))
+    assert net.heads == []
+    assert torch.equal(logits.fused, logits.simple)
+    assert torch.equal(logits.fused, logits.complex)
+
+
+@pytest.mark.parametrize(("ssem", "dfm"), [(SeparateRepresentation, Sum), (Shared, WeightedSum)])
+def test_one_encoder_runs_plain_only(schema, ssem, dfm):
+    with pytest.raises(InputError, match="add framework=plain"):
+        Network(schema, FieldEmbedding, 4, ssem, {"simple": mlp}, dfm)
+
+
+def test_several_encoders_have_a_simple_and_a_complex_one_among_them(schema):
+    with pytest.raises(InputError, match=r"encoders \['simple', 'deep'\]"):
+        Network(schema, FieldEmbedding, 4, Shared, {"simple": mlp, "deep": mlp}, Sum)
 
 
 def test_models_import_neither_lightning_nor_hydra_nor_data():

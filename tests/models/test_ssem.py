@@ -12,29 +12,32 @@ from tf4ctr.models.ssem import GatingMechanism, MixtureOfExperts, SeparateRepres
 table = partial(FieldEmbedding, init_std=1.0)
 
 
-def test_shared_gives_both_encoders_the_same(schema):
-    ssem = Shared(schema, table, 6)
-    simple, complex_ = ssem(draw_ids(schema, 5))
-    assert simple is complex_
-    assert simple.shape == (5, schema.num_fields, ssem.simple_dim)
-    assert ssem.simple_dim == ssem.complex_dim == 6
+@pytest.mark.parametrize("encoders", [1, 2, 3])
+def test_shared_gives_every_encoder_the_same(schema, encoders):
+    ssem = Shared(schema, table, 6, encoders)
+    views = ssem(draw_ids(schema, 5))
+    assert ssem.dims == [6] * encoders
+    assert len(views) == encoders
+    assert all(view is views[0] for view in views)
+    assert views[0].shape == (5, schema.num_fields, 6)
 
 
-def test_ser_has_a_table_for_each_encoder(schema):
-    ssem = SeparateRepresentation(schema, table, 6)
+@pytest.mark.parametrize("encoders", [2, 3])
+def test_ser_has_a_table_for_each_encoder(schema, encoders):
+    ssem = SeparateRepresentation(schema, table, 6, encoders)
     ids = draw_ids(schema, 5)
-    simple, complex_ = ssem(ids)
-    assert simple.shape == (5, 3, 3)
-    assert complex_.shape == (5, 3, 6)
-    assert torch.equal(simple, ssem.simple_table.weight[ids.long()])
-    assert torch.equal(complex_, ssem.complex_table.weight[ids.long()])
-    simple.sum().backward()
-    assert ssem.complex_table.weight.grad is None
+    views = ssem(ids)
+    assert ssem.dims == [3, 6, 6][:encoders]
+    for view, dim, held in zip(views, ssem.dims, ssem.tables, strict=True):
+        assert view.shape == (5, 3, dim)
+        assert torch.equal(view, held.weight[ids.long()])
+    views[0].sum().backward()
+    assert ssem.tables[-1].weight.grad is None
 
 
 def test_ser_needs_an_even_size(schema):
     with pytest.raises(InputError, match=r"embedding.dim is 5.*must be even"):
-        SeparateRepresentation(schema, table, 5)
+        SeparateRepresentation(schema, table, 5, 2)
 
 
 def layers(modules, x):
@@ -59,7 +62,7 @@ def ready(ssem):
 
 
 def test_gm_shares_each_sample_between_the_encoders(schema):
-    ssem = ready(GatingMechanism(schema, table, 4, dropout=0.5))
+    ssem = ready(GatingMechanism(schema, table, 4, 2, dropout=0.5))
     ids = draw_ids(schema, 6)
     simple, complex_ = ssem(ids)
     emb = ssem.table.weight.detach().numpy()[ids.numpy()]
@@ -69,27 +72,41 @@ def test_gm_shares_each_sample_between_the_encoders(schema):
         np.testing.assert_allclose(complex_[row].detach(), (1 - gate) * emb[row], atol=1e-12)
 
 
-def test_moe_mixes_two_experts_by_a_gate_for_each_encoder(schema):
-    ssem = ready(MixtureOfExperts(schema, table, 4, dropout=0.5))
+def test_gm_of_three_shares_by_a_softmax(schema):
+    ssem = ready(GatingMechanism(schema, table, 4, 3))
+    ids = draw_ids(schema, 6)
+    views = ssem(ids)
+    emb = ssem.table.weight.detach().numpy()[ids.numpy()]
+    score = np.exp(np.append(layers(ssem.gate, emb.reshape(6, -1)), np.zeros((6, 1)), 1))
+    for which, view in enumerate(views):
+        share = score[:, which] / score.sum(1)
+        np.testing.assert_allclose(view.detach(), share[:, None, None] * emb, atol=1e-12)
+
+
+@pytest.mark.parametrize("encoders", [2, 3])
+def test_moe_mixes_as_many_experts_by_a_gate_for_each_encoder(schema, encoders):
+    ssem = ready(MixtureOfExperts(schema, table, 4, encoders, dropout=0.5))
     ids = draw_ids(schema, 6)
     found = ssem(ids)
     emb = ssem.table.weight.detach().numpy()[ids.numpy()]
+    assert len(ssem.experts) == encoders
     for row in range(6):
         flat = emb[row].reshape(1, -1)
         experts = [layers(expert, flat)[0] for expert in ssem.experts]
-        for which in (0, 1):
+        for which in range(encoders):
             score = np.exp(layers(ssem.gates[which], flat)[0])
             expected = sum(s / score.sum() * expert for s, expert in zip(score, experts, strict=True))
             np.testing.assert_allclose(found[which][row].detach().numpy().ravel(), expected, atol=1e-12)
 
 
+@pytest.mark.parametrize("encoders", [2, 3])
 @pytest.mark.parametrize("ssem_class", [GatingMechanism, MixtureOfExperts])
-def test_gradients_of_the_selection(schema, ssem_class):
-    ssem = ready(ssem_class(schema, table, 4))
+def test_gradients_of_the_selection(schema, ssem_class, encoders):
+    ssem = ready(ssem_class(schema, table, 4, encoders))
     ids = draw_ids(schema, 5)
     weight = ssem.table.weight.detach().clone().requires_grad_()
 
     def select(weight):
-        return torch.func.functional_call(ssem, {"table.weight": weight}, (ids,))
+        return tuple(torch.func.functional_call(ssem, {"table.weight": weight}, (ids,)))
 
     assert torch.autograd.gradcheck(select, weight)

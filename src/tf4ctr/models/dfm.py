@@ -1,102 +1,124 @@
-"""Dynamic fusion module: from the two encoders' outputs to one logit a head and the fused one (TF4CTR, section on DFM).
+"""Dynamic fusion module: from the encoders' outputs to one logit a head and the fused one (TF4CTR, section on DFM).
 
-Every one maps (h_s [B, a], h_c [B, b]) to `Logits`.
+Every one maps the list of h_k [B, H_k] to (z [B], [z_1 [B], ..., z_K [B]]). The paper has K = 2.
 """
 
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
 
 from tf4ctr.errors import InputError
 
-
-class Logits(NamedTuple):
-    """Logits [B] each: `fused` is the prediction, `simple` and `complex` are the heads that the TF Loss trains."""
-
-    fused: Tensor
-    simple: Tensor
-    complex: Tensor
+Fused = tuple[Tensor, list[Tensor]]
 
 
-def head(features: int) -> nn.Module:
-    """A linear head [B, features] -> [B, 1]."""
-    return nn.Linear(features, 1)
+def heads_of(features: Sequence[int]) -> nn.ModuleList:
+    """A linear head [B, H_k] -> [B, 1] for each encoder."""
+    return nn.ModuleList(nn.Linear(each, 1) for each in features)
+
+
+def read(heads: nn.ModuleList, hidden: Sequence[Tensor]) -> list[Tensor]:
+    """Each head's logit [B]."""
+    return [head(hidden_BH).squeeze(1) for head, hidden_BH in zip(heads, hidden, strict=True)]
 
 
 class Sum(nn.Module):
-    """z = z_s + z_c. With a shared table and a plain loss this is the bare backbone.
+    """z = sum_k z_k. With a shared table and a plain loss this is the bare backbone.
 
     An encoder that yields one number already yields a logit (FM, linear) and is added as it is: DeepFM is y_linear + y_FM + y_deep.
+
+    Args:
+        interaction: `interaction(features)` makes what a backbone adds of all h_k together, a logit [B], as FinalMLP does.
     """
 
-    def __init__(self, simple_features: int, complex_features: int) -> None:
+    def __init__(self, features: Sequence[int], interaction: Callable[..., nn.Module] | None = None) -> None:
         super().__init__()
-        self.simple = nn.Identity() if simple_features == 1 else head(simple_features)
-        self.complex = nn.Identity() if complex_features == 1 else head(complex_features)
+        self.heads = nn.ModuleList(nn.Identity() if each == 1 else nn.Linear(each, 1) for each in features)
+        self.interaction = interaction(features) if interaction else None
 
-    def forward(self, simple_BH: Tensor, complex_BH: Tensor) -> Logits:
-        simple_B, complex_B = self.simple(simple_BH).squeeze(1), self.complex(complex_BH).squeeze(1)
-        return Logits(simple_B + complex_B, simple_B, complex_B)
+    def forward(self, hidden: Sequence[Tensor]) -> Fused:
+        heads = read(self.heads, hidden)
+        fused_B = sum(heads[1:], heads[0])
+        return fused_B if self.interaction is None else fused_B + self.interaction(hidden), heads
 
 
 class WeightedSum(nn.Module):
-    """WSF: z = w_1 z_s + w_2 z_c, w learned, from (0.5, 0.5) on. Every head is linear, as in the published runs."""
+    """WSF: z = sum_k w_k z_k, w learned, from 1 / K on. Every head is linear, as in the published runs."""
 
-    def __init__(self, simple_features: int, complex_features: int) -> None:
+    def __init__(self, features: Sequence[int]) -> None:
         super().__init__()
-        self.simple, self.complex = head(simple_features), head(complex_features)
-        self.weight = nn.Parameter(torch.tensor([0.5, 0.5]))
+        self.heads = heads_of(features)
+        self.weight = nn.Parameter(torch.full((len(features),), 1 / len(features)))
 
-    def forward(self, simple_BH: Tensor, complex_BH: Tensor) -> Logits:
-        simple_B, complex_B = self.simple(simple_BH).squeeze(1), self.complex(complex_BH).squeeze(1)
-        return Logits(self.weight[0] * simple_B + self.weight[1] * complex_B, simple_B, complex_B)
+    def forward(self, hidden: Sequence[Tensor]) -> Fused:
+        heads = read(self.heads, hidden)
+        weighted = [weight * head_B for weight, head_B in zip(self.weight, heads, strict=True)]
+        return sum(weighted[1:], weighted[0]), heads
 
 
 class Voting(nn.Module):
-    """VF: z = <w, [z_s, z_c]>, w = Gumbel softmax of [v_s(h_s), v_c(h_c)] at a temperature; without the noise in evaluation."""
+    """VF: z = <w, [z_1, ..., z_K]>, w = Gumbel softmax of [v_1(h_1), ..., v_K(h_K)] at a temperature; without the noise in evaluation."""
 
-    def __init__(self, simple_features: int, complex_features: int, temperature: float = 0.8) -> None:
+    def __init__(self, features: Sequence[int], temperature: float = 0.8) -> None:
         super().__init__()
         if temperature <= 0:
             raise InputError(f"dfm.temperature is {temperature}: it must be positive")
-        self.simple, self.complex = head(simple_features), head(complex_features)
-        self.simple_vote, self.complex_vote = head(simple_features), head(complex_features)
+        self.heads, self.votes = heads_of(features), heads_of(features)
         self.temperature = temperature
 
-    def forward(self, simple_BH: Tensor, complex_BH: Tensor) -> Logits:
-        simple_B, complex_B = self.simple(simple_BH).squeeze(1), self.complex(complex_BH).squeeze(1)
-        vote_B2 = torch.cat([self.simple_vote(simple_BH), self.complex_vote(complex_BH)], 1)
+    def forward(self, hidden: Sequence[Tensor]) -> Fused:
+        heads, vote_BK = read(self.heads, hidden), torch.stack(read(self.votes, hidden), 1)
         if self.training:
-            weight_B2 = nn.functional.gumbel_softmax(vote_B2, tau=self.temperature, dim=1)
+            weight_BK = nn.functional.gumbel_softmax(vote_BK, tau=self.temperature, dim=1)
         else:
-            weight_B2 = torch.softmax(vote_B2 / self.temperature, 1)
-        return Logits(weight_B2[:, 0] * simple_B + weight_B2[:, 1] * complex_B, simple_B, complex_B)
+            weight_BK = torch.softmax(vote_BK / self.temperature, 1)
+        return (weight_BK * torch.stack(heads, 1)).sum(1), heads
 
 
 class Concatenation(nn.Module):
-    """CF: z = linear([h_s; h_c]), beside the two heads."""
+    """CF: z = linear([h_1; ...; h_K]), beside the heads."""
 
-    def __init__(self, simple_features: int, complex_features: int) -> None:
+    def __init__(self, features: Sequence[int]) -> None:
         super().__init__()
-        self.simple, self.complex = head(simple_features), head(complex_features)
-        self.fused = head(simple_features + complex_features)
+        self.heads = heads_of(features)
+        self.fused = nn.Linear(sum(features), 1)
 
-    def forward(self, simple_BH: Tensor, complex_BH: Tensor) -> Logits:
-        fused_B1 = self.fused(torch.cat([simple_BH, complex_BH], 1))
-        return Logits(fused_B1.squeeze(1), self.simple(simple_BH).squeeze(1), self.complex(complex_BH).squeeze(1))
+    def forward(self, hidden: Sequence[Tensor]) -> Fused:
+        return self.fused(torch.cat(list(hidden), 1)).squeeze(1), read(self.heads, hidden)
 
 
 class MixtureOfExperts(nn.Module):
-    """MOEF: z = sum_k softmax(gate([h_s; h_c]))_k expert([h_s; h_c])_k over two linear experts, beside the two heads."""
+    """MOEF: z = sum_k softmax(gate(h))_k expert(h)_k with h = [h_1; ...; h_K] over K linear experts, beside the heads."""
 
-    def __init__(self, simple_features: int, complex_features: int) -> None:
+    def __init__(self, features: Sequence[int]) -> None:
         super().__init__()
-        self.simple, self.complex = head(simple_features), head(complex_features)
-        self.gate = nn.Linear(simple_features + complex_features, 2)
-        self.expert = nn.Linear(simple_features + complex_features, 2)
+        self.heads = heads_of(features)
+        self.gate = nn.Linear(sum(features), len(features))
+        self.expert = nn.Linear(sum(features), len(features))
 
-    def forward(self, simple_BH: Tensor, complex_BH: Tensor) -> Logits:
-        both_BH = torch.cat([simple_BH, complex_BH], 1)
-        fused_B = (torch.softmax(self.gate(both_BH), 1) * self.expert(both_BH)).sum(1)
-        return Logits(fused_B, self.simple(simple_BH).squeeze(1), self.complex(complex_BH).squeeze(1))
+    def forward(self, hidden: Sequence[Tensor]) -> Fused:
+        all_BH = torch.cat(list(hidden), 1)
+        fused_B = (torch.softmax(self.gate(all_BH), 1) * self.expert(all_BH)).sum(1)
+        return fused_B, read(self.heads, hidden)
+
+
+class BilinearFusion(nn.Module):
+    """sum_m h_1[m]^T W_m h_2[m], both outputs cut into M equal chunks: FinalMLP's interaction of its two streams (Mao et al., AAAI 2023).
+
+    Args:
+        num_heads: M.
+    """
+
+    def __init__(self, features: Sequence[int], num_heads: int) -> None:
+        super().__init__()
+        if len(features) != 2 or num_heads < 1 or any(each % num_heads for each in features):
+            raise InputError(f"bilinear fusion: {num_heads} heads, encoders of {list(features)} outputs; it needs two, in multiples of it")
+        self.num_heads = num_heads
+        left, right = (each // num_heads for each in features)
+        self.weight = nn.Parameter(nn.init.xavier_normal_(torch.empty(num_heads * left, right)).view(num_heads, left, right))
+
+    def forward(self, hidden: Sequence[Tensor]) -> Tensor:
+        """-> [B]"""
+        left_BMH, right_BMH = (part.unflatten(1, (self.num_heads, -1)) for part in hidden)
+        return (torch.einsum("bmi,mij->bmj", left_BMH, self.weight) * right_BMH).sum((1, 2))

@@ -1,11 +1,13 @@
 """From logits to the loss. Each loss maps (Logits, label [B]) to its named terms; the term `loss` is what is minimised."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from tf4ctr.errors import InputError
-from tf4ctr.models.dfm import Logits
+from tf4ctr.models.network import Logits
 
 
 class BCELoss(nn.Module):
@@ -52,16 +54,23 @@ class TFLoss(nn.Module):
 
     The gradient flows through the modulating factors too. gamma = 0 gives two plain BCE heads.
 
+    With more heads each has a focus f from 0 (simple) to 1 (complex) that mixes the two factors and the two weights; that is ours, and
+    the formulas above are its case of two heads:
+
+        term_k = mean(((1 - f_k) (c + q_k) + f_k ((2 - c) - q_k)) ** gamma * BCE_k)
+        loss   = BCE + sum_k w_k term_k,   w_k proportional to (1 - f_k) alpha + f_k (1 - alpha), 1 in all
+
     Args:
         alpha: weight of the simple head's term, 0 to 1.
         gamma: strength of the modulation, from 0 on.
         c: 0 to 2; above 1 the second factor is negative for q_c > 2 - c, so only an even gamma is meaningful.
+        focus: of each head, from the simple to the complex one; None for even steps from 0 to 1.
 
     Raises:
         InputError: arguments outside of these.
     """
 
-    def __init__(self, alpha: float, gamma: float, c: float) -> None:
+    def __init__(self, alpha: float, gamma: float, c: float, focus: Sequence[float] | None = None) -> None:
         super().__init__()
         if not 0 <= alpha <= 1:
             raise InputError(f"loss.alpha is {alpha}: it shares the loss between the two heads, so it must lie between 0 and 1")
@@ -74,21 +83,37 @@ class TFLoss(nn.Module):
                 f"loss.c is {c} and loss.gamma {gamma}: with c above 1 the factor (2 - c) - q is negative for well predicted samples,"
                 " and only an even gamma makes a weight of it; use gamma 0, 2, 4 ... or c up to 1"
             )
+        if focus is not None and (len(focus) < 2 or sorted(focus) != list(focus) or (focus[0], focus[-1]) != (0, 1)):
+            raise InputError(f"loss.focus is {list(focus)}: it must rise from 0 (the simple head) to 1 (the complex one)")
         self.alpha, self.gamma, self.c = float(alpha), float(gamma), float(c)
+        self.focus = None if focus is None else [float(each) for each in focus]
+
+    def focus_of(self, heads: int) -> list[float]:
+        """The focus of each of so many heads.
+
+        Raises:
+            InputError: there is one head, or another number of them than of focuses.
+        """
+        if heads < 2:
+            raise InputError("loss=tf needs a simple and a complex encoder, and this backbone has one: add framework=plain, or loss=bce")
+        if self.focus is not None and len(self.focus) != heads:
+            raise InputError(f"loss.focus has {len(self.focus)} numbers, and the backbone {heads} encoders: one for each, or null")
+        return self.focus or [number / (heads - 1) for number in range(heads)]
 
     def forward(self, logits: Logits, label_B: Tensor) -> dict[str, Tensor]:
         bce = F.binary_cross_entropy_with_logits(logits.fused.float(), label_B)
-        sign_B = 2 * label_B - 1
-        simple_B, complex_B = sign_B * logits.simple.float(), sign_B * logits.complex.float()  # logits of q_s and q_c
-        simple = ((self.c + torch.sigmoid(simple_B)) ** self.gamma * F.softplus(-simple_B)).mean()
+        sign_B, heads = 2 * label_B - 1, logits.heads()
+        focus = self.focus_of(len(heads))
+        weights = [(1 - each) * self.alpha + each * (1 - self.alpha) for each in focus]
+        pairs = zip(heads.items(), focus, strict=True)
+        terms = {f"tf_{name}": self._term(sign_B * logit_B.float(), each) for (name, logit_B), each in pairs}
+        twin = sum(weight / sum(weights) * term for weight, term in zip(weights, terms.values(), strict=True))
+        return {"loss": bce + twin, "bce": bce, **terms}
+
+    def _term(self, true_B: Tensor, focus: float) -> Tensor:
+        """One head's term from the logit of q."""
         # 2 - c - q = (1 - c) + (1 - q), and 1 - q = sigmoid(-logit) keeps its digits where q is near 1
-        factor_B = (1 - self.c) + torch.sigmoid(-complex_B)
+        factor_B = (1 - focus) * (self.c + torch.sigmoid(true_B)) + focus * ((1 - self.c) + torch.sigmoid(-true_B))
         if self.c <= 1:
             factor_B = factor_B.clamp_min(torch.finfo(factor_B.dtype).tiny)  # the slope of 0 ** gamma is infinite for gamma < 1
-        complex_ = (factor_B**self.gamma * F.softplus(-complex_B)).mean()
-        return {
-            "loss": bce + self.alpha * simple + (1 - self.alpha) * complex_,
-            "bce": bce,
-            "tf_simple": simple,
-            "tf_complex": complex_,
-        }
+        return (factor_B**self.gamma * F.softplus(-true_B)).mean()

@@ -16,7 +16,7 @@ def test_equals_the_sum_over_pairs(schema):
         for f in range(3):
             for g in range(f + 1, 3):
                 expected += sum(float(emb[row, f, d] * emb[row, g, d]) for d in range(4))
-        assert abs(float(out[row, 0]) - expected) < 1e-12
+        assert abs(out[row, 0].item() - expected) < 1e-12
 
 
 def test_gradients(schema):

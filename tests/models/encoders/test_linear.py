@@ -14,4 +14,4 @@ def test_sums_one_weight_an_id(schema):
     assert out.shape == (6, encoder.out_features)
     for row in range(6):
         expected = 0.3 + sum(encoder.weight.weight[i, 0].item() for i in ids[row].tolist())
-        assert abs(float(out[row, 0]) - expected) < 1e-6
+        assert abs(out[row, 0].item() - expected) < 1e-6
