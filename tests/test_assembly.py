@@ -31,13 +31,49 @@ def options(group):
     return sorted(path.stem for path in (ROOT / "conf" / group).glob("*.yaml"))
 
 
-@pytest.mark.parametrize("backbone", options("backbone"))
+ALONE = ("dlrm", "dnn", "edcn", "fm", "fwfm", "ipnn", "lr", "masknet")  # one encoder
+
+
+@pytest.mark.parametrize("backbone", sorted(set(options("backbone")) - set(ALONE)))
 @pytest.mark.parametrize("ssem_", options("ssem"))
 @pytest.mark.parametrize("dfm_", options("dfm"))
 def test_every_combination_builds_and_takes_a_step(schema, backbone, ssem_, dfm_):
     config = composed(f"backbone={backbone}").copy()
     config.ssem, config.dfm = composed(f"ssem={ssem_}").ssem, composed(f"dfm={dfm_}").dfm
     assert a_step_changes(build_module(config, schema), schema)
+
+
+@pytest.mark.parametrize("backbone", options("backbone"))
+def test_every_backbone_runs_plain_and_uses_all_its_parameters(schema, backbone):
+    module = build_module(composed(f"backbone={backbone}", "framework=plain"), schema)
+    assert len(module.network.encoders) == (1 if backbone in ALONE else 2)
+    assert a_step_changes(module, schema)
+    assert all(parameter.grad is not None for parameter in module.network.parameters())
+
+
+@pytest.mark.parametrize("backbone", ALONE)
+@pytest.mark.parametrize("overrides", [(), ("framework=plain", "ssem=gm"), ("framework=plain", "dfm=cf"), ("framework=plain", "loss=tf")])
+def test_one_encoder_runs_plain_only(schema, backbone, overrides):
+    with pytest.raises(InputError, match="one( encoder|: add|.*framework=plain)"):
+        build_module(composed(f"backbone={backbone}", *overrides), schema)
+
+
+def test_logistic_regression_is_one_weight_an_id(schema):
+    network = build_network(composed("backbone=lr", "framework=plain"), schema)
+    assert sum(parameter.numel() for parameter in network.parameters()) == schema.num_ids + 1
+
+
+def test_finalmlp_plain_adds_the_bilinear_fusion_of_its_streams(schema):
+    plain = build_network(composed("backbone=finalmlp", "framework=plain"), schema)
+    assert isinstance(plain.dfm.interaction, dfm.BilinearFusion)
+    assert isinstance(build_network(composed("backbone=finalmlp"), schema).dfm, dfm.WeightedSum)
+
+
+def test_a_third_encoder_is_an_override_away(schema):
+    module = build_module(composed("+encoder@backbone.middle=cross_v2", "ssem=moe", "dfm=vf", "loss.focus=[0,0.4,1]"), schema)
+    assert list(module.network.encoders) == ["simple", "middle", "complex"]
+    assert a_step_changes(module, schema)
+    assert "val/middle/auc" in {f"val/{name}" for name in module.metrics["val"]}
 
 
 @pytest.mark.parametrize("loss", options("loss"))  # it sees logits alone, whatever made them
@@ -108,6 +144,8 @@ def test_l2_and_dropout_follow_the_dataset_unless_set():
         ("embedding.l2=-1", "embedding.l2 is -1"),
         ("embedding.dim=15", "must be even"),
         ("loss.c=1.5", "only an even gamma"),
+        ("loss.focus=[0,0.5,1]", "loss.focus has 3 numbers, and the backbone 2 encoders"),
+        ("backbone=dnn", "one encoder.*framework=plain"),
     ],
 )
 def test_a_mistake_shows_before_any_data(override, message):

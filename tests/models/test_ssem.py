@@ -14,7 +14,7 @@ table = partial(FieldEmbedding, init_std=1.0)
 
 @pytest.mark.parametrize("encoders", [1, 2, 3])
 def test_shared_gives_every_encoder_the_same(schema, encoders):
-    ssem = Shared(schema, table, 6, encoders)
+    ssem = Shared(schema, table, 6, [True] * encoders)
     views = ssem(draw_ids(schema, 5))
     assert ssem.dims == [6] * encoders
     assert len(views) == encoders
@@ -24,7 +24,7 @@ def test_shared_gives_every_encoder_the_same(schema, encoders):
 
 @pytest.mark.parametrize("encoders", [2, 3])
 def test_ser_has_a_table_for_each_encoder(schema, encoders):
-    ssem = SeparateRepresentation(schema, table, 6, encoders)
+    ssem = SeparateRepresentation(schema, table, 6, [True] * encoders)
     ids = draw_ids(schema, 5)
     views = ssem(ids)
     assert ssem.dims == [3, 6, 6][:encoders]
@@ -37,7 +37,19 @@ def test_ser_has_a_table_for_each_encoder(schema, encoders):
 
 def test_ser_needs_an_even_size(schema):
     with pytest.raises(InputError, match=r"embedding.dim is 5.*must be even"):
-        SeparateRepresentation(schema, table, 5, 2)
+        SeparateRepresentation(schema, table, 5, [True, True])
+
+
+def test_an_encoder_that_looks_at_no_embeddings_has_no_parameters(schema):
+    ids = draw_ids(schema, 5)
+    assert list(Shared(schema, table, 6, [False]).parameters()) == []
+    assert Shared(schema, table, 6, [False])(ids) == [None]
+    ser = SeparateRepresentation(schema, table, 6, [False, True])
+    assert [view is None for view in ser(ids)] == [True, False]
+    assert [held.dim for held in ser.tables] == [6]
+    moe = MixtureOfExperts(schema, table, 6, [False, True])
+    assert [view is None for view in moe(ids)] == [True, False]
+    assert len(moe.gates) == 1
 
 
 def layers(modules, x):
@@ -62,7 +74,7 @@ def ready(ssem):
 
 
 def test_gm_shares_each_sample_between_the_encoders(schema):
-    ssem = ready(GatingMechanism(schema, table, 4, 2, dropout=0.5))
+    ssem = ready(GatingMechanism(schema, table, 4, [True] * 2, dropout=0.5))
     ids = draw_ids(schema, 6)
     simple, complex_ = ssem(ids)
     emb = ssem.table.weight.detach().numpy()[ids.numpy()]
@@ -73,7 +85,7 @@ def test_gm_shares_each_sample_between_the_encoders(schema):
 
 
 def test_gm_of_three_shares_by_a_softmax(schema):
-    ssem = ready(GatingMechanism(schema, table, 4, 3))
+    ssem = ready(GatingMechanism(schema, table, 4, [True] * 3))
     ids = draw_ids(schema, 6)
     views = ssem(ids)
     emb = ssem.table.weight.detach().numpy()[ids.numpy()]
@@ -85,7 +97,7 @@ def test_gm_of_three_shares_by_a_softmax(schema):
 
 @pytest.mark.parametrize("encoders", [2, 3])
 def test_moe_mixes_as_many_experts_by_a_gate_for_each_encoder(schema, encoders):
-    ssem = ready(MixtureOfExperts(schema, table, 4, encoders, dropout=0.5))
+    ssem = ready(MixtureOfExperts(schema, table, 4, [True] * encoders, dropout=0.5))
     ids = draw_ids(schema, 6)
     found = ssem(ids)
     emb = ssem.table.weight.detach().numpy()[ids.numpy()]
@@ -102,7 +114,7 @@ def test_moe_mixes_as_many_experts_by_a_gate_for_each_encoder(schema, encoders):
 @pytest.mark.parametrize("encoders", [2, 3])
 @pytest.mark.parametrize("ssem_class", [GatingMechanism, MixtureOfExperts])
 def test_gradients_of_the_selection(schema, ssem_class, encoders):
-    ssem = ready(ssem_class(schema, table, 4, encoders))
+    ssem = ready(ssem_class(schema, table, 4, [True] * encoders))
     ids = draw_ids(schema, 5)
     weight = ssem.table.weight.detach().clone().requires_grad_()
 

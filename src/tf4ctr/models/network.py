@@ -1,6 +1,7 @@
 """The TF4CTR network: SSEM, encoders side by side, DFM."""
 
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from types import MappingProxyType
 from typing import NamedTuple
 
@@ -39,9 +40,9 @@ class Network(nn.Module):
         schema: the fields.
         embedding: `embedding(schema, dim)` makes a table.
         dim: embedding size D.
-        ssem: `ssem(schema, embedding, dim, K)` with `dims`, the embedding size that each encoder sees.
-        encoders: by name, `encoder(schema, embedding_dim)` with `out_features`: `simple` and `complex`, and others that stand between
-            them; or one alone, under any name.
+        ssem: `ssem(schema, embedding, dim, looks)` with `dims`, the embedding size that each encoder sees; see ssem.py.
+        encoders: by name, `encoder(schema, embedding_dim)` with `out_features`, and `uses_embeddings` false where it looks at ids
+            alone. `simple` and `complex`, and others that stand between them; or one alone, under any name.
         dfm: `dfm([out_features of each])`.
 
     Raises:
@@ -60,13 +61,14 @@ class Network(nn.Module):
         super().__init__()
         if len(encoders) != 1 and not {"simple", "complex"} <= set(encoders):
             raise InputError(f"the backbone has the encoders {list(encoders)}: it needs one, or a simple and a complex one among them")
+        if len(encoders) == 1 and (_made(ssem), _made(dfm)) != (Shared, Sum):
+            raise InputError("this backbone has one encoder: there is nothing to select or to fuse; add framework=plain")
         names = sorted(encoders, key=lambda name: {"simple": 0, "complex": 2}.get(name, 1))
-        self.ssem = ssem(schema, embedding, dim, len(names))
+        looks = [getattr(_made(encoders[name]), "uses_embeddings", True) for name in names]
+        self.ssem = ssem(schema, embedding, dim, looks)
         dims: list[int] = self.ssem.dims  # type: ignore[assignment]
         self.encoders = nn.ModuleDict({name: encoders[name](schema, dim) for name, dim in zip(names, dims, strict=True)})
         self.dfm = dfm([encoder.out_features for encoder in self.encoders.values()])
-        if len(names) == 1 and not (isinstance(self.ssem, Shared) and isinstance(self.dfm, Sum)):
-            raise InputError("this backbone has one encoder: there is nothing to select or to fuse; add framework=plain")
         self.apply(_init_linear)
 
     @property
@@ -83,6 +85,10 @@ class Network(nn.Module):
     def tables(self) -> Iterable[nn.Parameter]:
         """Every embedding table, the linear encoder's weights among them: the parameters under L2."""
         return (module.weight for module in self.modules() if isinstance(module, FieldEmbedding))
+
+
+def _made(factory: Callable[..., nn.Module]) -> Callable[..., nn.Module]:
+    return factory.func if isinstance(factory, partial) else factory
 
 
 def _init_linear(module: nn.Module) -> None:

@@ -1,10 +1,11 @@
 """Sample selection embedding module: what each of the encoders sees of a sample (TF4CTR, section on SSEM).
 
 Every one maps ids [B, W] to e_k [B, F, D_k] for each of the K encoders, from the simple to the complex one, and tells the D_k as `dims`.
-The paper has K = 2.
+The paper has K = 2. `looks` says of each encoder whether it looks at embeddings at all; one that does not (linear) gets None or what is
+there anyway, and no parameters are made for it.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -20,27 +21,29 @@ EmbeddingFactory = Callable[[Schema, int], FieldEmbedding]
 class Shared(nn.Module):
     """One table, the same e for all: no selection, the baseline."""
 
-    def __init__(self, schema: Schema, embedding: EmbeddingFactory, dim: int, encoders: int) -> None:
+    def __init__(self, schema: Schema, embedding: EmbeddingFactory, dim: int, looks: Sequence[bool]) -> None:
         super().__init__()
-        self.dims = [dim] * encoders
-        self.table = embedding(schema, dim)
+        self.dims = [dim] * len(looks)
+        self.table = embedding(schema, dim) if any(looks) else None
 
-    def forward(self, ids_BW: Tensor) -> list[Tensor]:
-        return [self.table(ids_BW)] * len(self.dims)
+    def forward(self, ids_BW: Tensor) -> list[Tensor | None]:
+        return [None if self.table is None else self.table(ids_BW)] * len(self.dims)
 
 
 class SeparateRepresentation(nn.Module):
     """SER: a table for each encoder, D/2 for the simple one and D for the others."""
 
-    def __init__(self, schema: Schema, embedding: EmbeddingFactory, dim: int, encoders: int) -> None:
+    def __init__(self, schema: Schema, embedding: EmbeddingFactory, dim: int, looks: Sequence[bool]) -> None:
         super().__init__()
         if dim % 2:
             raise InputError(f"embedding.dim is {dim}: ssem=ser gives half of it to the simple encoder, so it must be even")
-        self.dims = [dim // 2] + [dim] * (encoders - 1)
-        self.tables = nn.ModuleList(embedding(schema, each) for each in self.dims)
+        self.dims = [dim // 2] + [dim] * (len(looks) - 1)
+        self.looks = tuple(looks)
+        self.tables = nn.ModuleList(embedding(schema, each) for each, look in zip(self.dims, looks, strict=True) if look)
 
-    def forward(self, ids_BW: Tensor) -> list[Tensor]:
-        return [table(ids_BW) for table in self.tables]
+    def forward(self, ids_BW: Tensor) -> list[Tensor | None]:
+        tables = iter(self.tables)
+        return [next(tables)(ids_BW) if look else None for look in self.looks]
 
 
 class GatingMechanism(nn.Module):
@@ -50,14 +53,14 @@ class GatingMechanism(nn.Module):
     """
 
     def __init__(
-        self, schema: Schema, embedding: EmbeddingFactory, dim: int, encoders: int, dropout: float = 0.0, batch_norm: bool = True
+        self, schema: Schema, embedding: EmbeddingFactory, dim: int, looks: Sequence[bool], dropout: float = 0.0, batch_norm: bool = True
     ) -> None:
         super().__init__()
-        self.dims = [dim] * encoders
+        self.dims = [dim] * len(looks)
         self.table = embedding(schema, dim)
         features = schema.num_fields * dim
         quarter = max(1, features // 4)
-        self.gate = nn.Sequential(*hidden_layers(features, [quarter], dropout, batch_norm), nn.Linear(quarter, encoders - 1))
+        self.gate = nn.Sequential(*hidden_layers(features, [quarter], dropout, batch_norm), nn.Linear(quarter, len(looks) - 1))
 
     def forward(self, ids_BW: Tensor) -> list[Tensor]:
         emb_BFD = self.table(ids_BW)
@@ -73,20 +76,27 @@ class MixtureOfExperts(nn.Module):
     """
 
     def __init__(
-        self, schema: Schema, embedding: EmbeddingFactory, dim: int, encoders: int, dropout: float = 0.0, batch_norm: bool = True
+        self, schema: Schema, embedding: EmbeddingFactory, dim: int, looks: Sequence[bool], dropout: float = 0.0, batch_norm: bool = True
     ) -> None:
         super().__init__()
-        self.dims = [dim] * encoders
+        self.dims = [dim] * len(looks)
         self.table = embedding(schema, dim)
         features = schema.num_fields * dim
         half, quarter = max(1, features // 2), max(1, features // 4)
-        self.experts = nn.ModuleList(hidden_layers(features, [half, features], dropout, batch_norm) for _ in range(encoders))
+        self.looks = tuple(looks)
+        self.experts = nn.ModuleList(hidden_layers(features, [half, features], dropout, batch_norm) for _ in looks)
         self.gates = nn.ModuleList(
-            nn.Sequential(*hidden_layers(features, [quarter], dropout, batch_norm), nn.Linear(quarter, encoders)) for _ in range(encoders)
+            nn.Sequential(*hidden_layers(features, [quarter], dropout, batch_norm), nn.Linear(quarter, len(looks)))
+            for look in looks
+            if look
         )
 
-    def forward(self, ids_BW: Tensor) -> list[Tensor]:
-        emb_BFD = self.table(ids_BW)
+    def forward(self, ids_BW: Tensor) -> list[Tensor | None]:
+        emb_BFD, gates = self.table(ids_BW), iter(self.gates)
         flat_BN = emb_BFD.flatten(1)
         expert_BNK = torch.stack([expert(flat_BN) for expert in self.experts], 2)
-        return [(expert_BNK @ torch.softmax(gate(flat_BN), 1).unsqueeze(2)).view_as(emb_BFD) for gate in self.gates]
+
+        def mix(gate: nn.Module) -> Tensor:
+            return (expert_BNK @ torch.softmax(gate(flat_BN), 1).unsqueeze(2)).view_as(emb_BFD)
+
+        return [mix(next(gates)) if look else None for look in self.looks]

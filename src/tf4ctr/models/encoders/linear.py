@@ -11,6 +11,7 @@ class Linear(nn.Module):
     """y = b + sum_f w[x_f]: one weight an id, whatever the embeddings."""
 
     out_features = 1
+    uses_embeddings = False
 
     def __init__(self, schema: Schema, embedding_dim: int) -> None:
         super().__init__()

@@ -14,8 +14,10 @@ def hidden_layers(inputs: int, hidden_units: Sequence[int], dropout: float, batc
     """h_l = dropout(relu(batch_norm(W_l h_(l-1) + b_l))): [B, inputs] -> [B, hidden_units[-1]].
 
     Raises:
-        InputError: a dropout that is no share.
+        InputError: no layer, one without units, or a dropout that is no share.
     """
+    if not hidden_units or min(hidden_units) < 1:
+        raise InputError(f"hidden_units is {list(hidden_units)}: it needs at least one layer, each of at least one unit")
     if not 0 <= dropout < 1:
         raise InputError(f"dropout is {dropout}: it is the share of outputs set to zero, from 0 to below 1")
     layers: list[nn.Module] = []
@@ -42,10 +44,8 @@ class MLP(nn.Module):
         self, schema: Schema, embedding_dim: int, hidden_units: Sequence[int], dropout: float = 0.0, batch_norm: bool = True
     ) -> None:
         super().__init__()
-        if not hidden_units or min(hidden_units) < 1:
-            raise InputError(f"hidden_units is {list(hidden_units)}: an MLP needs at least one layer, each of at least one unit")
-        self.out_features = hidden_units[-1]
         self.layers = hidden_layers(schema.num_fields * embedding_dim, hidden_units, dropout, batch_norm)
+        self.out_features = hidden_units[-1]
 
     def forward(self, emb_BFD: Tensor, ids_BW: Tensor) -> Tensor:
         """-> [B, H]"""

@@ -1,0 +1,46 @@
+"""Adaptive factorization network: interactions of learned order (Cheng et al., AAAI 2020)."""
+
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+
+from tf4ctr.data.schema import Schema
+from tf4ctr.errors import InputError
+from tf4ctr.models.encoders.mlp import hidden_layers
+
+SMALLEST = 1e-7  # of an embedding's number, before its logarithm
+
+
+class AFN(nn.Module):
+    """y_j = exp(sum_f w_jf ln |e_f| + b_j), elementwise over D, for each of J logarithmic neurons: the product of |e_f| ** w_jf.
+
+    A batch norm stands behind the logarithm and one behind the exponential, as in the paper; an MLP over [y_1; ...; y_J] follows,
+    whose last hidden layer it yields [B, H].
+
+    Args:
+        neurons: J.
+        hidden_units, dropout, batch_norm: of the MLP.
+    """
+
+    def __init__(
+        self,
+        schema: Schema,
+        embedding_dim: int,
+        neurons: int,
+        hidden_units: Sequence[int],
+        dropout: float = 0.0,
+        batch_norm: bool = True,
+    ) -> None:
+        super().__init__()
+        if neurons < 1:
+            raise InputError(f"neurons is {neurons}: AFN needs at least one logarithmic neuron")
+        self.log_norm, self.exp_norm = nn.BatchNorm1d(schema.num_fields), nn.BatchNorm1d(neurons)
+        self.order = nn.Linear(schema.num_fields, neurons)
+        self.layers = hidden_layers(neurons * embedding_dim, hidden_units, dropout, batch_norm)
+        self.out_features = hidden_units[-1]
+
+    def forward(self, emb_BFD: Tensor, ids_BW: Tensor) -> Tensor:
+        """-> [B, H]"""
+        log_BFD = self.log_norm(emb_BFD.abs().clamp_min(SMALLEST).log())
+        product_BDJ = self.order(log_BFD.transpose(1, 2)).exp()
+        return self.layers(self.exp_norm(product_BDJ.transpose(1, 2)).flatten(1))

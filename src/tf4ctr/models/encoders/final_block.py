@@ -1,0 +1,65 @@
+"""A block of FinalNet: layers that multiply as well as add (Zhu et al., SIGIR 2023)."""
+
+from collections.abc import Sequence
+from itertools import pairwise
+
+from torch import Tensor, nn
+
+from tf4ctr.data.schema import Schema
+from tf4ctr.errors import InputError
+from tf4ctr.models.dropout import Dropout
+
+
+class FactorizedInteraction(nn.Module):
+    """[u; v] = W x + b;  yields u * v + v, so that each layer doubles the order of the interactions: [B, inputs] -> [B, units]."""
+
+    def __init__(self, inputs: int, units: int) -> None:
+        super().__init__()
+        self.linear = nn.Linear(inputs, 2 * units)
+
+    def forward(self, hidden_BN: Tensor) -> Tensor:
+        left_BH, right_BH = self.linear(hidden_BN).chunk(2, 1)
+        return left_BH * right_BH + right_BH
+
+
+class FinalBlock(nn.Module):
+    """h_0 = [e_1; ...; e_F], h_l = dropout(relu(batch_norm(u * v + v))) with [u; v] = W_l h_(l-1) + b_l; yields the last one [B, H].
+
+    Args:
+        hidden_units: width of each layer.
+        field_gate: whether the fields weigh each other first: e_f (1 + sum_g w_fg e_g + b_f), elementwise over D.
+        dropout: share of a layer's outputs set to zero in training.
+        batch_norm: whether a batch norm stands before a layer's ReLU.
+    """
+
+    def __init__(
+        self,
+        schema: Schema,
+        embedding_dim: int,
+        hidden_units: Sequence[int],
+        field_gate: bool = False,
+        dropout: float = 0.0,
+        batch_norm: bool = True,
+    ) -> None:
+        super().__init__()
+        if not hidden_units or min(hidden_units) < 1 or not 0 <= dropout < 1:
+            raise InputError(
+                f"hidden_units {list(hidden_units)}, dropout {dropout}: at least one layer of at least one unit, dropout from 0 to below 1"
+            )
+        self.field_gate = nn.Linear(schema.num_fields, schema.num_fields) if field_gate else None
+        layers: list[nn.Module] = []
+        for before, after in pairwise([schema.num_fields * embedding_dim, *hidden_units]):
+            layers.append(FactorizedInteraction(before, after))
+            if batch_norm:
+                layers.append(nn.BatchNorm1d(after))
+            layers.append(nn.ReLU())
+            if dropout:
+                layers.append(Dropout(dropout))
+        self.layers = nn.Sequential(*layers)
+        self.out_features = hidden_units[-1]
+
+    def forward(self, emb_BFD: Tensor, ids_BW: Tensor) -> Tensor:
+        """-> [B, H]"""
+        if self.field_gate is not None:
+            emb_BFD = emb_BFD * (1 + self.field_gate(emb_BFD.transpose(1, 2)).transpose(1, 2))
+        return self.layers(emb_BFD.flatten(1))

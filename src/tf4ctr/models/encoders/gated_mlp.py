@@ -1,0 +1,56 @@
+"""A stream of FinalMLP: an MLP over the embeddings that a gate has selected (Mao et al., AAAI 2023)."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from tf4ctr.data.schema import Schema
+from tf4ctr.errors import InputError, did_you_mean
+from tf4ctr.models.encoders.mlp import hidden_layers
+
+
+class GatedMLP(nn.Module):
+    """h_0 = 2 sigmoid(gate(context)) * [e_1; ...; e_F], then an MLP; yields its last hidden layer [B, H].
+
+    The gate is an MLP of one hidden layer. Its context is the embeddings of some fields, as this encoder sees them, or one learned
+    vector for all samples.
+
+    Args:
+        hidden_units, dropout, batch_norm: of the MLP.
+        context: names of the fields that the gate sees; none for the learned vector.
+        gate_units: width of the gate's hidden layer.
+
+    Raises:
+        InputError: a field that the dataset does not have, or a gate without units.
+    """
+
+    def __init__(
+        self,
+        schema: Schema,
+        embedding_dim: int,
+        hidden_units: Sequence[int],
+        context: Sequence[str] = (),
+        gate_units: int = 800,
+        dropout: float = 0.0,
+        batch_norm: bool = True,
+    ) -> None:
+        super().__init__()
+        names = [field.name for field in schema.fields]
+        for name in context:
+            if name not in names:
+                raise InputError(f"context: {schema.dataset} has no field '{name}', {did_you_mean(name, names)}")
+        if gate_units < 1:
+            raise InputError(f"gate_units is {gate_units}: the gate needs at least one unit")
+        features = schema.num_fields * embedding_dim
+        self.context = [names.index(name) for name in context]
+        self.constant = None if context else nn.Parameter(torch.zeros(1, embedding_dim))
+        inputs = max(1, len(self.context)) * embedding_dim
+        self.gate = nn.Sequential(nn.Linear(inputs, gate_units), nn.ReLU(), nn.Linear(gate_units, features))
+        self.layers = hidden_layers(features, hidden_units, dropout, batch_norm)
+        self.out_features = hidden_units[-1]
+
+    def forward(self, emb_BFD: Tensor, ids_BW: Tensor) -> Tensor:
+        """-> [B, H]"""
+        context_BN = emb_BFD[:, self.context].flatten(1) if self.constant is None else self.constant
+        return self.layers(2 * torch.sigmoid(self.gate(context_BN)) * emb_BFD.flatten(1))

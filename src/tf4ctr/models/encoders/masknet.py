@@ -1,0 +1,102 @@
+"""Instance-guided masks: MaskNet, parallel and serial (Wang et al., DLP-KDD 2021)."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from tf4ctr.data.schema import Schema
+from tf4ctr.errors import InputError
+from tf4ctr.models.encoders.mlp import hidden_layers
+
+
+class FieldLayerNorm(nn.Module):
+    """Layer norm of each field's embedding, gain and bias of its own for each field: [B, F, D] -> [B, F, D]."""
+
+    def __init__(self, num_fields: int, embedding_dim: int) -> None:
+        super().__init__()
+        self.gain = nn.Parameter(torch.ones(num_fields, embedding_dim))
+        self.bias = nn.Parameter(torch.zeros(num_fields, embedding_dim))
+
+    def forward(self, emb_BFD: Tensor) -> Tensor:
+        return F.layer_norm(emb_BFD, emb_BFD.shape[2:]) * self.gain + self.bias
+
+
+class MaskBlock(nn.Module):
+    """mask = W_2 relu(W_1 v + b_1) + b_2 from the instance v = [e_1; ...; e_F];  yields relu(layer_norm(W (mask * hidden))) [B, units].
+
+    W_1 has `ratio` times as many rows as v has numbers.
+    """
+
+    def __init__(self, instance: int, hidden: int, units: int, ratio: float) -> None:
+        super().__init__()
+        inner = max(1, int(ratio * instance))
+        self.mask = nn.Sequential(nn.Linear(instance, inner), nn.ReLU(), nn.Linear(inner, hidden))
+        self.linear, self.norm = nn.Linear(hidden, units, bias=False), nn.LayerNorm(units)
+
+    def forward(self, instance_BN: Tensor, hidden_BH: Tensor) -> Tensor:
+        return torch.relu(self.norm(self.linear(self.mask(instance_BN) * hidden_BH)))
+
+
+def _check(block_units: Sequence[int], ratio: float) -> None:
+    if not block_units or min(block_units) < 1 or ratio <= 0:
+        raise InputError(f"block_units {list(block_units)}, ratio {ratio}: at least one mask block, units and ratio positive")
+
+
+class ParallelMaskNet(nn.Module):
+    """Mask blocks side by side over the layer-normed embeddings, their outputs together under an MLP; yields its last layer [B, H].
+
+    Args:
+        block_units: outputs of each mask block.
+        ratio: width of a mask's inner layer, as a multiple of F D.
+        hidden_units, dropout, batch_norm: of the MLP.
+    """
+
+    def __init__(
+        self,
+        schema: Schema,
+        embedding_dim: int,
+        block_units: Sequence[int],
+        hidden_units: Sequence[int],
+        ratio: float = 1.0,
+        dropout: float = 0.0,
+        batch_norm: bool = True,
+    ) -> None:
+        super().__init__()
+        _check(block_units, ratio)
+        features = schema.num_fields * embedding_dim
+        self.norm = FieldLayerNorm(schema.num_fields, embedding_dim)
+        self.blocks = nn.ModuleList(MaskBlock(features, features, units, ratio) for units in block_units)
+        self.layers = hidden_layers(sum(block_units), hidden_units, dropout, batch_norm)
+        self.out_features = hidden_units[-1]
+
+    def forward(self, emb_BFD: Tensor, ids_BW: Tensor) -> Tensor:
+        """-> [B, H]"""
+        instance_BN, hidden_BN = emb_BFD.flatten(1), self.norm(emb_BFD).flatten(1)
+        return self.layers(torch.cat([block(instance_BN, hidden_BN) for block in self.blocks], 1))
+
+
+class SerialMaskNet(nn.Module):
+    """Mask blocks one on top of the other, the first over the layer-normed embeddings; yields the last one's output [B, H].
+
+    Args:
+        block_units: outputs of each mask block.
+        ratio: width of a mask's inner layer, as a multiple of F D.
+    """
+
+    def __init__(self, schema: Schema, embedding_dim: int, block_units: Sequence[int], ratio: float = 1.0) -> None:
+        super().__init__()
+        _check(block_units, ratio)
+        features = schema.num_fields * embedding_dim
+        self.norm = FieldLayerNorm(schema.num_fields, embedding_dim)
+        inputs = [features, *block_units[:-1]]
+        self.blocks = nn.ModuleList(MaskBlock(features, *sizes, ratio) for sizes in zip(inputs, block_units, strict=True))
+        self.out_features = block_units[-1]
+
+    def forward(self, emb_BFD: Tensor, ids_BW: Tensor) -> Tensor:
+        """-> [B, H]"""
+        instance_BN, hidden_BH = emb_BFD.flatten(1), self.norm(emb_BFD).flatten(1)
+        for block in self.blocks:
+            hidden_BH = block(instance_BN, hidden_BH)
+        return hidden_BH
