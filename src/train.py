@@ -9,7 +9,7 @@ import hydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
-from tf4ctr import cli, runs
+from tf4ctr import cli, runs, sweeps
 
 log = logging.getLogger(__name__)
 
@@ -20,7 +20,7 @@ def main(config: DictConfig) -> float | None:
     from tf4ctr.loggers import close_wandb
 
     try:
-        return train(config)
+        return sweeps.run_job(train, config, cli.explain) if sweeps.is_job() else train(config)
     finally:
         close_wandb()
 
@@ -42,7 +42,7 @@ def train(config: DictConfig) -> float | None:
     settings: dict[str, Any] = OmegaConf.to_container(config, resolve=True)  # type: ignore[assignment]
     spec = DatasetSpec.from_config(settings["dataset"])
     assembly.check_config(config, spec)
-    checkpoint = runs.find_checkpoint(config.ckpt) if config.ckpt else None
+    checkpoint = runs.find_checkpoint(config.ckpt) if config.ckpt else sweeps.left_checkpoint(folder) if sweeps.is_job() else None
     if checkpoint:
         runs.check_same_run(folder, settings)
     (folder / "config.yaml").write_text(OmegaConf.to_yaml(config, resolve=True))

@@ -15,6 +15,7 @@ from rich.markup import escape
 
 from tf4ctr.errors import InputError, did_you_mean
 from tf4ctr.runs import register_resolvers
+from tf4ctr.sweeps import resumed
 
 
 def run(main: Callable[[], Any]) -> None:
@@ -25,6 +26,7 @@ def run(main: Callable[[], Any]) -> None:
     register_resolvers()
     os.environ["HYDRA_FULL_ERROR"] = "1"  # hand errors to us instead of printing them
     try:
+        sys.argv[1:] = resumed(sys.argv[1:])
         main()
     except KeyboardInterrupt:
         Console(stderr=True).print("[yellow]stopped by hand[/]")

@@ -1,0 +1,78 @@
+"""Many runs by one command: a job that fails doesn't stop the others, a sweep that stopped goes on, a table stands at the end."""
+
+import json
+import logging
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from hydra.core.hydra_config import HydraConfig
+from hydra.experimental.callback import Callback
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+
+from tf4ctr.errors import InputError
+
+log = logging.getLogger(__name__)
+
+
+def is_job() -> bool:
+    """Whether this run is one of a sweep's."""
+    return HydraConfig.get().mode == RunMode.MULTIRUN
+
+
+def run_job(run: Callable[[DictConfig], float | None], config: DictConfig, explain: Callable[[BaseException], str | None]) -> float | None:
+    """One job of a sweep: not again where it was done before; what ends it early goes into its folder's error.txt and its log.
+
+    Args:
+        run: trains as the config says.
+        explain: the message for a mistake of the person, None for any other error.
+    """
+    folder = Path(HydraConfig.get().runtime.output_dir)
+    if (done := folder / "metrics.json").exists():
+        log.info("job %s was done before: %s", folder.name, folder)
+        return json.loads(done.read_text()).get("val/monitor")
+    (folder / "error.txt").unlink(missing_ok=True)
+    try:
+        return run(config)
+    except Exception as error:
+        message = explain(error)
+        (folder / "error.txt").write_text((message or traceback.format_exc()) + "\n")
+        log.error("job %s failed, the others go on: %s", folder.name, message or "", exc_info=message is None)
+        return None
+
+
+def left_checkpoint(folder: Path) -> Path | None:
+    """Where a job goes on that was stopped."""
+    path = folder / "checkpoints" / "last.ckpt"
+    return path if path.exists() else None
+
+
+def resumed(arguments: list[str]) -> list[str]:
+    """Turn `-m sweep.resume=FOLDER` into the command line that began the sweep in FOLDER; any other stays as it is.
+
+    Raises:
+        InputError: FOLDER holds no sweep, or other overrides stand beside.
+    """
+    named = [argument for argument in arguments if argument.startswith("sweep.resume=")]
+    if not named:
+        return arguments
+    if others := [argument for argument in arguments if argument not in (*named, "-m", "--multirun")]:
+        raise InputError(f"sweep.resume repeats the sweep's own overrides and takes no others: leave out {' '.join(others)}")
+    folder = Path(named[-1].partition("=")[2]).expanduser().absolute()
+    if not (folder / "multirun.yaml").is_file():
+        raise InputError(f"sweep.resume={folder}: there is no multirun.yaml, so no sweep began there")
+    overrides = OmegaConf.load(folder / "multirun.yaml").hydra.overrides
+    kept = [override for override in (*overrides.hydra, *overrides.task) if not override.startswith("hydra.sweep.dir=")]
+    return ["--multirun", *kept, f"hydra.sweep.dir={folder}"]
+
+
+class SweepEnd(Callback):
+    """Shows the table of a sweep's jobs when it ends."""
+
+    def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
+        from tf4ctr.comparison import collect, show_comparison  # here, not at the top: --help should not wait for polars
+
+        folder = Path(config.hydra.sweep.dir)
+        show_comparison(collect(folder), folder)
