@@ -10,7 +10,7 @@ from tf4ctr.runs import register_resolvers
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("backbone=depfm", "backbone=depfm: there is no such option, did you mean 'deepfm' or 'xdeepfm'?"),
+        ("backbone=depfm", "backbone=depfm: there is no such option, did you mean 'deepfm' or 'xdeepfm'"),
         ("loss.alhpa=1", "loss.alhpa: there is no such option, did you mean 'alpha'?"),
         ("framwork=plain", "framwork: there is no such option, did you mean 'framework'?"),
         ("backbone.complex.droput=1", "did you mean 'dropout'?"),

@@ -41,7 +41,8 @@ def collect(folder: Path) -> pl.DataFrame:
         if metrics.exists():
             found = {"error": None, **json.loads(metrics.read_text())}
         else:
-            found = {"error": error.read_text().strip().splitlines()[-1] if error.exists() else "stopped before its end"}
+            lines = error.read_text().splitlines() if error.exists() else ["stopped before its end"]
+            found = {"error": lines[-1] if lines[0].startswith("Traceback") else " ".join(lines)}
         setting = " ".join(f"{key}={values[key]}" for key in differ if key in values)
         rows.append({"job": job.name, "seed": values.get("seed"), "setting": setting or "as composed", **found})
     return pl.DataFrame(rows, infer_schema_length=None)

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from conftest import draw_ids
+from layers import ready, run
 from tf4ctr.errors import InputError
 from tf4ctr.models.embedding import FieldEmbedding
 from tf4ctr.models.ssem import GatingMechanism, MixtureOfExperts, SeparateRepresentation, Shared
@@ -52,34 +53,13 @@ def test_an_encoder_that_looks_at_no_embeddings_has_no_parameters(schema):
     assert len(moe.gates) == 1
 
 
-def layers(modules, x):
-    """The layers in numpy, float64, evaluation mode without dropout."""
-    for module in modules:
-        if isinstance(module, torch.nn.Linear):
-            x = x @ module.weight.detach().numpy().T + module.bias.detach().numpy()
-        elif isinstance(module, torch.nn.BatchNorm1d):
-            x = (x - module.running_mean.numpy()) / np.sqrt(module.running_var.numpy() + module.eps)
-            x = x * module.weight.detach().numpy() + module.bias.detach().numpy()
-        elif isinstance(module, torch.nn.ReLU):
-            x = np.maximum(x, 0)
-    return x
-
-
-def ready(ssem):
-    """Random batch norm statistics, float64, evaluation mode."""
-    for name, buffer in ssem.named_buffers():
-        if "running" in name:
-            buffer.uniform_(0.5, 2.0)
-    return ssem.double().eval()
-
-
 def test_gm_shares_each_sample_between_the_encoders(schema):
     ssem = ready(GatingMechanism(schema, table, 4, [True] * 2, dropout=0.5))
     ids = draw_ids(schema, 6)
     simple, complex_ = ssem(ids)
     emb = ssem.table.weight.detach().numpy()[ids.numpy()]
     for row in range(6):
-        gate = 1 / (1 + np.exp(-layers(ssem.gate, emb[row].reshape(1, -1))[0, 0]))
+        gate = 1 / (1 + np.exp(-run(ssem.gate, emb[row].reshape(1, -1))[0, 0]))
         np.testing.assert_allclose(simple[row].detach(), gate * emb[row], atol=1e-12)
         np.testing.assert_allclose(complex_[row].detach(), (1 - gate) * emb[row], atol=1e-12)
 
@@ -89,7 +69,7 @@ def test_gm_of_three_shares_by_a_softmax(schema):
     ids = draw_ids(schema, 6)
     views = ssem(ids)
     emb = ssem.table.weight.detach().numpy()[ids.numpy()]
-    score = np.exp(np.append(layers(ssem.gate, emb.reshape(6, -1)), np.zeros((6, 1)), 1))
+    score = np.exp(np.append(run(ssem.gate, emb.reshape(6, -1)), np.zeros((6, 1)), 1))
     for which, view in enumerate(views):
         share = score[:, which] / score.sum(1)
         np.testing.assert_allclose(view.detach(), share[:, None, None] * emb, atol=1e-12)
@@ -104,9 +84,9 @@ def test_moe_mixes_as_many_experts_by_a_gate_for_each_encoder(schema, encoders):
     assert len(ssem.experts) == encoders
     for row in range(6):
         flat = emb[row].reshape(1, -1)
-        experts = [layers(expert, flat)[0] for expert in ssem.experts]
+        experts = [run(expert, flat)[0] for expert in ssem.experts]
         for which in range(encoders):
-            score = np.exp(layers(ssem.gates[which], flat)[0])
+            score = np.exp(run(ssem.gates[which], flat)[0])
             expected = sum(s / score.sum() * expert for s, expert in zip(score, experts, strict=True))
             np.testing.assert_allclose(found[which][row].detach().numpy().ravel(), expected, atol=1e-12)
 

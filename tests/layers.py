@@ -1,0 +1,48 @@
+"""An encoder's layers once more, in numpy and float64, for the tests to compare with."""
+
+import numpy as np
+import torch
+
+
+def ready(encoder):
+    """The encoder in float64, in evaluation mode, with weights, biases and running statistics that are not those of the start."""
+    encoder = encoder.double()
+    with torch.no_grad():
+        for parameter in encoder.parameters():
+            parameter.copy_(torch.randn_like(parameter) * 0.5 + 0.1)
+        for name, buffer in encoder.named_buffers():
+            if "running" in name:
+                buffer.uniform_(0.5, 2.0)
+    return encoder.eval()
+
+
+def array(tensor):
+    return tensor.detach().numpy()
+
+
+def run(modules, x):
+    """Linear layers, batch norms and ReLUs in a row over x [B, N]; dropout does nothing in evaluation."""
+    for module in modules:
+        if isinstance(module, torch.nn.Linear):
+            x = x @ array(module.weight).T + (0 if module.bias is None else array(module.bias))
+        elif isinstance(module, torch.nn.BatchNorm1d):
+            x = (x - array(module.running_mean)) / np.sqrt(array(module.running_var) + module.eps)
+            x = x * array(module.weight) + array(module.bias)
+        elif isinstance(module, torch.nn.ReLU):
+            x = np.maximum(x, 0)
+    return x
+
+
+def sigmoid(x):
+    return 1 / (1 + np.exp(-x))
+
+
+def softmax(x):
+    e = np.exp(x - x.max())
+    return e / e.sum()
+
+
+def check_gradients(encoder, fields=3, dim=4, rows=4):
+    """Of all outputs by the embeddings, against differences."""
+    emb = torch.randn(rows, fields, dim, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(lambda emb: encoder(emb, None), emb)
