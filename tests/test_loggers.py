@@ -53,16 +53,24 @@ def records(data):
             record = b""
 
 
-def offline_history(folder):
-    """The metrics that an offline W&B run holds, row by row."""
+def offline_records(folder, kind):
+    """What an offline W&B run holds of a kind: `run`, `history`, ..."""
     (path,) = folder.glob("wandb/offline-run-*/*.wandb")
-    rows = []
+    found = []
     for data in records(path.read_bytes()):
         record = wandb_internal_pb2.Record()
         record.ParseFromString(data)
-        if record.WhichOneof("record_type") == "history":
-            rows.append({"/".join(item.nested_key) or item.key: json.loads(item.value_json) for item in record.history.item})
-    return rows
+        if record.WhichOneof("record_type") == kind:
+            found.append(getattr(record, kind))
+    return found
+
+
+def offline_history(folder):
+    """The metrics that an offline W&B run holds, row by row."""
+    return [
+        {"/".join(item.nested_key) or item.key: json.loads(item.value_json) for item in history.item}
+        for history in offline_records(folder, "history")
+    ]
 
 
 def test_without_a_key_wandb_logs_offline_and_says_so_once(tmp_path, monkeypatch, caplog):

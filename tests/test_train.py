@@ -14,7 +14,7 @@ import torch
 import yaml
 
 from conftest import ROOT, make_spec, run_script
-from test_loggers import offline_history, read
+from test_loggers import offline_history, offline_records, read
 from tf4ctr.data.preparation import read_manifest
 
 
@@ -75,6 +75,8 @@ def test_a_run_leaves_everything_in_its_folder(toy, tmp_path):
     assert done.stdout.count("logging offline") == 1
     curves = [row for row in offline_history(folder) if "val/auc" in row]
     assert [row["val/auc"] for row in curves] == pytest.approx([float(row["val/auc"]) for row in rows])
+    (run,) = offline_records(folder, "run")
+    assert (run.display_name, run.run_group) == ("deepfm-frappe-2019", "")
     assert any("train/tf_complex" in row for row in offline_history(folder))
 
 
@@ -162,7 +164,9 @@ def test_multirun_gives_each_job_a_folder(toy, tmp_path):
     assert done.returncode == 0, done.stdout + done.stderr
     metrics = [json.loads((tmp_path / "sweep" / job / "metrics.json").read_text()) for job in "01"]
     assert metrics[0]["test/auc"] != metrics[1]["test/auc"]
-    for job in (0, 1):  # each in a W&B run of its own
+    for job in (0, 1):  # each in a W&B run of its own, named by what sets it apart, in one group
+        (run,) = offline_records(tmp_path / "sweep" / str(job), "run")
+        assert (run.display_name, run.run_group) == (f"seed={job + 1}", f"{tmp_path.name}/sweep")
         curves = [row["val/auc"] for row in offline_history(tmp_path / "sweep" / str(job)) if "val/auc" in row]
         assert curves == [pytest.approx(metrics[job]["val/auc"])]
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
+from tf4ctr import sweeps
 from tf4ctr.errors import InputError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -19,8 +20,10 @@ MOVABLE = ("dataset.raw_dir", "dataset.prepared_dir", "dataset.source")
 
 
 def register_resolvers() -> None:
-    """Make `${root:}` (the project's folder) and `${run_folder:CKPT,NAME}` known to the configs."""
+    """Make `${root:}` (the project's folder), `${run_folder:CKPT,NAME}`, `${job_name:NAME}` and `${sweep_name:}` known to the configs."""
     OmegaConf.register_new_resolver("root", lambda: str(ROOT), replace=True)
+    OmegaConf.register_new_resolver("job_name", sweeps.job_name, replace=True)
+    OmegaConf.register_new_resolver("sweep_name", sweeps.sweep_name, replace=True)
     OmegaConf.register_new_resolver("run_folder", lambda ckpt, name: str(run_folder(ckpt, name)), replace=True)
 
 

@@ -22,6 +22,22 @@ def is_job() -> bool:
     return HydraConfig.get().mode == RunMode.MULTIRUN
 
 
+def job_name(default: str) -> str:
+    """What a run is called: the overrides that set a job apart in its sweep, as in `dfm=sum seed=2019`; `default` outside of one."""
+    if not (HydraConfig.initialized() and is_job()):
+        return default
+    hydra = HydraConfig.get()
+    shared = OmegaConf.load(Path(hydra.runtime.output_dir).parent / "multirun.yaml").hydra.overrides.task
+    return " ".join(each for each in hydra.overrides.task if each not in shared) or default
+
+
+def sweep_name() -> str | None:
+    """What the runs of a sweep have in common: DATE/TIME of its folder; None outside of one."""
+    if not (HydraConfig.initialized() and is_job()):
+        return None
+    return "/".join(Path(HydraConfig.get().runtime.output_dir).parts[-3:-1])
+
+
 def run_job(run: Callable[[DictConfig], float | None], config: DictConfig, explain: Callable[[BaseException], str | None]) -> float | None:
     """One job of a sweep: not again where it was done before; what ends it early goes into its folder's error.txt and its log.
 
@@ -72,7 +88,6 @@ class SweepEnd(Callback):
     """Shows the table of a sweep's jobs when it ends."""
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
-        from tf4ctr.comparison import collect, show_comparison  # here, not at the top: --help should not wait for polars
+        from tf4ctr.comparison import show_comparison  # here, not at the top: --help should not wait for polars
 
-        folder = Path(config.hydra.sweep.dir)
-        show_comparison(collect(folder), folder)
+        show_comparison(Path(config.hydra.sweep.dir))
