@@ -48,7 +48,7 @@ def run(prepared, folder, ckpt=None, kill=None, every=1000, epochs=6, on_excepti
     torch.manual_seed(7)
     data = CTRDataModule(prepared, batch_size=90, seed=7)  # 5 steps an epoch
     mlp = partial(MLP, hidden_units=[16], dropout=0.3)
-    network = Network(data.schema, partial(FieldEmbedding, init_std=0.1), 4, Shared, mlp, mlp, WeightedSum)
+    network = Network(data.schema, partial(FieldEmbedding, init_std=0.1), 4, Shared, {"simple": mlp, "complex": mlp}, WeightedSum)
     module = CTRModule(data.schema, network, TFLoss(0.25, 1, 0.7), partial(torch.optim.Adam, lr=3e-2), 1e-3)
     last = LastCheckpoint(str(folder), every)
     if not on_exception:

@@ -80,7 +80,7 @@ def stream(folder: Path) -> Iterator[Callable[[], int]]:
 
 def make_module(schema: Schema) -> CTRModule:
     shallow, deep = partial(MLP, hidden_units=[400, 400], dropout=0.2), partial(MLP, hidden_units=[400, 400, 400], dropout=0.2)
-    network = Network(schema, FieldEmbedding, 16, SeparateRepresentation, shallow, deep, WeightedSum)
+    network = Network(schema, FieldEmbedding, 16, SeparateRepresentation, {"simple": shallow, "complex": deep}, WeightedSum)
     return CTRModule(schema, network, TFLoss(0.25, 1, 0.7), partial(torch.optim.Adam, lr=1e-3, fused=True), 0.1)
 
 
