@@ -6,6 +6,9 @@ import runpy
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
@@ -105,19 +108,27 @@ def need_shared(name: str) -> Path:
     return folder
 
 
-def run_script(script: str, *overrides: str, cwd: Path = ROOT, timeout: float = 300) -> subprocess.CompletedProcess[str]:
-    """Run an entry point of src/ as a person would, from another folder if need be, in a process that has imported torch already."""
+@contextmanager
+def started_script(script: str, *overrides: str, cwd: Path = ROOT) -> Iterator[tuple[BaseProcess, list[Path]]]:
+    """An entry point of src/ as a person would start it, in a process that has imported torch already; and its stdout and stderr."""
     environment = {key: value for key, value in os.environ.items() if not key.startswith("WANDB")} | {"COLUMNS": "160"}
-    command = [str(ROOT / "src" / script), *overrides]
     with tempfile.TemporaryDirectory() as folder:
         outputs = [Path(folder) / name for name in ("stdout", "stderr")]
-        process = WARM.Process(target=_run_here, args=(command, cwd, environment, outputs))
+        process = WARM.Process(target=_run_here, args=([str(ROOT / "src" / script), *overrides], cwd, environment, outputs))
         process.start()
+        try:
+            yield process, outputs
+        finally:
+            process.kill()
+
+
+def run_script(script: str, *overrides: str, cwd: Path = ROOT, timeout: float = 300) -> subprocess.CompletedProcess[str]:
+    """Run an entry point of src/ to its end."""
+    with started_script(script, *overrides, cwd=cwd) as (process, outputs):
         process.join(timeout)
         if process.exitcode is None:
-            process.kill()
-            raise subprocess.TimeoutExpired(command, timeout)
-        return subprocess.CompletedProcess(command, process.exitcode, *(path.read_text() for path in outputs))
+            raise subprocess.TimeoutExpired([script, *overrides], timeout)
+        return subprocess.CompletedProcess([script, *overrides], process.exitcode, *(path.read_text() for path in outputs))
 
 
 def _run_here(command: list[str], cwd: Path, environment: dict[str, str], outputs: list[Path]) -> None:

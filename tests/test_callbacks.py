@@ -1,5 +1,7 @@
 """Resuming is tried here with everything at work: dropout, learning-rate plateau, early stopping, both checkpoints."""
 
+import errno
+import os
 from functools import partial
 
 import pytest
@@ -9,9 +11,10 @@ from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint
 from rich.progress import Progress
 
 from conftest import make_spec, write_raw
-from tf4ctr.callbacks import LastCheckpoint, LRPlateau, ProgressBar, RowsPerSecond, RunSummary
+from tf4ctr.callbacks import LastCheckpoint, LRPlateau, ProgressBar, RowsPerSecond, RunSummary, StopDiverged
 from tf4ctr.data.datamodule import CTRDataModule
 from tf4ctr.data.preparation import prepare
+from tf4ctr.errors import InputError
 from tf4ctr.models.dfm import WeightedSum
 from tf4ctr.models.embedding import FieldEmbedding
 from tf4ctr.models.encoders.mlp import MLP
@@ -55,6 +58,7 @@ def run(prepared, folder, ckpt=None, kill=None, every=1000, epochs=6, on_excepti
         last.on_exception = lambda *args: None  # kill -9 gives no time to save
     summary = RunSummary(MONITOR)
     callbacks = [
+        StopDiverged(50),
         summary,
         LRPlateau(MONITOR, 0.1, 0, 1e-6, 1e-6),
         EarlyStopping(MONITOR, mode="max", patience=2, min_delta=1e-6, check_on_train_epoch_end=False),
@@ -116,6 +120,38 @@ def test_a_run_that_had_decided_to_stop_trains_no_further(prepared, tmp_path):
     again = run(prepared, tmp_path, ckpt=tmp_path / "last.ckpt", epochs=40)
     assert torch.equal(again[0], stopped[0])
     assert again[2] == stopped[2]
+
+
+def test_a_full_disk_keeps_the_checkpoint_before(prepared, tmp_path, monkeypatch):
+    save, saved = Trainer.save_checkpoint, []
+
+    def full_at_the_third(self, path, *args, **options):
+        if str(path).endswith("last.partial"):
+            saved.append(path)
+        if len(saved) == 3:
+            path.write_bytes(b"half of it")
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        save(self, path, *args, **options)
+
+    monkeypatch.setattr(Trainer, "save_checkpoint", full_at_the_third)
+    with pytest.raises(InputError, match=r"last.ckpt cannot be written \(No space left on device\), the one before is whole"):
+        run(prepared, tmp_path, every=1)
+    assert not (tmp_path / "last.partial").exists()
+    assert torch.load(tmp_path / "last.ckpt", weights_only=True)["global_step"] == 2
+
+
+def test_a_loss_that_is_no_number_stops_before_the_step(prepared, tmp_path):
+    class Poison(Callback):
+        def on_train_batch_start(self, trainer, module, batch, batch_idx):
+            if trainer.global_step == 7:
+                with torch.no_grad():
+                    module.network.encoders["complex"].layers[0].bias[3] = torch.inf
+
+    with pytest.raises(InputError, match=r"at step 8, epoch 2, batch 3; .*: parameter encoders.complex.layers.0.bias"):
+        run(prepared, tmp_path, kill=Poison(), every=1)
+    state = torch.load(tmp_path / "last.ckpt", weights_only=True)
+    assert state["global_step"] == 7
+    assert all(torch.isfinite(each).all() for each in state["state_dict"].values())
 
 
 def test_the_same_seed_gives_the_same_run(prepared, whole, tmp_path):

@@ -1,6 +1,7 @@
 """python src/train.py as a person runs it."""
 
 import json
+import os
 import re
 import signal
 import subprocess
@@ -13,7 +14,7 @@ import pytest
 import torch
 import yaml
 
-from conftest import ROOT, make_spec, run_script
+from conftest import ROOT, make_spec, run_script, started_script
 from test_loggers import offline_history, offline_records, read
 from tf4ctr.data.preparation import read_manifest
 
@@ -122,6 +123,29 @@ def test_ctrl_c_saves_and_ckpt_goes_on_to_the_same_end(toy, tmp_path):
     assert first == second
     first, second = (read(folder / "metrics.csv") for folder in folders)
     assert first == second
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+def test_what_a_scheduler_sends_is_taken_as_ctrl_c(toy, tmp_path, number):
+    options = [*toy, "logger=csv", "trainer.max_epochs=1000", "callbacks.early_stopping.patience=1000"]
+    with started_script("train.py", *options) as (process, outputs):
+        while not (tmp_path / "run" / "metrics.csv").exists():
+            assert process.is_alive()
+            time.sleep(0.02)
+        os.kill(process.pid, number)
+        process.join(60)
+        assert process.exitcode not in (0, None, -number)
+        assert f"ckpt={tmp_path}/run/checkpoints/last.ckpt" in re.sub(r"\s", "", outputs[0].read_text())
+    assert torch.load(tmp_path / "run" / "checkpoints" / "last.ckpt", weights_only=True)["global_step"] >= 6
+    assert not (tmp_path / "run" / "metrics.json").exists()
+
+
+def test_a_diverging_loss_stops_with_step_and_tensor(toy, tmp_path):
+    done = run_script("train.py", *toy, "logger=csv", "optimizer.lr=1e30")
+    assert done.returncode == 2
+    assert "training diverged: the loss is nan at step 2, epoch 1, batch 2" in done.stderr
+    assert "parameter" in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 def test_going_on_with_other_settings_is_refused(toy, tmp_path):

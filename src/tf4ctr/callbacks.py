@@ -2,7 +2,7 @@
 
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from lightning import LightningModule, Trainer
@@ -10,7 +10,11 @@ from lightning.pytorch.callbacks import Callback, Checkpoint, RichProgressBar
 from lightning.pytorch.callbacks.progress.rich_progress import ProcessingSpeedColumn
 from rich.progress import ProgressColumn, Task
 from rich.text import Text
+from torch import Tensor
 from torch.optim.lr_scheduler import ReduceLROnPlateau
+
+from tf4ctr.errors import InputError
+from tf4ctr.module import CTRModule
 
 
 class LRPlateau(Callback):
@@ -93,20 +97,56 @@ class LastCheckpoint(Checkpoint):
             self._save(trainer)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        if isinstance(exception, InputError):  # a diverged network, or a checkpoint that could not be written: keep the one before
+            return
         if trainer.training and trainer.global_step and trainer.train_dataloader.position < trainer.num_training_batches:  # type: ignore[union-attr]
             self._save(trainer)
 
     def _save(self, trainer: Trainer) -> None:
         partial = self.path.with_suffix(".partial")
-        trainer.save_checkpoint(partial)
-        if trainer.is_global_zero:
-            partial.replace(self.path)
+        try:
+            trainer.save_checkpoint(partial)
+            if trainer.is_global_zero:
+                partial.replace(self.path)
+        except OSError as error:
+            partial.unlink(missing_ok=True)
+            kept = "the one before is whole" if self.path.exists() else "there is none before it"
+            raise InputError(f"the checkpoint {self.path} cannot be written ({error.strerror or error}), {kept}") from error
 
     def state_dict(self) -> dict[str, Any]:
         return {"cpu": torch.get_rng_state(), "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self._rng = state_dict
+
+
+class StopDiverged(Callback):
+    """Stop where the loss is no number any more, before a step makes every weight one of those; the last checkpoint stays.
+
+    Looks at every step on a CPU, and every `every_n_train_steps` steps on an accelerator, which looking would make wait.
+
+    Args:
+        every_n_train_steps: steps between two looks.
+
+    Raises:
+        InputError: naming step, epoch, batch and tensor.
+    """
+
+    def __init__(self, every_n_train_steps: int) -> None:
+        self.every_n_train_steps = every_n_train_steps
+
+    def on_before_backward(self, trainer: Trainer, pl_module: LightningModule, loss: Tensor) -> None:
+        if loss.device.type != "cpu" and trainer.global_step % self.every_n_train_steps:
+            return
+        if torch.isfinite(loss):
+            return
+        module = cast(CTRModule, pl_module)
+        tensors = {**{f"parameter {name}": each for name, each in module.network.named_parameters()}, **module.train_terms}
+        name = next((name for name, each in tensors.items() if not torch.isfinite(each).all()), "loss")
+        raise InputError(
+            f"training diverged: the loss is {loss.item()} at step {trainer.global_step + 1}, epoch {trainer.current_epoch + 1}, batch"
+            f" {trainer.fit_loop.epoch_loop.batch_idx + 1}; the first tensor that is no number: {name}. Try a smaller optimizer.lr"
+        )
 
 
 class RunSummary(Callback):

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import signal
 import sys
 import warnings
 from collections.abc import Callable, Iterator
@@ -25,6 +26,8 @@ def run(main: Callable[[], Any]) -> None:
     """
     register_resolvers()
     os.environ["HYDRA_FULL_ERROR"] = "1"  # hand errors to us instead of printing them
+    for number in (signal.SIGTERM, signal.SIGUSR1):  # what a scheduler sends before it kills: as Ctrl-C, so a checkpoint is saved
+        signal.signal(number, signal.default_int_handler)
     try:
         sys.argv[1:] = resumed(sys.argv[1:])
         main()

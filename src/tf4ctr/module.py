@@ -40,7 +40,7 @@ class CTRModule(LightningModule):
         self.make_optimizer, self.embedding_l2 = optimizer, embedding_l2
         self.metrics = nn.ModuleDict({stage: self._make_metrics() for stage in ("val", "test")})
         self.results: dict[str, float] = {}  # the latest evaluation's metrics, in full precision (the trainer's are float32)
-        self._train_terms: dict[str, Tensor] = {}
+        self.train_terms: dict[str, Tensor] = {}  # of this epoch, summed over rows
         self._train_rows = 0
 
     def _make_metrics(self) -> nn.ModuleDict:
@@ -61,15 +61,15 @@ class CTRModule(LightningModule):
         terms = self.loss(self.network(batch.ids), batch.label)
         rows = len(batch.label)
         for name, term in terms.items():
-            self._train_terms[name] = self._train_terms.get(name, 0.0) + term.detach() * rows
+            self.train_terms[name] = self.train_terms.get(name, 0.0) + term.detach() * rows
         self._train_rows += rows
         self.log("step/loss", terms["loss"], prog_bar=True, batch_size=rows)
         return terms["loss"]
 
     def on_train_epoch_end(self) -> None:
         if self._train_rows:
-            self.log_dict({f"train/{name}": total / self._train_rows for name, total in self._train_terms.items()}, sync_dist=True)
-        self._train_terms, self._train_rows = {}, 0
+            self.log_dict({f"train/{name}": total / self._train_rows for name, total in self.train_terms.items()}, sync_dist=True)
+        self.train_terms, self._train_rows = {}, 0
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         self._update("val", batch)
@@ -104,9 +104,9 @@ class CTRModule(LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["schema"] = self.schema.to_dict()
-        checkpoint["train_terms"] = {name: float(total) for name, total in self._train_terms.items()}
+        checkpoint["train_terms"] = {name: float(total) for name, total in self.train_terms.items()}
         checkpoint["train_rows"] = self._train_rows
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        self._train_terms = {name: torch.tensor(total, device=self.device) for name, total in checkpoint["train_terms"].items()}
+        self.train_terms = {name: torch.tensor(total, device=self.device) for name, total in checkpoint["train_terms"].items()}
         self._train_rows = checkpoint["train_rows"]

@@ -67,8 +67,8 @@ class FieldSpec:
         spec = cls(**options)
         if spec.transform and spec.transform not in TRANSFORMS:
             raise InputError(f"dataset.fields: {name}.transform={spec.transform}: {did_you_mean(spec.transform, TRANSFORMS)}")
-        if not isinstance(spec.width, int) or spec.width < 1 or (spec.width > 1 and not spec.separator):
-            raise InputError(f"dataset.fields: {name}.width is {spec.width!r}: a whole number from 1 on, beside a separator")
+        if not isinstance(spec.width, int) or spec.width < 1 or (spec.width > 1) != bool(spec.separator):
+            raise InputError(f"dataset.fields: {name}.width is {spec.width!r}: beside a separator a whole number from 2 on, without one 1")
         return spec
 
 
