@@ -141,7 +141,8 @@ class StopDiverged(Callback):
         if torch.isfinite(loss):
             return
         module = cast(CTRModule, pl_module)
-        tensors = {**{f"parameter {name}": each for name, each in module.network.named_parameters()}, **module.train_terms}
+        tensors: dict[str, Tensor] = {f"parameter {name}": each for name, each in module.network.named_parameters()}
+        tensors |= {f"loss term {name}": each for name, each in module.train_terms.items() if name != "loss"}
         name = next((name for name, each in tensors.items() if not torch.isfinite(each).all()), "loss")
         raise InputError(
             f"training diverged: the loss is {loss.item()} at step {trainer.global_step + 1}, epoch {trainer.current_epoch + 1}, batch"
