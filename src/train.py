@@ -10,6 +10,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from tf4ctr import cli, runs, sweeps
+from tf4ctr.errors import InputError
 
 log = logging.getLogger(__name__)
 
@@ -37,6 +38,8 @@ def train(config: DictConfig) -> float | None:
     from tf4ctr.data.spec import DatasetSpec
 
     cli.quiet_lightning()
+    if not cli.is_first_rank():
+        logging.getLogger().setLevel(logging.WARNING)  # the first one says it all
     started = time.perf_counter()
     folder = Path(HydraConfig.get().runtime.output_dir)
     settings: dict[str, Any] = OmegaConf.to_container(config, resolve=True)  # type: ignore[assignment]
@@ -45,7 +48,8 @@ def train(config: DictConfig) -> float | None:
     checkpoint = runs.find_checkpoint(config.ckpt) if config.ckpt else sweeps.left_checkpoint(folder) if sweeps.is_job() else None
     if checkpoint:
         runs.check_same_run(folder, settings)
-    (folder / "config.yaml").write_text(OmegaConf.to_yaml(config, resolve=True))
+    if cli.is_first_rank():
+        runs.write_config(folder, config)
     reporting.show(reporting.settings_table(HydraConfig.get().runtime.choices, settings))
     log.info("run folder: %s", folder)
 
@@ -60,13 +64,15 @@ def train(config: DictConfig) -> float | None:
         return None
 
     trainer = instantiate(config.trainer, callbacks=assembly.build_all(config.callbacks), logger=assembly.build_all(config.logger))
+    if sweeps.is_job() and trainer.world_size > 1:
+        raise InputError("several devices start by the command line, and a sweep's is that of all its jobs: run the jobs one by one")
     for logger in trainer.loggers:
         logger.log_hyperparams(settings)
     try:
         trainer.fit(module, data, ckpt_path=checkpoint, weights_only=True)
     finally:
         reporting.draw_curves(folder)
-        if trainer.interrupted:
+        if trainer.interrupted and cli.is_first_rank():
             log.info("stopped; to go on: python src/train.py ckpt=%s and the same overrides", folder / "checkpoints" / "last.ckpt")
     summary = next(callback for callback in trainer.callbacks if isinstance(callback, RunSummary))
     metrics |= summary.metrics()  # before the test, which loads the best epoch's state into the callbacks too

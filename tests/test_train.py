@@ -13,9 +13,13 @@ import polars as pl
 import pytest
 import torch
 import yaml
+from lightning import Trainer
+from omegaconf import OmegaConf
 
 from conftest import ROOT, make_spec, run_script, started_script
 from test_loggers import offline_history, offline_records, read
+from tf4ctr.assembly import build_module
+from tf4ctr.data.datamodule import CTRDataModule
 from tf4ctr.data.preparation import read_manifest
 
 
@@ -138,6 +142,41 @@ def test_what_a_scheduler_sends_is_taken_as_ctrl_c(toy, tmp_path, number):
         assert f"ckpt={tmp_path}/run/checkpoints/last.ckpt" in re.sub(r"\s", "", outputs[0].read_text())
     assert torch.load(tmp_path / "run" / "checkpoints" / "last.ckpt", weights_only=True)["global_step"] >= 6
     assert not (tmp_path / "run" / "metrics.json").exists()
+
+
+def test_two_ranks_train_and_measure_as_one(toy, tmp_path):
+    """Without what looks at a rank's own rows (batch norm) or draws (dropout), two processes of half the batch are one of the whole."""
+    toy += ["logger=csv", "backbone.complex.batch_norm=false", "backbone.complex.dropout=0"]
+    results = []
+    for trainer in ("cpu", "ddp_cpu"):
+        done = run_script("train.py", *toy, f"trainer={trainer}", "trainer.max_epochs=3", f"hydra.run.dir={tmp_path}/{trainer}")
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert done.stdout.count("Best epoch") == 1
+        assert "sync_dist" not in done.stderr
+        results.append(without_times(json.loads((tmp_path / trainer / "metrics.json").read_text())))
+    assert set(results[0]) == set(results[1])
+    assert results[1] == {key: pytest.approx(value, abs=2e-5) for key, value in results[0].items()}
+
+
+def test_metrics_on_two_ranks_are_those_of_one(toy, tmp_path):
+    """Batch norm and dropout at work: what two ranks measured of their best weights, one measures again."""
+    toy += ["logger=csv", "backbone.complex.dropout=0.3", "stream.eval_batch_size=37"]
+    done = run_script("train.py", *toy, "trainer=ddp_cpu", "trainer.max_epochs=2")
+    assert done.returncode == 0, done.stdout + done.stderr
+    told = json.loads((tmp_path / "run" / "metrics.json").read_text())
+    config = OmegaConf.load(tmp_path / "run" / "config.yaml")
+    data = CTRDataModule(tmp_path / "prepared" / "toy", 64)
+    module = build_module(config, data.schema)
+    quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False, "enable_checkpointing": False}
+    Trainer(accelerator="cpu", **quiet).test(module, data, tmp_path / "run" / "checkpoints" / "best.ckpt", weights_only=True, verbose=False)
+    assert len(module.results) > 5
+    assert module.results == {key: pytest.approx(told[key], abs=1e-6) for key in module.results}
+
+
+def test_a_sweep_of_several_devices_is_refused(toy, tmp_path):
+    toy = [option for option in toy if not option.startswith("hydra.run.dir")]
+    run_script("train.py", "-m", *toy, "logger=csv", "trainer=ddp_cpu", f"hydra.sweep.dir={tmp_path}/sweep")
+    assert "run the jobs one by one" in (tmp_path / "sweep" / "0" / "error.txt").read_text()
 
 
 def test_a_diverging_loss_stops_with_step_and_tensor(toy, tmp_path):

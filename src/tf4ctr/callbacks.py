@@ -216,6 +216,6 @@ class ProgressBar(RichProgressBar):
         return {name: value for name, value in super().get_metrics(trainer, pl_module).items() if name != "v_num"}
 
     def configure_columns(self, trainer: Trainer) -> list[Any]:
-        batch_size = trainer.datamodule.batch_size * trainer.world_size  # type: ignore[attr-defined]
+        batch_size = trainer.datamodule.batch_size  # type: ignore[attr-defined]
         columns = super().configure_columns(trainer)
         return [RowsPerSecond(batch_size) if isinstance(column, ProcessingSpeedColumn) else column for column in columns]

@@ -45,9 +45,16 @@ def quiet_lightning() -> None:
     """Keep what Lightning says of itself off the terminal, once it is imported (it sets its loggers' level then)."""
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
-    # its use of torch's tree utilities, and a folder that a resumed run is meant to find full
-    for noise in (".*LeafSpec.*is deprecated", "Checkpoint directory .* exists and is not empty"):
+    # its use of torch's tree utilities, a folder that a resumed run is meant to find full, and metrics that are the same on all ranks
+    for noise in (".*LeafSpec.*is deprecated", "Checkpoint directory .* exists and is not empty", ".*`self.log\\(.*, sync_dist=True\\)`"):
         warnings.filterwarnings("ignore", noise)
+
+
+def is_first_rank() -> bool:
+    """Whether this process is the one, of those that train together, that writes and talks."""
+    from lightning.pytorch.utilities import rank_zero_only  # here, not at the top: --help should not wait for torch
+
+    return getattr(rank_zero_only, "rank") == 0  # noqa: B009, an attribute that its type does not tell of
 
 
 def explain(error: BaseException) -> str | None:

@@ -71,6 +71,11 @@ class CTRModule(LightningModule):
             self.log_dict({f"train/{name}": total / self._train_rows for name, total in self.train_terms.items()}, sync_dist=True)
         self.train_terms, self._train_rows = {}, 0
 
+    def on_validation_start(self) -> None:
+        if self.trainer.world_size > 1:  # ranks have seen other rows, and only a training step takes rank 0's batch norm statistics to all
+            for buffer in self.network.buffers():
+                torch.distributed.broadcast(buffer, 0)
+
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         self._update("val", batch)
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import polars as pl
+from lightning.pytorch.utilities import rank_zero_only
 from rich.console import Console
 from rich.table import Table
 from torch import nn
@@ -17,6 +18,7 @@ from tf4ctr.models.network import Network
 transcript = logging.getLogger("tf4ctr.transcript")  # goes to train.log alone: the terminal has the coloured table
 
 
+@rank_zero_only
 def show(table: Table) -> None:
     """Print `table` on the terminal and write it into the run's log."""
     Console().print(table)
@@ -89,6 +91,7 @@ def metrics_table(metrics: Mapping[str, Any]) -> Table:
     return table
 
 
+@rank_zero_only
 def write_metrics(metrics: Mapping[str, Any], folder: Path) -> None:
     """Write `folder/metrics.json`, whole or not at all."""
     partial = folder / "metrics.json.partial"
@@ -96,6 +99,7 @@ def write_metrics(metrics: Mapping[str, Any], folder: Path) -> None:
     partial.replace(folder / "metrics.json")
 
 
+@rank_zero_only
 def draw_curves(folder: Path) -> Path | None:
     """Draw `folder/curves.png` from `folder/metrics.csv`: training terms, logloss and AUC of every head over the epochs.
 

@@ -6,7 +6,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
 from tf4ctr import sweeps
 from tf4ctr.errors import InputError
@@ -62,6 +62,13 @@ def find_checkpoint(ckpt: str) -> Path:
     if not path.is_file():
         raise InputError(f"ckpt={ckpt}: there is no such file; give a path or ckpt=last")
     return path
+
+
+def write_config(folder: Path, config: DictConfig) -> None:
+    """Write the composed config as `folder/config.yaml`, whole or not at all."""
+    partial = folder / "config.yaml.partial"
+    partial.write_text(OmegaConf.to_yaml(config, resolve=True))
+    partial.replace(folder / "config.yaml")
 
 
 def check_same_run(folder: Path, config: Mapping[str, Any]) -> None:

@@ -6,6 +6,7 @@ import torch
 from tf4ctr.data import datamodule
 from tf4ctr.data.datamodule import CTRDataModule
 from tf4ctr.data.stream import DiskStream, MemoryStream
+from tf4ctr.errors import InputError
 
 
 def test_splits_and_batch_sizes(prepared):
@@ -35,3 +36,20 @@ def test_a_tier_can_be_named(prepared):
     data = CTRDataModule(prepared, 100, tier="disk", shuffle_rows=250)
     data.setup("fit")
     assert data.train_dataloader().pool_batches == 2
+
+
+@pytest.mark.parametrize(("batch_size", "eval_batch_size"), [(101, 100), (100, 1)])
+def test_ranks_that_cannot_share_a_step_are_refused(prepared, batch_size, eval_batch_size):
+    data = CTRDataModule(prepared, batch_size, eval_batch_size)
+    data.trainer = SimpleNamespace(world_size=2)
+    with pytest.raises(InputError, match=f"batch_size is {batch_size}, shared by 2 ranks"):
+        data.setup("fit")
+
+
+def test_ranks_take_the_rows_of_one_step_together(prepared):
+    def batches(rank, world_size):
+        data = CTRDataModule(prepared, 100, seed=5, tier="memory")
+        data.trainer = SimpleNamespace(global_rank=rank, world_size=world_size)
+        return [{tuple(row) for row in batch.ids.tolist()} for batch in data.train_dataloader()]
+
+    assert batches(0, 1) == [a | b for a, b in zip(batches(0, 2), batches(1, 2), strict=True)]

@@ -10,6 +10,7 @@ from lightning import LightningDataModule
 from tf4ctr.data.schema import Schema
 from tf4ctr.data.spec import SPLITS
 from tf4ctr.data.stream import DiskStream, MemoryStream, Stream, count_rows
+from tf4ctr.errors import InputError
 
 log = logging.getLogger(__name__)
 
@@ -22,7 +23,7 @@ class CTRDataModule(LightningDataModule):
 
     Args:
         prepared_dir: what `prepare` returned.
-        batch_size: rows a batch on each rank, in training.
+        batch_size: rows a training step, shared equally by the ranks: however many there are, they take the same rows together.
         eval_batch_size: the same in validation and test; None for `batch_size`.
         tier: where the rows are held: `device`, `memory`, `disk`, or `auto`: the first of them whose free memory holds them twice.
         shuffle_rows: rows that are shuffled together in the disk tier.
@@ -55,8 +56,21 @@ class CTRDataModule(LightningDataModule):
         """The trainer's own device, the CPU without a trainer."""
         return self.trainer.strategy.root_device if self.trainer else torch.device("cpu")
 
+    @property
+    def _ranks(self) -> int:
+        return self.trainer.world_size if self.trainer else 1
+
     def setup(self, stage: str) -> None:
-        """Settle the tier where it is `auto`."""
+        """Settle the tier where it is `auto`.
+
+        Raises:
+            InputError: ranks that cannot share a step's rows equally.
+        """
+        if self.batch_size % self._ranks or self.eval_batch_size < self._ranks:
+            raise InputError(
+                f"stream.batch_size is {self.batch_size}, shared by {self._ranks} ranks: take a multiple of them"
+                f" (stream.eval_batch_size, {self.eval_batch_size}, must not be less than them)"
+            )
         if self.tier != "auto":
             return
         size = self.bytes
@@ -79,8 +93,9 @@ class CTRDataModule(LightningDataModule):
         return self._stream("test", self.eval_batch_size)
 
     def _stream(self, split: str, batch_size: int, shuffle: bool = False) -> Stream:
-        rank, world_size = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
-        options = {"shuffle": shuffle, "seed": self.seed, "rank": rank, "world_size": world_size}
+        rank = self.trainer.global_rank if self.trainer else 0
+        options = {"shuffle": shuffle, "seed": self.seed, "rank": rank, "world_size": self._ranks}
+        batch_size //= self._ranks
         if self.tier == "disk":
             return DiskStream(self.prepared_dir, split, batch_size, shuffle_rows=self.shuffle_rows, **options)
         device = self.device if self.tier == "device" else None
