@@ -1,0 +1,43 @@
+"""Measure a trained run on a split: python src/evaluate.py run=outputs/DATE/RUN by=weather"""
+
+from pathlib import Path
+
+import hydra
+from omegaconf import DictConfig
+from rich.console import Console
+
+from tf4ctr import cli
+from tf4ctr.errors import InputError, did_you_mean
+
+
+@hydra.main(version_base="1.3", config_path="../conf", config_name="evaluate")
+def main(config: DictConfig) -> None:
+    """Score the split with the run's best weights; tables on the terminal, files in the run's folder, evaluation/."""
+    if config.run is None:
+        raise InputError("run= is missing: name a run's folder, run=outputs/DATE/TIME-BACKBONE-DATASET")
+    splits = ("train", "valid", "test")
+    if config.split not in splits:
+        raise InputError(f"split={config.split}: {did_you_mean(str(config.split), splits)}")
+    from tf4ctr import evaluation  # here, not at the top: --help should not wait for torch
+
+    folder = Path(config.run).expanduser().absolute()
+    network, schema, trained = evaluation.load_run(folder)
+    prepared = Path(config.prepared_dir or trained.dataset.prepared_dir)
+    values = evaluation.vocabulary_of(prepared, config.by, schema) if config.by else None
+    scores = evaluation.score(network, schema, prepared, config.split, trained.stream.eval_batch_size or trained.stream.batch_size)
+    results = evaluation.measure(scores, config.bootstrap, config.seed)
+    out = folder / "evaluation"
+    out.mkdir(exist_ok=True)
+    console = Console()
+    console.print(evaluation.metrics_table(f"{config.split}, {len(scores.label):,} rows", results))
+    evaluation.write(results, out / f"{config.split}.json")
+    evaluation.draw_reliability(scores, out / f"{config.split}-reliability.png")
+    if values is not None:
+        table = evaluation.by_value(scores, schema, config.by, values)
+        console.print(evaluation.values_table(config.by, table))
+        table.write_csv(out / f"{config.split}-by-{config.by}.csv")
+    console.print(f"written to {out}", soft_wrap=True)
+
+
+if __name__ == "__main__":
+    cli.run(main)
