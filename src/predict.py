@@ -1,0 +1,29 @@
+"""Score raw rows with a trained run: python src/predict.py run=outputs/DATE/RUN input=new.csv output=scores.parquet"""
+
+from pathlib import Path
+
+import hydra
+from omegaconf import DictConfig
+from rich.console import Console
+
+from tf4ctr import cli
+from tf4ctr.errors import InputError
+
+
+@hydra.main(version_base="1.3", config_path="../conf", config_name="predict")
+def main(config: DictConfig) -> None:
+    """Write the rows of `input` with their probabilities to `output`; what was unknown of them on the terminal."""
+    for name in ("run", "input", "output"):
+        if config[name] is None:
+            raise InputError(f"{name}= is missing: run=outputs/DATE/RUN input=new.csv output=scores.parquet")
+    from tf4ctr.prediction import predict, unknown_table  # here, not at the top: --help should not wait for torch
+
+    run, source, output = (Path(config[name]).expanduser().absolute() for name in ("run", "input", "output"))
+    done = predict(run, source, output, config.heads, Path(config.prepared_dir) if config.prepared_dir else None)
+    console = Console()
+    console.print(unknown_table(done))
+    console.print(f"{output}: {done.rows:,} rows, mean probability {done.mean:.5f}", soft_wrap=True)
+
+
+if __name__ == "__main__":
+    cli.run(main)

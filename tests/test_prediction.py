@@ -1,0 +1,123 @@
+import gzip
+
+import numpy as np
+import polars as pl
+import pytest
+import torch
+
+from conftest import run_script, write_raw
+from tf4ctr.errors import InputError
+from tf4ctr.evaluation import load_run, score
+from tf4ctr.prediction import predict, unknown_table
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """Folder of a run on a small raw dataset, which lies beside it in raw/."""
+    folder = tmp_path_factory.mktemp("predict")
+    write_raw(folder / "raw")
+    options = [
+        *("dataset=frappe", f"dataset.raw_dir={folder}/raw", f"dataset.prepared_dir={folder}/prepared", "dataset.label=click"),
+        *("dataset.fields=[user,item,{name: hour, transform: log_bucket}]", "dataset.rows=null", "logger=none", "trainer=smoke"),
+        *("backbone.complex.hidden_units=[16]", "stream.batch_size=64", f"hydra.run.dir={folder}/run"),
+    ]
+    done = run_script("train.py", *options)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return folder / "run"
+
+
+@pytest.fixture
+def raw(run):
+    return run.parent / "raw"
+
+
+def expected(run):
+    network, schema, _ = load_run(run)
+    logits = score(network, schema, run.parent / "prepared", "test", 64).logits
+    return {name: torch.sigmoid(each).numpy() for name, each in logits.items()}
+
+
+@pytest.mark.parametrize("kind", ["csv", "csv.gz", "parquet"])
+def test_every_form_gets_the_probabilities_of_the_prepared_rows(run, raw, tmp_path, kind):
+    source, rows = tmp_path / f"new.{kind}", pl.read_csv(raw / "test.csv")
+    if kind == "parquet":
+        rows.write_parquet(source)
+    else:
+        text = rows.drop("click").write_csv().encode()  # a label is not needed
+        source.write_bytes(gzip.compress(text) if kind == "csv.gz" else text)
+    done = predict(run, source, tmp_path / "scores.parquet", heads=True)
+    found = pl.read_parquet(tmp_path / "scores.parquet")
+    assert done.rows == len(found) == 100
+    for column, head in (("p", "fused"), ("p_simple", "simple"), ("p_complex", "complex")):
+        np.testing.assert_allclose(found[column], expected(run)[head], atol=1e-6)
+    assert done.mean == pytest.approx(found["p"].mean(), abs=1e-6)
+    assert found["user"].cast(pl.Int64).to_list() == rows["user"].to_list()
+    if kind == "parquet":
+        assert found.drop("p", "p_simple", "p_complex").equals(rows)  # as they were, types too
+
+
+def test_order_and_rows_are_kept_over_many_batches(run, tmp_path):
+    random = np.random.default_rng(0)
+    rows = pl.DataFrame({"number": range(400_000), **{name: random.integers(0, 60, 400_000) for name in ("user", "item", "hour")}})
+    rows.write_parquet(tmp_path / "new.parquet")
+    done = predict(run, tmp_path / "new.parquet", tmp_path / "scores.parquet")
+    found = pl.read_parquet(tmp_path / "scores.parquet")
+    assert done.rows == 400_000
+    assert found["number"].equals(rows["number"])
+    same = found.group_by("user", "item", "hour").agg(pl.col("p").n_unique(), pl.len())
+    assert same["len"].max() > 1
+    spread = found.group_by("user", "item", "hour").agg((pl.col("p").max() - pl.col("p").min()).alias("spread"))["spread"].max()
+    assert spread < 1e-6
+
+
+def test_unseen_and_missing_values_are_out_of_vocabulary_and_counted(run, tmp_path):
+    (tmp_path / "new.csv").write_text("user,item,hour\n0,1,2\nnobody,1,2\n,1,2\n0,1,\n")
+    done = predict(run, tmp_path / "new.csv", tmp_path / "scores.csv")
+    found = pl.read_csv(tmp_path / "scores.csv")
+    assert found.columns == ["user", "item", "hour", "p"]
+    assert len(found) == 4
+    assert found["p"][1] == pytest.approx(found["p"][2])
+    assert done.out_of_vocabulary["user"] == 0.5
+    assert "50.00%" in str(list(unknown_table(done).columns[1].cells))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("user,item,hour\n0,1,2\n0,1\n0,1,3\n", r"(?s)cut short or too long.*line 3: 2 cells, the header has 3"),
+        ("user,item,hour\n0,1,2\n0,1,2,3\n", r"(?s)cut short or too long.*line 3: 4 cells"),
+        ("user,item,hour\n0,1,2\n0,1,noon\n", r"line 3: column 'hour' is 'noon', expected a number"),
+        ("user,itme,hour\n0,1,2\n", r"no column 'item' in its header \(did you mean 'itme'"),
+    ],
+)
+def test_a_row_that_is_none_is_told_and_nothing_is_written(run, tmp_path, text, message):
+    (tmp_path / "new.csv").write_text(text)
+    (tmp_path / "scores.parquet").write_bytes(b"of an earlier time")
+    with pytest.raises(InputError, match=message):
+        predict(run, tmp_path / "new.csv", tmp_path / "scores.parquet")
+    assert (tmp_path / "scores.parquet").read_bytes() == b"of an earlier time"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["new.csv", "scores.parquet"]
+
+
+def test_libsvm_goes_in_as_the_dataset_has_it(run, tmp_path):
+    (tmp_path / "new.libsvm").write_text("1 0:1 1:1 2:1\n0 3:1 1:1 2:1\n")
+    (tmp_path / "new.csv").write_text("user,item,hour\n0,1,2\n3,1,2\n")
+    for name in ("libsvm", "csv"):
+        predict(run, tmp_path / f"new.{name}", tmp_path / f"{name}.parquet")
+    first, second = (pl.read_parquet(tmp_path / f"{name}.parquet")["p"] for name in ("libsvm", "csv"))
+    assert first.equals(second)
+
+
+def test_from_the_command_line(run, raw, tmp_path):
+    done = run_script("predict.py", f"run={run}", f"input={raw}/test.csv", f"output={tmp_path}/scores.csv", "heads=true")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "100 rows, mean probability" in done.stdout
+    assert pl.read_csv(tmp_path / "scores.csv").columns[-3:] == ["p", "p_simple", "p_complex"]
+    for arguments, message in (
+        ([], "run= is missing"),
+        ([f"run={run}", f"input={raw}/none.csv", f"output={tmp_path}/s.csv"], "there is no such file"),
+        ([f"run={run}", f"input={raw}/test.csv", f"output={tmp_path}/s.txt"], "name a .parquet or a .csv file"),
+    ):
+        refused = run_script("predict.py", *arguments)
+        assert refused.returncode == 2
+        assert message in refused.stderr.replace("\n", " ")
