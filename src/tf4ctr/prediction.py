@@ -56,10 +56,7 @@ def predict(run: Path, source: Path, output: Path, heads: bool = False, prepared
     last = [offset + field.vocabulary_size - 1 for field, offset in zip(schema.fields, schema.offsets, strict=True) for _ in field.columns]
     raw = _raw(spec, source)
     rows, texts = _rows(spec, raw, source)
-    bad = pl.any_horizontal(
-        pl.col("__short"),
-        *((~pl.col(f.raw).str.contains(TRANSFORMS[f.transform].pattern)).fill_null(False) for f in spec.fields if f.transform),
-    )
+    bad = pl.any_horizontal(pl.col("__short"), *(faults.bad_value(each.raw, each.transform) for each in spec.fields if each.transform))
     names = {"p": "fused", **({f"p_{name}": name for name in network.heads} if heads else {})}
     lock, total, mass = threading.Lock(), 0, 0.0
     unknown, refused = torch.zeros(len(last), dtype=torch.int64), []
@@ -139,7 +136,7 @@ def _refuse(spec: DatasetSpec, raw: RawFiles, source: Path, wrong: pl.DataFrame)
     faults.refuse_short_rows(spec, raw, ALL)
     for field in spec.fields:
         if field.transform:
-            found = wrong.filter(~pl.col(field.raw).str.contains(TRANSFORMS[field.transform].pattern))
+            found = wrong.filter(faults.bad_value(field.raw, field.transform))
             for row, value in found.select(ROW, field.raw).head(1).rows():
                 expected = TRANSFORMS[field.transform].expected
                 raise InputError(f"{source}, line {row + raw.first_line}: column '{field.raw}' is {value!r}, expected {expected}")

@@ -13,7 +13,7 @@ SHORT = "short"
 
 def checks(spec: DatasetSpec) -> list[pl.Expr]:
     """Counts that must be zero: `bad_labels`, `short`, and for each field with a transform, rows that it cannot take (`bad NAME`)."""
-    odd = [_bad_value(field.raw, field.transform).sum().alias(f"bad {field.name}") for field in spec.fields if field.transform]
+    odd = [bad_value(field.raw, field.transform).sum().alias(f"bad {field.name}") for field in spec.fields if field.transform]
     return [_bad_label(spec).sum().alias(BAD_LABEL), pl.col("__short").sum().alias(SHORT), *odd]
 
 
@@ -26,8 +26,8 @@ def _bad_label(spec: DatasetSpec) -> pl.Expr:
     return ~label(spec).is_in([0.0, 1.0]).fill_null(False)
 
 
-def _bad_value(column: str, transform: str) -> pl.Expr:
-    """A missing value is none."""
+def bad_value(column: str, transform: str) -> pl.Expr:
+    """Whether the raw text is none that the transform can take; a missing value is not at fault."""
     return (~pl.col(column).str.contains(TRANSFORMS[transform].pattern)).fill_null(False)
 
 
@@ -72,7 +72,7 @@ def refuse_found(spec: DatasetSpec, raw: RawFiles, split: str, found: dict[str, 
     for field in spec.fields:
         if field.transform and found[f"bad {field.name}"]:
             expected = TRANSFORMS[field.transform].expected
-            _refuse_first(spec, raw, split, _bad_value(field.raw, field.transform), field.raw, expected, found[f"bad {field.name}"])
+            _refuse_first(spec, raw, split, bad_value(field.raw, field.transform), field.raw, expected, found[f"bad {field.name}"])
 
 
 def _refuse_first(spec: DatasetSpec, raw: RawFiles, split: str, bad: pl.Expr, column: str, expected: str, count: int) -> None:
