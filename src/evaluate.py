@@ -18,10 +18,10 @@ def main(config: DictConfig) -> None:
     splits = ("train", "valid", "test")
     if config.split not in splits:
         raise InputError(f"split={config.split}: {did_you_mean(str(config.split), splits)}")
-    from tf4ctr import evaluation  # here, not at the top: --help should not wait for torch
+    from tf4ctr import assembly, evaluation  # here, not at the top: --help should not wait for torch
 
     folder = Path(config.run).expanduser().absolute()
-    network, schema, trained = evaluation.load_run(folder)
+    network, schema, trained = assembly.load_run(folder)
     prepared = Path(config.prepared_dir or trained.dataset.prepared_dir)
     values = evaluation.vocabulary_of(prepared, config.by, schema) if config.by else None
     scores = evaluation.score(network, schema, prepared, config.split, trained.stream.eval_batch_size or trained.stream.batch_size)

@@ -8,9 +8,10 @@ from sklearn.metrics import log_loss, roc_auc_score
 
 from conftest import run_script
 from test_train import toy  # noqa: F401, a fixture
+from tf4ctr.assembly import load_run
 from tf4ctr.data.schema import Field, Schema
 from tf4ctr.errors import InputError
-from tf4ctr.evaluation import Scores, bootstrap, by_value, draw_reliability, load_run, measure, metrics_table, score, values_table
+from tf4ctr.evaluation import Scores, bootstrap, by_value, draw_reliability, measure, metrics_table, score, values_table
 
 SCHEMA = Schema("toy", (Field("user", 5), Field("tags", 4, 2)), "click", "user")
 

@@ -6,8 +6,9 @@ import pytest
 import torch
 
 from conftest import run_script, write_raw
+from tf4ctr.assembly import load_run
 from tf4ctr.errors import InputError
-from tf4ctr.evaluation import load_run, score
+from tf4ctr.evaluation import score
 from tf4ctr.prediction import predict, unknown_table
 
 

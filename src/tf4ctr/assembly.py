@@ -1,10 +1,11 @@
-"""From a composed config to the objects it describes."""
+"""From a composed config to the objects it describes, and from a run's folder to its trained network."""
 
+from pathlib import Path
 from typing import Any
 
 import torch
 from hydra.utils import instantiate
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from tf4ctr.data.datamodule import TIERS
 from tf4ctr.data.schema import Field, Schema
@@ -65,3 +66,21 @@ def check_config(config: DictConfig, spec: DatasetSpec) -> None:
 def build_all(nodes: DictConfig | None) -> list[Any]:
     """Instantiate each node of a group that holds several things by name (callbacks, loggers); a node set to null is left out."""
     return [instantiate(node) for node in (nodes or {}).values() if node]
+
+
+def load_run(folder: Path) -> tuple[Network, Schema, DictConfig]:
+    """The network of a run with its best weights, the schema it was trained on and the composed config.
+
+    Raises:
+        InputError: the folder holds no finished run.
+    """
+    for name in ("config.yaml", "checkpoints/best.ckpt"):
+        if not (folder / name).exists():
+            raise InputError(f"run={folder}: there is no {name}, so no run came to its first validation there")
+    config: DictConfig = OmegaConf.load(folder / "config.yaml")  # type: ignore[assignment]
+    checkpoint = torch.load(folder / "checkpoints" / "best.ckpt", map_location="cpu", weights_only=True)
+    schema = Schema.from_dict(checkpoint["schema"])
+    network = build_network(config, schema)
+    prefix = "network."
+    network.load_state_dict({key.removeprefix(prefix): each for key, each in checkpoint["state_dict"].items() if key.startswith(prefix)})
+    return network.eval(), schema, config

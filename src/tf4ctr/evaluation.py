@@ -9,13 +9,11 @@ import numpy as np
 import polars as pl
 import torch
 from numpy.typing import NDArray
-from omegaconf import DictConfig, OmegaConf
 from rich.progress import track
 from rich.table import Table
 from torch import Tensor
 from torchmetrics.functional.classification import binary_calibration_error
 
-from tf4ctr.assembly import build_network
 from tf4ctr.data import vocabulary
 from tf4ctr.data.schema import Schema
 from tf4ctr.data.stream import DiskStream
@@ -35,24 +33,6 @@ class Scores(NamedTuple):
     label: Tensor
     group: Tensor | None
     ids: Tensor
-
-
-def load_run(folder: Path) -> tuple[Network, Schema, DictConfig]:
-    """The network of a run with its best weights, the schema it was trained on and the composed config.
-
-    Raises:
-        InputError: the folder holds no finished run.
-    """
-    for name in ("config.yaml", "checkpoints/best.ckpt"):
-        if not (folder / name).exists():
-            raise InputError(f"run={folder}: there is no {name}, so no run came to its first validation there")
-    config: DictConfig = OmegaConf.load(folder / "config.yaml")  # type: ignore[assignment]
-    checkpoint = torch.load(folder / "checkpoints" / "best.ckpt", map_location="cpu", weights_only=True)
-    schema = Schema.from_dict(checkpoint["schema"])
-    network = build_network(config, schema)
-    prefix = "network."
-    network.load_state_dict({key.removeprefix(prefix): each for key, each in checkpoint["state_dict"].items() if key.startswith(prefix)})
-    return network.eval(), schema, config
 
 
 @torch.inference_mode()

@@ -10,11 +10,11 @@ from omegaconf import OmegaConf
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from tf4ctr.assembly import load_run
 from tf4ctr.data import faults, vocabulary
 from tf4ctr.data.spec import ALL, DatasetSpec, RawFiles
 from tf4ctr.data.transforms import TRANSFORMS
 from tf4ctr.errors import InputError
-from tf4ctr.evaluation import load_run
 
 ROW = "__row"
 
