@@ -128,6 +128,31 @@ def test_the_paper_experiment_sets_the_published_values():
     assert composed("experiment=paper/frappe", "loss.c=0.9").loss.c == 0.9
 
 
+def test_the_framework_named_beside_an_experiment_is_taken_at_its_word(schema):
+    """An ablation of the published settings takes out what it says, and nothing else."""
+    whole = build_module(composed("experiment=paper/frappe"), schema)
+    parts = {"ssem": ssem.SeparateRepresentation, "dfm": dfm.WeightedSum, "loss": losses.TFLoss}
+    plain = {"ssem": ssem.Shared, "dfm": dfm.Sum, "loss": losses.BCELoss}
+    for framework, out in {
+        "tf4ctr": (),
+        "without_tf_loss": ("loss",),
+        "without_ssem": ("ssem",),
+        "without_dfm": ("dfm",),
+        "plain": plain,
+    }.items():
+        for experiment in ("paper/frappe", "paper/movielens_1m"):
+            module = build_module(composed(f"experiment={experiment}", f"framework={framework}"), schema)
+            found = {"ssem": module.network.ssem, "dfm": module.network.dfm, "loss": module.loss}
+            assert {name: type(part) for name, part in found.items()} == {**parts, **{name: plain[name] for name in out}}
+    assert list(whole.network.encoders) == ["simple", "complex"]
+
+
+def test_the_tf_loss_follows_the_dataset_unless_set():
+    assert tuple(composed("experiment=paper/movielens_1m").loss[key] for key in ("alpha", "gamma", "c")) == (0.25, 2, 0.8)
+    assert tuple(composed("dataset=avazu").loss[key] for key in ("alpha", "gamma", "c")) == (0.25, 1, 0.7)
+    assert composed("dataset=movielens_1m", "loss.gamma=1").loss.gamma == 1
+
+
 def test_l2_and_dropout_follow_the_dataset_unless_set():
     assert composed("dataset=frappe").embedding.l2 == 0.1
     config = composed("dataset=frappe", "embedding.l2=0.3", "backbone.complex.dropout=0.5")
