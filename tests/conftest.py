@@ -12,6 +12,9 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
+if "PYTEST_XDIST_WORKER" in os.environ:  # tests run side by side: each on a core of its own
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 import numpy as np
 import polars as pl
 import pytest

@@ -4,13 +4,12 @@ import csv
 import json
 
 import pytest
-from hydra import compose, initialize_config_dir
 
-from conftest import ROOT, SHARED
+from conftest import SHARED
+from test_assembly import composed
 from tf4ctr.assembly import build_network
 from tf4ctr.data.schema import Field, Schema
 from tf4ctr.reporting import count_parameters
-from tf4ctr.runs import register_resolvers
 
 # vocabulary sizes of the published preparation (min_count 2, Criteo 10)
 SIZES = {
@@ -41,12 +40,11 @@ OTHER_GATE = {
 
 
 def parameters(dataset, backbone, ssem, dfm, simple_units, complex_units):
-    register_resolvers()
-    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-        units = [f"backbone.complex.hidden_units={complex_units}"]
-        if backbone == "dual_mlp":
-            units.append(f"backbone.simple.hidden_units={simple_units}")
-        config = compose("train", [f"backbone={backbone}", f"ssem={ssem}", f"dfm={dfm}", *units])
+    config = composed(f"backbone={backbone}").copy()
+    config.ssem, config.dfm = composed(f"ssem={ssem}").ssem, composed(f"dfm={dfm}").dfm
+    config.backbone.complex.hidden_units = complex_units
+    if backbone == "dual_mlp":
+        config.backbone.simple.hidden_units = simple_units
     schema = Schema(dataset, tuple(Field(f"f{i}", size) for i, size in enumerate(SIZES[dataset])), "label")
     return count_parameters(build_network(config, schema))
 

@@ -1,7 +1,4 @@
 import json
-import signal
-import subprocess
-import sys
 import time
 from types import SimpleNamespace
 
@@ -9,7 +6,7 @@ import polars as pl
 import pytest
 from hydra.core.hydra_config import HydraConfig
 
-from conftest import ROOT, run_script
+from conftest import run_script, started_script
 from test_train import toy, without_times  # noqa: F401, a fixture
 from tf4ctr.errors import InputError
 from tf4ctr.sweeps import left_checkpoint, resumed, run_job
@@ -57,12 +54,12 @@ def test_a_fault_of_ours_leaves_its_traceback_and_does_not_end_the_sweep(tmp_pat
 def test_a_sweep_that_was_killed_goes_on_to_the_same_end(sweep, tmp_path):
     whole = run_script("train.py", *sweep, f"hydra.sweep.dir={tmp_path}/whole")
     assert whole.returncode == 0, whole.stdout + whole.stderr
-    process = subprocess.Popen([sys.executable, str(ROOT / "src" / "train.py"), *sweep], stdout=subprocess.DEVNULL)
-    while not (tmp_path / "sweep" / "1" / "checkpoints" / "last.ckpt").exists():
-        assert process.poll() is None
-        time.sleep(0.02)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    with started_script("train.py", *sweep) as (process, _):
+        while not (tmp_path / "sweep" / "1" / "checkpoints" / "last.ckpt").exists():
+            assert process.is_alive()
+            time.sleep(0.02)
+        process.kill()
+        process.join()
     before = (tmp_path / "sweep" / "0" / "metrics.json").read_text()
     done = run_script("train.py", "-m", f"sweep.resume={tmp_path}/sweep")
     assert done.returncode == 0, done.stdout + done.stderr

@@ -4,8 +4,6 @@ import json
 import os
 import re
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -108,14 +106,14 @@ def test_ctrl_c_saves_and_ckpt_goes_on_to_the_same_end(toy, tmp_path):
     whole = run_script("train.py", *toy, f"hydra.run.dir={tmp_path}/whole")
     assert whole.returncode == 0, whole.stdout + whole.stderr
 
-    command = [sys.executable, str(ROOT / "src" / "train.py"), *toy]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    while not (tmp_path / "run" / "metrics.csv").exists():
-        assert process.poll() is None
-        time.sleep(0.02)
-    process.send_signal(signal.SIGINT)
-    output = process.communicate(timeout=60)[0]
-    assert process.returncode != 0
+    with started_script("train.py", *toy) as (process, outputs):
+        while not (tmp_path / "run" / "metrics.csv").exists():
+            assert process.is_alive()
+            time.sleep(0.02)
+        os.kill(process.pid, signal.SIGINT)
+        process.join(60)
+        output = outputs[0].read_text()
+    assert process.exitcode not in (0, None)
     last = tmp_path / "run" / "checkpoints" / "last.ckpt"
     assert f"ckpt={last}" in re.sub(r"\s", "", output)
     assert not (tmp_path / "run" / "metrics.json").exists()
