@@ -144,13 +144,13 @@ class MemoryStream(Stream):
 
 
 class DiskStream(Stream):
-    """The split read from disk as it is needed, by a thread that is one pool of rows ahead; memory does not grow with the rows.
+    """The split read from disk as it is needed, by threads that are ahead by pools of rows; memory does not grow with the rows.
 
     In training the row groups come in a random order; each rank takes an equal stretch of it, in pools of `shuffle_rows` rows that
     are fully shuffled. In evaluation the rows come in the file's order.
 
     Args:
-        shuffle_rows: rows of a pool, rounded to whole batches; two pools are held at a time.
+        shuffle_rows: rows of a pool, rounded to whole batches; three pools are held at a time.
     """
 
     def __init__(self, *args: Any, shuffle_rows: int, **options: Any) -> None:
