@@ -18,7 +18,7 @@ def main(config: DictConfig) -> None:
     splits = ("train", "valid", "test")
     if config.split not in splits:
         raise InputError(f"split={config.split}: {did_you_mean(str(config.split), splits)}")
-    from tf4ctr import assembly, evaluation  # here, not at the top: --help should not wait for torch
+    from tf4ctr import assembly, evaluation, reporting  # here, not at the top: --help should not wait for torch
 
     folder = Path(config.run).expanduser().absolute()
     network, schema, trained = assembly.load_run(folder)
@@ -30,7 +30,7 @@ def main(config: DictConfig) -> None:
     out.mkdir(exist_ok=True)
     console = Console()
     console.print(evaluation.metrics_table(f"{config.split}, {len(scores.label):,} rows", results))
-    evaluation.write(results, out / f"{config.split}.json")
+    reporting.write_metrics(results, out, f"{config.split}.json")
     evaluation.draw_reliability(scores, out / f"{config.split}-reliability.png")
     if values is not None:
         table = evaluation.by_value(scores, schema, config.by, values)

@@ -130,16 +130,15 @@ def show_comparison(folder: Path, baseline: str | None = None) -> pl.DataFrame:
     (folder / "report.md").write_text("\n".join([*lines, *([""] if failed else []), *(f"- {each}" for each in failed)]) + "\n")
     summary.write_csv(folder / "report.csv")
     jobs.write_csv(folder / "jobs.csv")
-    draw_curves(folder, jobs)
+    draw_curves(folder, jobs, summary["setting"].to_list())
     draw_grid(folder, jobs)
     return summary
 
 
-def draw_curves(folder: Path, jobs: pl.DataFrame) -> None:
-    """curves.png: validation AUC over the epochs, a colour each setting, a line each seed; nothing where no job kept a metrics.csv."""
+def draw_curves(folder: Path, jobs: pl.DataFrame, settings: list[str]) -> None:
+    """curves.png: validation AUC over the epochs, a colour each of `settings`, a line a seed; nothing where no job kept a metrics.csv."""
     from matplotlib.figure import Figure  # not at the top: most of a second
 
-    settings = summarise(jobs)["setting"].to_list()
     figure = Figure(figsize=(9, 4.5), layout="constrained")
     axis = figure.subplots()
     done = jobs.filter(pl.col("error").is_null())

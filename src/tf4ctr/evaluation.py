@@ -1,6 +1,5 @@
 """A trained run on a split: metrics of every head with bootstrap intervals, calibration, and all of it by the values of a field."""
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -190,13 +189,6 @@ def draw_reliability(scores: Scores, path: Path) -> None:
     axis.grid(alpha=0.3)
     axis.legend()
     figure.savefig(path, dpi=120)
-
-
-def write(results: Mapping[str, float], path: Path) -> None:
-    """Write the metrics as json, whole or not at all."""
-    partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps(results, indent=2) + "\n")
-    partial.replace(path)
 
 
 def vocabulary_of(prepared_dir: Path, field: str, schema: Schema) -> pl.Series:

@@ -92,11 +92,11 @@ def metrics_table(metrics: Mapping[str, Any]) -> Table:
 
 
 @rank_zero_only
-def write_metrics(metrics: Mapping[str, Any], folder: Path) -> None:
-    """Write `folder/metrics.json`, whole or not at all."""
-    partial = folder / "metrics.json.partial"
+def write_metrics(metrics: Mapping[str, Any], folder: Path, name: str = "metrics.json") -> None:
+    """Write `folder/name`, whole or not at all."""
+    partial = folder / f"{name}.partial"
     partial.write_text(json.dumps(metrics, indent=2) + "\n")
-    partial.replace(folder / "metrics.json")
+    partial.replace(folder / name)
 
 
 @rank_zero_only

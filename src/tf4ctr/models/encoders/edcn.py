@@ -5,7 +5,7 @@ from torch import Tensor, nn
 
 from tf4ctr.data.schema import Schema
 from tf4ctr.errors import InputError, did_you_mean
-from tf4ctr.models.dropout import Dropout
+from tf4ctr.models.encoders.mlp import hidden_layers
 
 BRIDGES = ("product", "sum", "concat", "attention")
 
@@ -88,15 +88,7 @@ class EDCN(nn.Module):
         self.regulations = nn.ModuleList(Regulation(schema.num_fields, temperature) for _ in range(num_layers))
         self.crosses = nn.ModuleList(nn.Linear(features, 1, bias=False) for _ in range(num_layers))
         self.cross_biases = nn.ParameterList(torch.zeros(features) for _ in range(num_layers))
-        self.deeps = nn.ModuleList(
-            nn.Sequential(
-                nn.Linear(features, features),
-                nn.BatchNorm1d(features) if batch_norm else nn.Identity(),
-                nn.ReLU(),
-                Dropout(dropout) if dropout else nn.Identity(),
-            )
-            for _ in range(num_layers)
-        )
+        self.deeps = nn.ModuleList(hidden_layers(features, [features], dropout, batch_norm) for _ in range(num_layers))
         self.bridges = nn.ModuleList(Bridge(features, bridge) for _ in range(num_layers))
         self.out_features = 3 * features
 

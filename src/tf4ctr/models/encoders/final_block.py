@@ -1,13 +1,12 @@
 """A block of FinalNet: layers that multiply as well as add (Zhu et al., SIGIR 2023)."""
 
 from collections.abc import Sequence
-from itertools import pairwise
 
 from torch import Tensor, nn
 
 from tf4ctr.data.schema import Schema
 from tf4ctr.errors import InputError
-from tf4ctr.models.dropout import Dropout
+from tf4ctr.models.encoders.mlp import hidden_layers
 
 
 class FactorizedInteraction(nn.Module):
@@ -47,15 +46,8 @@ class FinalBlock(nn.Module):
                 f"hidden_units {list(hidden_units)}, dropout {dropout}: at least one layer of at least one unit, dropout from 0 to below 1"
             )
         self.field_gate = nn.Linear(schema.num_fields, schema.num_fields) if field_gate else None
-        layers: list[nn.Module] = []
-        for before, after in pairwise([schema.num_fields * embedding_dim, *hidden_units]):
-            layers.append(FactorizedInteraction(before, after))
-            if batch_norm:
-                layers.append(nn.BatchNorm1d(after))
-            layers.append(nn.ReLU())
-            if dropout:
-                layers.append(Dropout(dropout))
-        self.layers = nn.Sequential(*layers)
+        inputs = schema.num_fields * embedding_dim
+        self.layers = hidden_layers(inputs, hidden_units, dropout, batch_norm, FactorizedInteraction)
         self.out_features = hidden_units[-1]
 
     def forward(self, emb_BFD: Tensor, ids_BW: Tensor) -> Tensor:

@@ -1,6 +1,6 @@
 """Multi-layer perceptron over all fields' embeddings."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 
 from torch import Tensor, nn
@@ -10,8 +10,10 @@ from tf4ctr.errors import InputError
 from tf4ctr.models.dropout import Dropout
 
 
-def hidden_layers(inputs: int, hidden_units: Sequence[int], dropout: float, batch_norm: bool) -> nn.Sequential:
-    """h_l = dropout(relu(batch_norm(W_l h_(l-1) + b_l))): [B, inputs] -> [B, hidden_units[-1]].
+def hidden_layers(
+    inputs: int, hidden_units: Sequence[int], dropout: float, batch_norm: bool, layer: Callable[[int, int], nn.Module] = nn.Linear
+) -> nn.Sequential:
+    """h_l = dropout(relu(batch_norm(W_l h_(l-1) + b_l))): [B, inputs] -> [B, hidden_units[-1]]; `layer` in place of W h + b.
 
     Raises:
         InputError: no layer, one without units, or a dropout that is no share.
@@ -22,7 +24,7 @@ def hidden_layers(inputs: int, hidden_units: Sequence[int], dropout: float, batc
         raise InputError(f"dropout is {dropout}: it is the share of outputs set to zero, from 0 to below 1")
     layers: list[nn.Module] = []
     for before, after in pairwise([inputs, *hidden_units]):
-        layers.append(nn.Linear(before, after))
+        layers.append(layer(before, after))
         if batch_norm:
             layers.append(nn.BatchNorm1d(after))
         layers.append(nn.ReLU())
