@@ -2,6 +2,7 @@
 
 import errno
 import os
+import signal
 from functools import partial
 
 import pytest
@@ -31,7 +32,7 @@ class Killed(Exception):
 
 
 class KillAt(Callback):
-    """Stop at the start of global step `step`, or in the middle of validation number `validation`."""
+    """Stop at the start of global step `step`, or in the middle of validation number `validation`, as kill -9 does."""
 
     def __init__(self, step=None, validation=None):
         self.step, self.validation, self.validations = step, validation, 0
@@ -46,7 +47,19 @@ class KillAt(Callback):
             raise Killed
 
 
-def run(prepared, folder, ckpt=None, kill=None, every=1000, epochs=6, on_exception=True):
+class SignalAt(Callback):
+    """Send this process a signal at one moment of global step `step`."""
+
+    def __init__(self, number, moment, step):
+        self.number, self.step = number, step
+        setattr(self, moment, self.send)
+
+    def send(self, trainer, *args):
+        if trainer.global_step == self.step:
+            os.kill(os.getpid(), self.number)
+
+
+def run(prepared, folder, ckpt=None, kill=None, every=1000, epochs=6):
     """Train as conf/callbacks/default.yaml does; return the weights, the learning rate and the summary at the end."""
     torch.manual_seed(7)
     data = CTRDataModule(prepared, batch_size=90, seed=7)  # 5 steps an epoch
@@ -54,8 +67,6 @@ def run(prepared, folder, ckpt=None, kill=None, every=1000, epochs=6, on_excepti
     network = Network(data.schema, partial(FieldEmbedding, init_std=0.1), 4, Shared, {"simple": mlp, "complex": mlp}, WeightedSum)
     module = CTRModule(data.schema, network, TFLoss(0.25, 1, 0.7), partial(torch.optim.Adam, lr=3e-2), 1e-3)
     last = LastCheckpoint(str(folder), every)
-    if not on_exception:
-        last.on_exception = lambda *args: None  # kill -9 gives no time to save
     summary = RunSummary(MONITOR)
     callbacks = [
         StopDiverged(50),
@@ -70,7 +81,7 @@ def run(prepared, folder, ckpt=None, kill=None, every=1000, epochs=6, on_excepti
     trainer = Trainer(accelerator="cpu", max_epochs=epochs, num_sanity_val_steps=0, callbacks=callbacks, default_root_dir=folder, **quiet)
     try:
         trainer.fit(module, data, ckpt_path=ckpt, weights_only=True)
-    except Killed:
+    except (Killed, SystemExit):  # Lightning makes that of Ctrl-C
         return None
     kept = {key: value for key, value in summary.metrics().items() if "second" not in key}
     train_loss = float(trainer.callback_metrics.get("train/loss", torch.nan))
@@ -95,11 +106,27 @@ def same(first, second):
     assert first[1:] == second[1:]
 
 
-# 5 steps an epoch: within an epoch, before its first and its last step, in the first epoch and later ones
-@pytest.mark.parametrize("step", [1, 3, 4, 5, 7, 9, 10, 13])
-def test_interrupted_in_training_and_resumed_ends_the_same(prepared, whole, tmp_path, step):
-    assert run(prepared, tmp_path, kill=KillAt(step=step), epochs=4) is None
+# 5 steps an epoch: within an epoch, in its last two steps, in the first epoch and later ones
+@pytest.mark.parametrize("step", [0, 2, 3, 4, 5, 7, 8, 9, 13])
+@pytest.mark.parametrize("moment", ["on_train_batch_start", "on_before_backward", "on_before_optimizer_step", "on_before_zero_grad"])
+def test_interrupted_in_a_step_finishes_it_and_resumes_to_the_same_end(prepared, whole, tmp_path, moment, step):
+    number = [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1][step % 3]
+    handlers = signal.getsignal(number)
+    assert run(prepared, tmp_path, kill=SignalAt(number, moment, step), epochs=4) is None
+    assert signal.getsignal(number) is handlers
+    state = torch.load(tmp_path / "last.ckpt", weights_only=True)
+    assert state["global_step"] == (step if step % 5 == 4 else step + 1)
     same(run(prepared, tmp_path, ckpt=tmp_path / "last.ckpt", epochs=4), whole)
+
+
+def test_a_second_signal_does_not_wait(prepared, tmp_path):
+    class Twice(SignalAt):
+        def send(self, trainer, *args):
+            super().send(trainer)
+            super().send(trainer)
+
+    assert run(prepared, tmp_path, kill=Twice(signal.SIGINT, "on_before_backward", 7)) is None
+    assert torch.load(tmp_path / "last.ckpt", weights_only=True)["global_step"] == 5
 
 
 @pytest.mark.parametrize("validation", [1, 2, 3])
@@ -110,7 +137,7 @@ def test_interrupted_in_validation_and_resumed_ends_the_same(prepared, whole, tm
 
 @pytest.mark.parametrize(("step", "every"), [(3, 2), (5, 1000), (9, 2), (10, 1000), (12, 1), (14, 3)])
 def test_killed_without_warning_and_resumed_ends_the_same(prepared, whole, tmp_path, step, every):
-    assert run(prepared, tmp_path, kill=KillAt(step=step), every=every, on_exception=False, epochs=4) is None
+    assert run(prepared, tmp_path, kill=KillAt(step=step), every=every, epochs=4) is None
     same(run(prepared, tmp_path, ckpt=tmp_path / "last.ckpt", every=every, epochs=4), whole)
 
 

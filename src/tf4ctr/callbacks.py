@@ -1,5 +1,7 @@
 """What happens around the steps: learning-rate plateau, checkpoints that resume exactly, the run's summary, the progress bar."""
 
+import signal
+import threading
 import time
 from pathlib import Path
 from typing import Any, cast
@@ -62,7 +64,9 @@ class LastCheckpoint(Checkpoint):
 
     Written every `every_n_train_steps` steps, before the last step of an epoch, after every validation, and when training is
     interrupted. Never between the last step of an epoch and the end of its validation: Lightning resumes from there without
-    validating, or validates only the rest.
+    validating, or validates only the rest. And never in the middle of a step, where some weights are already new and some
+    random numbers already drawn: Ctrl-C, SIGTERM and SIGUSR1 (what a scheduler sends before it kills) wait for the step's end, and a
+    second one doesn't.
 
     Args:
         dirpath: folder of the checkpoint.
@@ -73,6 +77,9 @@ class LastCheckpoint(Checkpoint):
         self.path = Path(dirpath) / "last.ckpt"
         self.every_n_train_steps = every_n_train_steps
         self._rng: dict[str, Any] | None = None
+        self._handlers: dict[int, Any] = {}
+        self._stepping = False
+        self._interrupted = False
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self._rng is not None:
@@ -82,25 +89,43 @@ class LastCheckpoint(Checkpoint):
             self._rng = None
         # a run that was killed after it had decided to stop (while testing, say) has nothing left to train
         trainer.should_stop = any(stopper.wait_count >= stopper.patience for stopper in trainer.early_stopping_callbacks)
+        if threading.current_thread() is threading.main_thread():  # no other may set them
+            self._handlers = {each: signal.signal(each, self._interrupt) for each in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)}
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         trainer.train_dataloader.start_epoch(trainer.current_epoch)  # type: ignore[union-attr]
+        self._stepping = True
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int) -> None:
         trainer.train_dataloader.position = batch_idx + 1  # type: ignore[union-attr]
         left = trainer.num_training_batches - (batch_idx + 1)
-        if left == 1 or (left > 1 and trainer.global_step % self.every_n_train_steps == 0):
+        self._stepping = left > 0
+        # a signal reaches each rank at its own time: they agree on the step, as saving is done together
+        interrupted = trainer.strategy.reduce_boolean_decision(self._interrupted, all=False)
+        if left == 1 or (left > 1 and (interrupted or trainer.global_step % self.every_n_train_steps == 0)):
             self._save(trainer)
+        if interrupted:
+            raise KeyboardInterrupt
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.state.fn == "fit" and not trainer.sanity_checking:
             self._save(trainer)
 
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._restore_handlers()
+
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        if isinstance(exception, InputError):  # a diverged network, or a checkpoint that could not be written: keep the one before
-            return
-        if trainer.training and trainer.global_step and trainer.train_dataloader.position < trainer.num_training_batches:  # type: ignore[union-attr]
-            self._save(trainer)
+        self._restore_handlers()
+
+    def _restore_handlers(self) -> None:
+        for number, handler in self._handlers.items():
+            signal.signal(number, handler)
+        self._handlers, self._stepping, self._interrupted = {}, False, False
+
+    def _interrupt(self, number: int, frame: Any) -> None:
+        if self._interrupted or not self._stepping:
+            raise KeyboardInterrupt
+        self._interrupted = True
 
     def _save(self, trainer: Trainer) -> None:
         partial = self.path.with_suffix(".partial")
