@@ -7,7 +7,7 @@ from omegaconf import DictConfig
 from rich.console import Console
 
 from tf4ctr import cli
-from tf4ctr.errors import InputError
+from tf4ctr.errors import InputError, did_you_mean
 
 
 @hydra.main(version_base="1.3", config_path="../conf", config_name="predict")
@@ -16,13 +16,17 @@ def main(config: DictConfig) -> None:
     for name in ("run", "input", "output"):
         if config[name] is None:
             raise InputError(f"{name}= is missing: run=outputs/DATE/RUN input=new.csv output=scores.parquet")
-    from tf4ctr.prediction import predict, unknown_table  # here, not at the top: --help should not wait for torch
+    from tf4ctr.prediction import BAD_ROWS, predict, unknown_table  # here, not at the top: --help should not wait for torch
 
+    if config.bad_rows not in BAD_ROWS:
+        raise InputError(f"bad_rows={config.bad_rows}: {did_you_mean(str(config.bad_rows), BAD_ROWS)}")
     run, source, output = (Path(config[name]).expanduser().absolute() for name in ("run", "input", "output"))
-    done = predict(run, source, output, config.heads, Path(config.prepared_dir) if config.prepared_dir else None)
+    done = predict(run, source, output, config.heads, config.bad_rows)
     console = Console()
     console.print(unknown_table(done))
     console.print(f"{output}: {done.rows:,} rows, mean probability {done.mean:.5f}", soft_wrap=True)
+    if done.set_aside:
+        console.print(f"[yellow]{done.set_aside:,} rows set aside[/] in {output.with_suffix('.bad.csv')}", soft_wrap=True)
 
 
 if __name__ == "__main__":

@@ -33,6 +33,7 @@ def train(config: DictConfig) -> float | None:
 
     from tf4ctr import assembly, reporting
     from tf4ctr.callbacks import RunSummary
+    from tf4ctr.data import vocabulary
     from tf4ctr.data.datamodule import CTRDataModule
     from tf4ctr.data.preparation import prepare, read_manifest
     from tf4ctr.data.spec import DatasetSpec
@@ -54,6 +55,8 @@ def train(config: DictConfig) -> float | None:
     log.info("run folder: %s", folder)
 
     prepared = prepare(spec)
+    if cli.is_first_rank():
+        vocabulary.keep(prepared, folder)
     lightning.seed_everything(config.seed, verbose=False)
     data = CTRDataModule(prepared, seed=config.seed, **config.stream)
     module = assembly.build_module(config, data.schema)

@@ -1,9 +1,11 @@
 import gzip
+import shutil
 
 import numpy as np
 import polars as pl
 import pytest
 import torch
+from omegaconf import OmegaConf
 
 from conftest import run_script, write_raw
 from tf4ctr.assembly import load_run
@@ -100,6 +102,53 @@ def test_a_row_that_is_none_is_told_and_nothing_is_written(run, tmp_path, text, 
     assert sorted(path.name for path in tmp_path.iterdir()) == ["new.csv", "scores.parquet"]
 
 
+@pytest.mark.parametrize("form", ["csv", "csv.gz"])
+def test_bad_rows_are_set_aside_with_line_and_reason(run, tmp_path, form):
+    text = "\ufeffuser,item,hour\n0,1,2\n\n0,1\n0,1,noon\n0,1,2,3\n3,1,2\n4,,\n"
+    source = tmp_path / f"new.{form}"
+    source.write_bytes(gzip.compress(text.encode()) if form == "csv.gz" else text.encode())
+    done = predict(run, source, tmp_path / "scores.csv", bad_rows="skip")
+    assert (done.rows, done.set_aside) == (3, 3)
+    found = pl.read_csv(tmp_path / "scores.csv")
+    assert found["user"].to_list() == [0, 3, 4]
+    bad = pl.read_csv(tmp_path / "scores.bad.csv")
+    assert bad.columns == ["line", "reason", "row"]
+    assert bad["line"].to_list() == [4, 5, 6]
+    assert bad["row"].to_list() == ["0,1", "0,1,noon", "0,1,2,3"]
+    assert bad["reason"][0] == "2 cells, the header has 3"
+    assert bad["reason"][1] == "column 'hour' is 'noon', expected a number"
+    (tmp_path / "good.csv").write_text("user,item,hour\n0,1,2\n3,1,2\n4,,\n")
+    predict(run, tmp_path / "good.csv", tmp_path / "good.parquet")
+    np.testing.assert_allclose(pl.read_parquet(tmp_path / "good.parquet")["p"], found["p"], atol=1e-6)
+
+
+def test_bad_rows_of_parquet_and_libsvm_are_set_aside_too(run, tmp_path):
+    pl.DataFrame({"user": [0, 1, 2], "item": [1, 1, 1], "hour": ["2", "noon", "3"]}).write_parquet(tmp_path / "new.parquet")
+    (tmp_path / "new.libsvm").write_text("1 0:1 1:1 2:1\n0 3:1 1:1\n0 5:1 1:1 2:1\n")
+    for name in ("parquet", "libsvm"):
+        done = predict(run, tmp_path / f"new.{name}", tmp_path / "scores.parquet", bad_rows="skip")
+        assert (done.rows, done.set_aside) == (2, 1)
+        assert pl.read_csv(tmp_path / "scores.bad.csv")["line"].to_list() == [2]
+
+
+def test_without_bad_rows_none_are_set_aside(run, raw, tmp_path):
+    done = predict(run, raw / "test.csv", tmp_path / "scores.parquet", bad_rows="skip")
+    assert (done.rows, done.set_aside) == (100, 0)
+    assert [path.name for path in tmp_path.iterdir()] == ["scores.parquet"]
+
+
+def test_the_runs_folder_alone_is_enough(run, raw, tmp_path):
+    moved = tmp_path / "moved"
+    shutil.copytree(run, moved)
+    config = OmegaConf.load(moved / "config.yaml")
+    config.dataset.prepared_dir = "/nowhere"
+    OmegaConf.save(config, moved / "config.yaml")
+    assert predict(moved, raw / "test.csv", tmp_path / "scores.parquet").rows == 100
+    shutil.rmtree(moved / "vocabulary")
+    with pytest.raises(InputError, match=r"vocabulary/user.parquet is missing"):
+        predict(moved, raw / "test.csv", tmp_path / "scores.parquet")
+
+
 def test_libsvm_goes_in_as_the_dataset_has_it(run, tmp_path):
     (tmp_path / "new.libsvm").write_text("1 0:1 1:1 2:1\n0 3:1 1:1 2:1\n")
     (tmp_path / "new.csv").write_text("user,item,hour\n0,1,2\n3,1,2\n")
@@ -116,6 +165,7 @@ def test_from_the_command_line(run, raw, tmp_path):
     assert pl.read_csv(tmp_path / "scores.csv").columns[-3:] == ["p", "p_simple", "p_complex"]
     for arguments, message in (
         ([], "run= is missing"),
+        ([f"run={run}", f"input={raw}/test.csv", f"output={tmp_path}/s.csv", "bad_rows=skp"], "did you mean 'skip'?"),
         ([f"run={run}", f"input={raw}/none.csv", f"output={tmp_path}/s.csv"], "there is no such file"),
         ([f"run={run}", f"input={raw}/test.csv", f"output={tmp_path}/s.txt"], "name a .parquet or a .csv file"),
     ):

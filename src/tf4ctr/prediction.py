@@ -1,6 +1,8 @@
 """Raw rows -> the same rows with probabilities, streamed: memory does not grow with the rows, and the output is whole or absent."""
 
+import tempfile
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -11,90 +13,126 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from tf4ctr.assembly import load_run
-from tf4ctr.data import faults, vocabulary
+from tf4ctr.data import faults
+from tf4ctr.data.encoding import RowEncoder
+from tf4ctr.data.readers import csv_lines
 from tf4ctr.data.spec import ALL, DatasetSpec, RawFiles
-from tf4ctr.data.transforms import TRANSFORMS
 from tf4ctr.errors import InputError
+from tf4ctr.models.network import Network
 
-ROW = "__row"
+BAD_ROWS = ("refuse", "skip")
+LINE, SHORT = "__line", "__short"
 
 
 class Prediction(NamedTuple):
-    """What came of it: rows written, their mean probability, and the share of unknown values of each field."""
+    """What came of it: rows written, their mean probability, the share of unknown values of each column of ids, and rows set aside."""
 
     rows: int
     mean: float
     out_of_vocabulary: dict[str, float]
+    set_aside: int
 
 
-def predict(run: Path, source: Path, output: Path, heads: bool = False, prepared_dir: Path | None = None) -> Prediction:
+def predict(run: Path, source: Path, output: Path, heads: bool = False, bad_rows: str = "refuse") -> Prediction:
     """Add `p`, and with `heads` the probability of each head as `p_simple`, ..., to the rows of `source`, in its order.
 
     Args:
         run: folder of a trained run; its best weights are taken.
         source: parquet, or a file in the dataset's raw layout; the label may be absent where the columns have names.
         output: a .parquet or .csv file to write.
-        prepared_dir: the prepared dataset with the vocabulary, if not where the run found it.
+        bad_rows: `refuse` to write nothing where a row is none; `skip` to leave such rows out and put them, with line and reason, into
+            a .bad.csv beside the output.
 
     Raises:
-        InputError: a file that cannot be read or has rows that are none, or an output of another kind.
+        InputError: a file that cannot be read or, unless they are skipped, has rows that are none; or an output of another kind.
     """
     if output.suffix not in (".parquet", ".csv"):
         raise InputError(f"output={output}: name a .parquet or a .csv file")
     network, schema, config = load_run(run)
     spec = DatasetSpec.from_config(OmegaConf.to_container(config.dataset, resolve=True))  # type: ignore[arg-type]
-    values = {field.name: vocabulary.load(field.name, (prepared_dir or spec.prepared_dir) / "vocabulary") for field in spec.fields}
-    if any(vocabulary.size(values[field.name]) != field.vocabulary_size for field in schema.fields):
-        raise InputError(
-            f"{prepared_dir or spec.prepared_dir} has other vocabularies than the run was trained on: prepare it as for the run"
-        )
-    encoders = [
-        column
-        for field, made, offset in zip(schema.fields, spec.fields, schema.offsets, strict=True)
-        for column in vocabulary.encode(field, made.value(), values[field.name], offset)
-    ]
-    last = [offset + field.vocabulary_size - 1 for field, offset in zip(schema.fields, schema.offsets, strict=True) for _ in field.columns]
+    encoder = RowEncoder(schema, spec.fields, run / "vocabulary")
     raw = _raw(spec, source)
-    rows, texts = _rows(spec, raw, source)
-    bad = pl.any_horizontal(pl.col("__short"), *(faults.bad_value(each.raw, each.transform) for each in spec.fields if each.transform))
     names = {"p": "fused", **({f"p_{name}": name for name in network.heads} if heads else {})}
-    lock, total, mass = threading.Lock(), 0, 0.0
-    unknown, refused = torch.zeros(len(last), dtype=torch.int64), []
+    scorer = _Scorer(network, encoder, names, bad_rows == "skip")
+    output.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{output.name}.", dir=output.parent) as made:
+        partial, aside = Path(made) / output.name, []
+        try:
+            if bad_rows == "skip" and raw.reader == "csv":
+                raw, lines = _whole_lines(raw, source, Path(made) / "whole.csv")
+                aside.append(lines)
+            rows = _rows(spec, raw, encoder.columns)
+            kept = {name: kind for name, kind in rows.collect_schema().items() if name not in (LINE, SHORT)}
+            schema_made = pl.Schema({**kept, **dict.fromkeys(names, pl.Float32())})
+            with Progress(TextColumn("score"), BarColumn(), MofNCompleteColumn(), TextColumn("rows"), TimeElapsedColumn()) as bar:
+                task = bar.add_task("score", total=None)
+                scorer.advance = lambda count: bar.advance(task, count)
+                scored = rows.map_batches(scorer, schema=schema_made, validate_output_schema=False, streamable=True)
+                (scored.sink_parquet if output.suffix == ".parquet" else scored.sink_csv)(partial, engine="streaming")
+        except (pl.exceptions.PolarsError, ValueError, OSError) as error:
+            if scorer.wrong:
+                faults.refuse_short_rows(spec, raw, ALL)
+                line, reason, _ = pl.concat(scorer.wrong).sort("line").row(0)
+                raise InputError(f"{source}, line {line}: {reason}") from None
+            faults.refuse_unreadable(spec, raw, ALL, error)
+        bad = pl.concat([*aside, *scorer.wrong]).sort("line") if aside or scorer.wrong else pl.DataFrame()
+        if len(bad):
+            bad.write_csv(Path(made) / "bad.csv")
+            (Path(made) / "bad.csv").replace(output.with_suffix(".bad.csv"))
+        partial.replace(output)
+    shares = {name: int(count) / max(1, scorer.rows) for name, count in zip(schema.columns, scorer.unknown_W, strict=True)}
+    return Prediction(scorer.rows, scorer.mass / max(1, scorer.rows), shares, len(bad))
+
+
+class _Scorer:
+    """A frame of raw rows -> the same rows with probabilities, called by several threads; counts what it sees."""
+
+    def __init__(self, network: Network, encoder: RowEncoder, names: dict[str, str], skip: bool) -> None:
+        self.network, self.encoder, self.names, self.skip = network, encoder, names, skip
+        self.lock = threading.Lock()
+        self.rows, self.mass, self.unknown_W = 0, 0.0, 0 * encoder.unknown_W
+        self.wrong: list[pl.DataFrame] = []  # line, reason, row
+        self.advance: Callable[[int], None] = lambda count: None
+        self._texts = [pl.col(name).cast(pl.String) for name in encoder.columns]
+        self._fault = pl.when(pl.col(SHORT)).then(pl.lit("cut short or too long")).otherwise(encoder.fault()).alias("reason")
 
     @torch.inference_mode()
-    def score(frame: pl.DataFrame) -> pl.DataFrame:
-        nonlocal total, mass
-        text = frame.select(texts)
-        if len(wrong := text.filter(bad)):
-            refused.append(wrong)
-            raise ValueError("bad rows")
-        ids = torch.from_numpy(text.select(encoders).to_numpy(order="c", writable=True))
-        logits = network(ids)
+    def __call__(self, frame: pl.DataFrame) -> pl.DataFrame:
+        text = frame.select(LINE, SHORT, *self._texts)
+        reason = text.select(self._fault).to_series()
+        if reason.null_count() < len(reason):
+            self.wrong.append(_aside(frame, reason))
+            if not self.skip:
+                raise ValueError("bad rows")
+            frame, text = frame.filter(reason.is_null()), text.filter(reason.is_null())
+        ids_NW = self.encoder.ids(text)
+        logits = self.network(torch.from_numpy(ids_NW))
         of_head = {"fused": logits.fused, **logits.heads()}
-        probability = {name: torch.sigmoid(of_head[head]).numpy() for name, head in names.items()}
-        with lock:
-            total, mass = total + len(frame), mass + float(probability["p"].sum())
-            unknown.add_((ids == torch.tensor(last)).sum(0))
-        bar.advance(task, len(frame))
-        return frame.drop(ROW, "__short").with_columns(**{name: pl.Series(each) for name, each in probability.items()})
+        probability = {name: torch.sigmoid(of_head[head]).numpy() for name, head in self.names.items()}
+        with self.lock:
+            self.rows, self.mass = self.rows + len(frame), self.mass + float(probability["p"].sum())
+            self.unknown_W += (ids_NW == self.encoder.unknown_W).sum(0)
+        self.advance(len(frame))
+        return frame.drop(LINE, SHORT).with_columns(**{name: pl.Series(each) for name, each in probability.items()})
 
-    columns = [name for name in rows.collect_schema() if name not in (ROW, "__short")]
-    made = pl.Schema({**{name: rows.collect_schema()[name] for name in columns}, **dict.fromkeys(names, pl.Float32())})
-    scored = rows.map_batches(score, schema=made, validate_output_schema=False, streamable=True)
-    partial = output.with_name(f".{output.name}.partial")
-    with Progress(TextColumn("score"), BarColumn(), MofNCompleteColumn(), TextColumn("rows"), TimeElapsedColumn()) as bar:
-        task = bar.add_task("score", total=None)
-        try:
-            (scored.sink_parquet if output.suffix == ".parquet" else scored.sink_csv)(partial, engine="streaming")
-            partial.replace(output)
-        except (pl.exceptions.PolarsError, ValueError, OSError) as error:
-            if refused:
-                _refuse(spec, raw, source, pl.concat(refused).sort(ROW))
-            faults.refuse_unreadable(spec, raw, ALL, error)
-        finally:
-            partial.unlink(missing_ok=True)
-    shares = {column: int(count) / max(1, total) for column, count in zip(schema.columns, unknown, strict=True)}
-    return Prediction(total, mass / max(1, total), shares)
+
+def _aside(frame: pl.DataFrame, reason: pl.Series) -> pl.DataFrame:
+    """The rows with a reason: `line`, `reason` and the `row` as one text."""
+    cells = [pl.col(name).cast(pl.String).fill_null("") for name in frame.columns if name not in (LINE, SHORT)]
+    rows = frame.select(pl.col(LINE).cast(pl.UInt32).alias("line"), reason, pl.concat_str(cells, separator=",").alias("row"))
+    return rows.filter(reason.is_not_null())
+
+
+def _whole_lines(raw: RawFiles, source: Path, target: Path) -> tuple[RawFiles, pl.DataFrame]:
+    """Copy the lines that have as many cells as the header, each with its number before it; return how to read them, and the others."""
+    separator = raw.options.get("separator", ",")
+    names, lines = csv_lines(source, **raw.options)
+    numbered = pl.concat_str((pl.col("row") + 1).cast(pl.String), "line", separator=separator)
+    lines.filter(pl.col("cells") == len(names)).select(numbered).sink_csv(target, include_header=False, quote_style="never")
+    reason = pl.format(f"{{}} cells, the header has {len(names)}", "cells").alias("reason")
+    line = (pl.col("row") + 1).cast(pl.UInt32).alias("line")
+    others = lines.filter(pl.col("cells") != len(names)).select(line, reason, pl.col("line").alias("row")).collect(engine="streaming")
+    return RawFiles("csv", {"separator": separator, "header": [LINE, *names]}, {ALL: [target]}), others
 
 
 def _raw(spec: DatasetSpec, source: Path) -> RawFiles:
@@ -112,34 +150,22 @@ def _raw(spec: DatasetSpec, source: Path) -> RawFiles:
     raise InputError(f"input={source}: no layout of {spec.name} reads it; give a .parquet or a .csv file with the raw columns")
 
 
-def _rows(spec: DatasetSpec, raw: RawFiles, source: Path) -> tuple[pl.LazyFrame, list[pl.Expr]]:
-    """All columns of `source` as they are, with a row number and `__short`; and the raw columns of the fields, as text."""
-    wanted = list(dict.fromkeys(field.raw for field in spec.fields))
+def _rows(spec: DatasetSpec, raw: RawFiles, wanted: list[str]) -> pl.LazyFrame:
+    """All columns of the file as they are, with its line as `__line` (a parquet file's row, counted from 1) and `__short`."""
+    (source,) = raw.files[ALL]
     if raw.reader == "libsvm":
         rows = raw.rows([source], [spec.label, *wanted])
     elif raw.reader == "parquet":
         raw.rows([source], wanted)  # tells what is missing
-        rows = pl.scan_parquet(source).with_columns(pl.lit(False).alias("__short"))
+        rows = pl.scan_parquet(source).with_columns(pl.lit(False).alias(SHORT))
     else:
         header = raw.options.get("header")
         every = list(header) if header else pl.scan_csv(source, separator=raw.options.get("separator", ",")).collect_schema().names()
         raw.rows([source], wanted)
         rows = raw.rows([source], every)
         # an empty last cell looks like a row cut short: the reader says which are
-        rows = rows.with_columns(pl.lit(False).alias("__short")) if not raw.bad_rows(source, every) else rows
-    texts = [pl.col(ROW), pl.col("__short"), *(pl.col(name).cast(pl.String) for name in wanted)]
-    return rows.with_row_index(ROW), texts
-
-
-def _refuse(spec: DatasetSpec, raw: RawFiles, source: Path, wrong: pl.DataFrame) -> None:
-    """Raise for rows that are none: those cut short by their line, else the first value that its field's transform cannot take."""
-    faults.refuse_short_rows(spec, raw, ALL)
-    for field in spec.fields:
-        if field.transform:
-            found = wrong.filter(faults.bad_value(field.raw, field.transform))
-            for row, value in found.select(ROW, field.raw).head(1).rows():
-                expected = TRANSFORMS[field.transform].expected
-                raise InputError(f"{source}, line {row + raw.first_line}: column '{field.raw}' is {value!r}, expected {expected}")
+        rows = rows.with_columns(pl.lit(False).alias(SHORT)) if LINE in every or not raw.bad_rows(source, every) else rows
+    return rows if LINE in rows.collect_schema() else rows.with_row_index(LINE, offset=raw.first_line)
 
 
 def unknown_table(done: Prediction) -> Table:

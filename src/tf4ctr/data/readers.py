@@ -65,14 +65,19 @@ def _csv_header(path: Path, separator: str) -> list[str]:
     return next(delimited([line], delimiter=separator))
 
 
-def csv_bad_rows(path: Path, columns: list[str], separator: str = ",", header: Sequence[str] | None = None) -> list[BadRow]:
-    """Find the lines whose number of cells is not the header's (the first ten)."""
+def csv_lines(path: Path, separator: str = ",", header: Sequence[str] | None = None) -> tuple[list[str], pl.LazyFrame]:
+    """The header, and of each line below it `row` (counted from 0, header and blank lines included), `line` and its number of `cells`."""
     unquoted = pl.when(pl.col("line").str.contains('"', literal=True))
     cells = unquoted.then(pl.col("line").str.replace_all('"[^"]*"', "")).otherwise(pl.col("line"))
     lines = _lines(path).with_columns((cells.str.count_matches(separator, literal=True) + 1).alias("cells"))
-    expected = len(header) if header else lines.head(1).collect()["cells"][0]
-    bad = lines.filter(pl.col("cells") != expected).head(10).collect(engine="streaming")
-    return [BadRow(row + 1, f"{cells} cells, the header has {expected}") for row, cells in bad.select("row", "cells").rows()]
+    return (_csv_header(path, separator), lines.slice(1)) if header is None else (list(header), lines)
+
+
+def csv_bad_rows(path: Path, columns: list[str], separator: str = ",", header: Sequence[str] | None = None) -> list[BadRow]:
+    """Find the lines whose number of cells is not the header's (the first ten)."""
+    names, lines = csv_lines(path, separator, header)
+    bad = lines.filter(pl.col("cells") != len(names)).head(10).collect(engine="streaming")
+    return [BadRow(row + 1, f"{cells} cells, the header has {len(names)}") for row, cells in bad.select("row", "cells").rows()]
 
 
 def libsvm(paths: list[Path], columns: list[str]) -> pl.LazyFrame:

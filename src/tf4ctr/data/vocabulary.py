@@ -1,5 +1,6 @@
 """Value <-> table row, fitted on the training split only (row 0 padding, 1..n values in sorted order, n + 1 out of vocabulary)."""
 
+import shutil
 from pathlib import Path
 
 import polars as pl
@@ -73,3 +74,16 @@ def save(values: pl.Series, folder: Path) -> None:
 def load(field: str, folder: Path) -> pl.Series:
     """Read what `save` wrote: the values of table rows 1..n of `field`."""
     return pl.read_parquet(folder / f"{field}.parquet").to_series()
+
+
+def keep(prepared_dir: Path, folder: Path) -> None:
+    """Put the vocabulary of a prepared dataset into a run's folder, where prediction looks: as links, which take no room, or copies."""
+    target = folder / "vocabulary"
+    target.mkdir(exist_ok=True)
+    for path in sorted((prepared_dir / "vocabulary").glob("*.parquet")):
+        kept = target / path.name
+        kept.unlink(missing_ok=True)
+        try:
+            kept.hardlink_to(path)
+        except OSError:  # another disk, or one without links
+            shutil.copyfile(path, kept)
