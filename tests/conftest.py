@@ -144,3 +144,18 @@ def _run_here(command: list[str], cwd: Path, environment: dict[str, str], output
     sys.argv = command
     sys.path[0] = str(Path(command[0]).parent)
     runpy.run_path(command[0], run_name="__main__")
+
+
+@pytest.fixture(scope="session")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of a run on a small raw dataset, which lies beside it in raw/; for reading only."""
+    folder = tmp_path_factory.mktemp("trained")
+    write_raw(folder / "raw")
+    options = [
+        *("dataset=frappe", f"dataset.raw_dir={folder}/raw", f"dataset.prepared_dir={folder}/prepared", "dataset.label=click"),
+        *("dataset.fields=[user,item,{name: hour, transform: log_bucket}]", "dataset.rows=null", "logger=none", "trainer=smoke"),
+        *("backbone.complex.hidden_units=[16]", "stream.batch_size=64", f"hydra.run.dir={folder}/run"),
+    ]
+    done = run_script("train.py", *options)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return folder / "run"

@@ -7,26 +7,11 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
-from conftest import run_script, write_raw
+from conftest import run_script
 from tf4ctr.assembly import load_run
 from tf4ctr.errors import InputError
 from tf4ctr.evaluation import score
 from tf4ctr.prediction import predict, unknown_table
-
-
-@pytest.fixture(scope="module")
-def run(tmp_path_factory):
-    """Folder of a run on a small raw dataset, which lies beside it in raw/."""
-    folder = tmp_path_factory.mktemp("predict")
-    write_raw(folder / "raw")
-    options = [
-        *("dataset=frappe", f"dataset.raw_dir={folder}/raw", f"dataset.prepared_dir={folder}/prepared", "dataset.label=click"),
-        *("dataset.fields=[user,item,{name: hour, transform: log_bucket}]", "dataset.rows=null", "logger=none", "trainer=smoke"),
-        *("backbone.complex.hidden_units=[16]", "stream.batch_size=64", f"hydra.run.dir={folder}/run"),
-    ]
-    done = run_script("train.py", *options)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return folder / "run"
 
 
 @pytest.fixture

@@ -41,4 +41,5 @@ class FieldEmbedding(nn.Module):
         if not self.has_lists:
             return emb_BWD
         emb_BWD = emb_BWD * (ids_BW != self.padding_W).unsqueeze(2)
-        return emb_BWD.new_zeros(len(ids_BW), self.num_fields, self.dim).index_add(1, self.field_W, emb_BWD)
+        # .shape and not len(): an exported graph takes batches of any size
+        return emb_BWD.new_zeros(ids_BW.shape[0], self.num_fields, self.dim).index_add(1, self.field_W, emb_BWD)

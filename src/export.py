@@ -1,0 +1,26 @@
+"""Export a trained run: python src/export.py run=outputs/DATE/RUN format=onnx"""
+
+from pathlib import Path
+
+import hydra
+from omegaconf import DictConfig
+from rich.console import Console
+
+from tf4ctr import cli
+from tf4ctr.errors import InputError
+
+
+@hydra.main(version_base="1.3", config_path="../conf", config_name="export")
+def main(config: DictConfig) -> None:
+    """Write the model with its vocabulary; the check against the run on the terminal."""
+    if config.run is None:
+        raise InputError("run= is missing: name a run's folder, run=outputs/DATE/TIME-BACKBONE-DATASET")
+    from tf4ctr.exporting import export, export_table  # here, not at the top: --help should not wait for torch
+
+    run = Path(config.run).expanduser().absolute()
+    output = Path(config.output).expanduser().absolute() if config.output else run / "export" / config.format
+    Console().print(export_table(config.format, export(run, config.format, output, config.seed)))
+
+
+if __name__ == "__main__":
+    cli.run(main)

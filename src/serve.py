@@ -1,0 +1,33 @@
+"""Serve an exported model: python src/serve.py export=outputs/DATE/RUN/export/onnx"""
+
+import importlib.util
+from pathlib import Path
+
+import hydra
+from omegaconf import DictConfig
+from rich.console import Console
+
+from tf4ctr import cli
+from tf4ctr.errors import InputError
+
+
+@hydra.main(version_base="1.3", config_path="../conf", config_name="serve")
+def main(config: DictConfig) -> None:
+    """Answer requests until stopped."""
+    if config.export is None:
+        raise InputError("export= is missing: the folder of an ONNX export, as python src/export.py run=RUN writes it")
+    needed = ("fastapi", "uvicorn", "onnxruntime", "prometheus_client", "prometheus_fastapi_instrumentator")
+    if missing := [name for name in needed if importlib.util.find_spec(name) is None]:
+        raise InputError(f"serving needs {', '.join(missing)}: pip install -e '.[serve]'")
+    import uvicorn
+
+    from tf4ctr.serving import create_app
+
+    app = create_app(Path(config.export).expanduser().absolute(), config.threads)
+    url = f"http://{config.host}:{config.port}"
+    Console().print(f"serving on {url}, to try: {url}/docs; Ctrl-C stops", soft_wrap=True)
+    uvicorn.run(app, host=config.host, port=config.port, log_level="warning")
+
+
+if __name__ == "__main__":
+    cli.run(main)
