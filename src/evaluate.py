@@ -23,7 +23,8 @@ def main(config: DictConfig) -> None:
     folder = Path(config.run).expanduser().absolute()
     network, schema, trained = assembly.load_run(folder)
     prepared = Path(config.prepared_dir or trained.dataset.prepared_dir)
-    values = evaluation.vocabulary_of(prepared, config.by, schema) if config.by else None
+    if config.by:
+        evaluation.check_field(config.by, schema)
     scores = evaluation.score(network, schema, prepared, config.split, trained.stream.eval_batch_size or trained.stream.batch_size)
     results = evaluation.measure(scores, config.bootstrap, config.seed)
     out = folder / "evaluation"
@@ -32,8 +33,14 @@ def main(config: DictConfig) -> None:
     console.print(evaluation.metrics_table(f"{config.split}, {len(scores.label):,} rows", results))
     reporting.write_metrics(results, out, f"{config.split}.json")
     evaluation.draw_reliability(scores, out / f"{config.split}-reliability.png")
-    if values is not None:
-        table = evaluation.by_value(scores, schema, config.by, values)
+    if config.samples:
+        for name, rows in zip(
+            ("hardest", "easiest"), evaluation.extremes(scores, schema, config.samples, folder / "vocabulary"), strict=True
+        ):
+            console.print(evaluation.rows_table(f"{name} rows: q is the probability of the true class", rows))
+            rows.write_csv(out / f"{config.split}-{name}.csv")
+    if config.by:
+        table = evaluation.by_value(scores, schema, config.by, folder / "vocabulary")
         console.print(evaluation.values_table(config.by, table))
         table.write_csv(out / f"{config.split}-by-{config.by}.csv")
     console.print(f"written to {out}", soft_wrap=True)

@@ -37,6 +37,7 @@ def train(config: DictConfig) -> float | None:
     from tf4ctr.data.datamodule import CTRDataModule
     from tf4ctr.data.preparation import prepare, read_manifest
     from tf4ctr.data.spec import DatasetSpec
+    from tf4ctr.loggers import send_pictures
 
     cli.quiet_lightning()
     if not cli.is_first_rank():
@@ -80,6 +81,7 @@ def train(config: DictConfig) -> float | None:
     summary = next(callback for callback in trainer.callbacks if isinstance(callback, RunSummary))
     metrics |= summary.metrics()  # before the test, which loads the best epoch's state into the callbacks too
     trainer.test(module, data, ckpt_path=folder / "checkpoints" / "best.ckpt", weights_only=True, verbose=False)
+    send_pictures(trainer.loggers, folder)
     metrics |= module.results | {"seconds": round(time.perf_counter() - started, 2)}
     for split, stage in (("valid", "val"), ("test", "test")):
         if best := read_manifest(prepared)["best_auc"]:

@@ -9,9 +9,10 @@ from sklearn.metrics import log_loss, roc_auc_score
 from conftest import run_script
 from test_train import toy  # noqa: F401, a fixture
 from tf4ctr.assembly import load_run
+from tf4ctr.data import vocabulary
 from tf4ctr.data.schema import Field, Schema
 from tf4ctr.errors import InputError
-from tf4ctr.evaluation import Scores, bootstrap, by_value, draw_reliability, measure, metrics_table, score, values_table
+from tf4ctr.evaluation import Scores, bootstrap, by_value, draw_reliability, extremes, measure, metrics_table, score, values_table
 
 SCHEMA = Schema("toy", (Field("user", 5), Field("tags", 4, 2)), "click", "user")
 
@@ -23,6 +24,14 @@ def make_scores(rows=400, scale=1.0):
     label = torch.from_numpy(random.random(rows)) < torch.sigmoid(scale * fused)
     ids = torch.from_numpy(np.stack([random.integers(1, 5, rows), 5 + random.integers(1, 4, rows), 5 + random.integers(0, 4, rows)], 1))
     return Scores({"fused": fused, "simple": fused / 2, "complex": -fused}, label.float(), ids[:, 0], ids)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A vocabulary/ for SCHEMA."""
+    for name, values in (("user", ["a", "b", "c"]), ("tags", ["x", "y"])):
+        vocabulary.save(pl.Series(name, values), tmp_path / "vocabulary")
+    return tmp_path / "vocabulary"
 
 
 def test_metrics_of_every_head_are_scikit_learns():
@@ -65,9 +74,9 @@ def test_intervals_hold_the_metric_and_shrink_with_the_rows():
     assert widths[1] == pytest.approx(widths[0] / 4, rel=0.3)
 
 
-def test_by_value_counts_and_measures_each_value():
+def test_by_value_counts_and_measures_each_value(folder):
     scores = make_scores()
-    table = by_value(scores, SCHEMA, "user", pl.Series(["a", "b", "c"]))
+    table = by_value(scores, SCHEMA, "user", folder)
     assert set(table["value"]) == {"a", "b", "c", "(out of vocabulary)"}
     assert table["rows"].to_list() == sorted(table["rows"], reverse=True)
     for row in table.iter_rows(named=True):
@@ -78,31 +87,48 @@ def test_by_value_counts_and_measures_each_value():
         assert row["auc"] == pytest.approx(roc_auc_score(scores.label[mask], scores.logits["fused"][mask]), abs=1e-9)
 
 
-def test_a_row_counts_for_each_value_of_its_list_and_none_for_padding():
+def test_a_row_counts_for_each_value_of_its_list_and_none_for_padding(folder):
     scores = make_scores()
-    table = by_value(scores, SCHEMA, "tags", pl.Series(["x", "y"]))
+    table = by_value(scores, SCHEMA, "tags", folder)
     ids = scores.ids[:, 1:] - 5
     assert dict(zip(table["value"], table["rows"], strict=True)) == {
         name: int((ids == number).sum()) for number, name in enumerate(("x", "y", "(out of vocabulary)"), start=1)
     }
 
 
-def test_a_value_of_one_class_has_no_auc():
+def test_a_value_of_one_class_has_no_auc(folder):
     scores = make_scores()
     scores.label[scores.ids[:, 0] == 2] = 1
-    table = by_value(scores, SCHEMA, "user", pl.Series(["a", "b", "c"]))
+    table = by_value(scores, SCHEMA, "user", folder)
     assert table.filter(value="b")["auc"].to_list() == [None]
 
 
-def test_an_unknown_field_is_refused():
+def test_an_unknown_field_is_refused(folder):
     with pytest.raises(InputError, match="by=usr: toy has no such field, did you mean 'user'"):
-        by_value(make_scores(), SCHEMA, "usr", pl.Series(["a"]))
+        by_value(make_scores(), SCHEMA, "usr", folder)
 
 
-def test_tables_and_picture(tmp_path):
+def test_the_hardest_and_the_easiest_rows_come_with_their_values(folder):
+    scores = make_scores()
+    probability = torch.sigmoid(scores.logits["fused"]).numpy()
+    q = np.where(scores.label.numpy() == 1, probability, 1 - probability)
+    hardest, easiest = extremes(scores, SCHEMA, 7, folder)
+    np.testing.assert_allclose(hardest["q"], np.sort(q)[:7])
+    np.testing.assert_allclose(easiest["q"], np.sort(q)[::-1][:7])
+    assert hardest.columns == ["row", "label", "q", "q_simple", "q_complex", "user", "tags"]
+    users, tags = ["(none)", "a", "b", "c", "(out of vocabulary)"], ["", "x", "y", "(out of vocabulary)"]
+    for table in (hardest, easiest):
+        for row in table.iter_rows(named=True):
+            ids = scores.ids[row["row"] - 1].tolist()
+            assert row["label"] == scores.label[row["row"] - 1]
+            assert row["user"] == users[ids[0]]
+            assert row["tags"] == "|".join(tags[each - 5] for each in ids[1:] if each > 5)
+
+
+def test_tables_and_picture(folder, tmp_path):
     scores = make_scores()
     assert metrics_table("t", measure(scores, 5, 0)).row_count == 9
-    assert values_table("user", by_value(scores, SCHEMA, "user", pl.Series(["a", "b", "c"]))).row_count == 4
+    assert values_table("user", by_value(scores, SCHEMA, "user", folder)).row_count == 4
     draw_reliability(scores, tmp_path / "r.png")
     assert (tmp_path / "r.png").read_bytes().startswith(b"\x89PNG")
 
@@ -119,6 +145,14 @@ def test_a_run_is_measured_as_it_measured_itself(toy, tmp_path):  # noqa: F811
             assert value == pytest.approx(told[f"test/{name}"], abs=1e-6)
     assert (tmp_path / "run" / "evaluation" / "test-by-item.csv").read_text().startswith("value,rows,click_rate")
     assert "95 % interval" in done.stdout
+    hardest, easiest = (pl.read_csv(tmp_path / "run" / "evaluation" / f"test-{name}.csv") for name in ("hardest", "easiest"))
+    assert len(hardest) == len(easiest) == 10
+    assert hardest["q"].max() < easiest["q"].min()
+    raw = pl.read_csv(tmp_path / "raw" / "test.csv", infer_schema=False)
+    shown = hardest.with_columns(pl.col("user", "item", "hour").cast(pl.String)).row(0, named=True)
+    told = raw.row(shown["row"] - 1, named=True)
+    assert str(shown["label"]) == told["click"]
+    assert all(shown[name] in (told[name], "(out of vocabulary)") for name in ("user", "item", "hour"))
     for arguments, message in (
         ([], "run= is missing"),
         ([f"run={tmp_path}"], "no config.yaml"),

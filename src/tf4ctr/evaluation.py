@@ -13,7 +13,7 @@ from rich.table import Table
 from torch import Tensor
 from torchmetrics.functional.classification import binary_calibration_error
 
-from tf4ctr.data import vocabulary
+from tf4ctr.data.encoding import value_names
 from tf4ctr.data.schema import Schema
 from tf4ctr.data.stream import DiskStream
 from tf4ctr.errors import InputError, did_you_mean
@@ -106,12 +106,8 @@ def bootstrap(score_N: NDArray[Any], label_N: NDArray[Any], loss_N: NDArray[Any]
     return found
 
 
-def by_value(scores: Scores, schema: Schema, field: str, values: pl.Series) -> pl.DataFrame:
-    """One row a value of `field`, most frequent first: `value`, `rows`, `click_rate`, `predicted` (mean probability),
-    `predicted_over_observed`, `auc` (null where a class is missing). A row with a list counts for each of its values.
-
-    Args:
-        values: the field's vocabulary, in table order.
+def check_field(field: str, schema: Schema) -> int:
+    """The field's number.
 
     Raises:
         InputError: there is no such field.
@@ -119,10 +115,22 @@ def by_value(scores: Scores, schema: Schema, field: str, values: pl.Series) -> p
     names = [each.name for each in schema.fields]
     if field not in names:
         raise InputError(f"by={field}: {schema.dataset} has no such field, {did_you_mean(field, names)}")
-    number = names.index(field)
+    return names.index(field)
+
+
+def by_value(scores: Scores, schema: Schema, field: str, folder: Path) -> pl.DataFrame:
+    """One row a value of `field`, most frequent first: `value`, `rows`, `click_rate`, `predicted` (mean probability),
+    `predicted_over_observed`, `auc` (null where a class is missing). A row with a list counts for each of its values.
+
+    Args:
+        folder: `vocabulary/` of the run.
+
+    Raises:
+        InputError: there is no such field.
+    """
+    number = check_field(field, schema)
     first = sum(each.width for each in schema.fields[:number])
     ids_NW = scores.ids[:, first : first + schema.fields[number].width] - schema.offsets[number]
-    told = pl.concat([pl.Series(["(none)"]), values.cast(pl.String), pl.Series(["(out of vocabulary)"])])
     probability = torch.sigmoid(scores.logits["fused"])
     columns = [
         pl.DataFrame({"id": ids.numpy(), "score": scores.logits["fused"].numpy(), "p": probability.numpy(), "label": scores.label.numpy()})
@@ -145,7 +153,42 @@ def by_value(scores: Scores, schema: Schema, field: str, values: pl.Series) -> p
         )
         .sort("rows", "id", descending=[True, False])
     )
-    return summary.select(told[summary["id"]].alias("value"), pl.exclude("id"))
+    return summary.select(value_names(field, folder)[summary["id"]].alias("value"), pl.exclude("id"))
+
+
+def extremes(scores: Scores, schema: Schema, count: int, folder: Path) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """The `count` hardest rows and the easiest ones, the extreme ones first: `row` (from 1, of the split), `label`, `q` (the probability
+    that the fused head gives to the true class), `q_simple`, ... of the other heads, and every field's value, a list's joined by `|`.
+
+    Args:
+        folder: `vocabulary/` of the run.
+    """
+    sign = 2 * scores.label.double() - 1
+    q = {"q" if name == "fused" else f"q_{name}": torch.sigmoid(sign * logit).numpy() for name, logit in scores.logits.items()}
+    order = torch.argsort(sign * scores.logits["fused"], stable=True)
+    names = {field.name: value_names(field.name, folder) for field in schema.fields}
+
+    def rows(chosen: Tensor) -> pl.DataFrame:
+        columns: dict[str, Any] = {"row": (chosen + 1).numpy(), "label": scores.label[chosen].int().numpy()}
+        columns |= {name: each[chosen.numpy()] for name, each in q.items()}
+        ids, first = scores.ids[chosen].long(), 0
+        for field, offset in zip(schema.fields, schema.offsets, strict=True):
+            values = (ids[:, first : first + field.width] - offset).tolist()
+            columns[field.name] = ["|".join(names[field.name][each] for each in row if each or field.width == 1) for row in values]
+            first += field.width
+        return pl.DataFrame(columns)
+
+    return rows(order[:count]), rows(order.flip(0)[:count])
+
+
+def rows_table(title: str, rows: pl.DataFrame) -> Table:
+    """Single rows, as `extremes` gives them."""
+    table = Table(title=title, title_justify="left")
+    for name in rows.columns:
+        table.add_column(name, overflow="fold")
+    for row in rows.iter_rows():
+        table.add_row(*(f"{cell:.4f}" if isinstance(cell, float) else str(cell) for cell in row))
+    return table
 
 
 def metrics_table(title: str, results: Mapping[str, float]) -> Table:
@@ -189,9 +232,3 @@ def draw_reliability(scores: Scores, path: Path) -> None:
     axis.grid(alpha=0.3)
     axis.legend()
     figure.savefig(path, dpi=120)
-
-
-def vocabulary_of(prepared_dir: Path, field: str, schema: Schema) -> pl.Series:
-    """The values of a field's table rows 1..n; none for one that the schema doesn't have, which `by_value` tells."""
-    known = any(each.name == field for each in schema.fields)
-    return vocabulary.load(field, prepared_dir / "vocabulary") if known else pl.Series(dtype=pl.String)

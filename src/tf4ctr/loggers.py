@@ -75,6 +75,14 @@ def wandb_logger(save_dir: str, project: str, name: str, group: str | None = Non
     return WandbLogger(project=project, name=name, group=group, entity=entity, save_dir=save_dir, mode=mode, settings=settings)
 
 
+def send_pictures(loggers: list[Logger], folder: Path) -> None:
+    """Put every picture of a run's folder into its W&B run, where there is one."""
+    for logger in loggers:
+        if isinstance(logger, WandbLogger):
+            for picture in sorted(folder.glob("*.png")):
+                logger.log_image(picture.stem, [str(picture)])
+
+
 def close_wandb() -> None:
     """End the W&B run, if there is one: the next job of a multirun, in the same process, gets a run of its own."""
     if "wandb" in sys.modules:

@@ -76,8 +76,8 @@ class CTRModule(LightningModule):
             for buffer in self.network.buffers():
                 torch.distributed.broadcast(buffer, 0)
 
-    def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        self._update("val", batch)
+    def validation_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
+        return self._update("val", batch)
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
         self._update("test", batch)
@@ -90,12 +90,14 @@ class CTRModule(LightningModule):
     def on_test_epoch_end(self) -> None:
         self._log_metrics("test")
 
-    def _update(self, stage: str, batch: Batch) -> None:
+    def _update(self, stage: str, batch: Batch) -> dict[str, Tensor]:
+        """Measure a batch; return the logits of every head."""
         logits = self.network(batch.ids)
-        of_head = {"fused": logits.fused, **logits.heads()}
+        of_head = {"fused": logits.fused, **(logits.heads() if self.network.heads else {})}
         for name, metric in self.metrics[stage].items():  # type: ignore[operator]
             logit_B = of_head[name.split("/")[0]]
             metric.update(logit_B, batch.label, batch.group) if name == "fused/gauc" else metric.update(logit_B, batch.label)
+        return of_head
 
     def _log_metrics(self, stage: str) -> None:
         self.results = {}

@@ -116,7 +116,7 @@ def row_type(encoder: RowEncoder) -> type[BaseModel]:
     columns: dict[str, Any] = {}
     for number, column in enumerate(encoder.columns):
         transforms = [field.transform for field in encoder.fields if field.raw == column and field.transform]
-        checked = Annotated[(Value, *(AfterValidator(_matching(each)) for each in transforms))] if transforms else Value  # type: ignore[misc]
+        checked = Annotated[(Value, *(AfterValidator(_matching(each)) for each in transforms))] if transforms else Value
         columns[f"column_{number}"] = (checked, Field(alias=column))
     return create_model("Row", __config__=ConfigDict(extra="forbid"), **columns)
 
@@ -152,10 +152,10 @@ def create_app(folder: Path, threads: int = 0) -> FastAPI:
 
     app = FastAPI(title="TF4CTR", description="Click probabilities of raw rows.", lifespan=working)
     row = row_type(model.encoder)
-    request = create_model("Rows", rows=(list[row], Field(min_length=1, max_length=MAX_ROWS)))  # type: ignore[valid-type]
+    request: Any = create_model("Rows", rows=(list[row], Field(min_length=1, max_length=MAX_ROWS)))  # type: ignore[valid-type]
 
-    async def predict(body: request) -> dict[str, list[float]]:  # type: ignore[valid-type]
-        rows = [[None if value is None else str(value) for value in vars(each).values()] for each in body.rows]  # type: ignore[attr-defined]
+    async def predict(body: request) -> dict[str, list[float]]:
+        rows = [[None if value is None else str(value) for value in vars(each).values()] for each in body.rows]
         return {"p": (await batcher.score(rows)).tolist()}
 
     async def health() -> dict[str, Any]:

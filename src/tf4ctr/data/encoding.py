@@ -15,6 +15,11 @@ from tf4ctr.data.transforms import TRANSFORMS
 from tf4ctr.errors import InputError
 
 
+def value_names(field: str, folder: Path) -> pl.Series:
+    """What a person reads for each table row of a field: `(none)` for padding, the known values, `(out of vocabulary)`."""
+    return pl.concat([pl.Series(["(none)"]), vocabulary.load(field, folder).cast(pl.String), pl.Series(["(out of vocabulary)"])])
+
+
 class RowEncoder:
     """Encodes raw rows of text with a vocabulary folder; unknown and missing values become their field's last table row.
 

@@ -1,6 +1,7 @@
 """Dynamic fusion module: from the encoders' outputs to one logit a head and the fused one (TF4CTR, section on DFM).
 
-Every one maps the list of h_k [B, H_k] to (z [B], [z_1 [B], ..., z_K [B]]). The paper has K = 2.
+Every one maps the list of h_k [B, H_k] to (z [B], [z_1 [B], ..., z_K [B]]). The paper has K = 2. Those that weigh the heads tell how, as
+`weights(hidden)` [B, K], outside training.
 """
 
 from collections.abc import Callable, Sequence
@@ -56,6 +57,10 @@ class WeightedSum(nn.Module):
         weighted = [weight * head_B for weight, head_B in zip(self.weight, heads, strict=True)]
         return sum(weighted[1:], weighted[0]), heads
 
+    def weights(self, hidden: Sequence[Tensor]) -> Tensor:
+        """w, the same for every sample: [B, K]."""
+        return self.weight.expand(len(hidden[0]), -1)
+
 
 class Voting(nn.Module):
     """VF: z = <w, [z_1, ..., z_K]>, w = Gumbel softmax of [v_1(h_1), ..., v_K(h_K)] at a temperature; without the noise in evaluation."""
@@ -68,12 +73,16 @@ class Voting(nn.Module):
         self.temperature = temperature
 
     def forward(self, hidden: Sequence[Tensor]) -> Fused:
-        heads, vote_BK = read(self.heads, hidden), torch.stack(read(self.votes, hidden), 1)
+        heads = read(self.heads, hidden)
         if self.training:
-            weight_BK = nn.functional.gumbel_softmax(vote_BK, tau=self.temperature, dim=1)
+            weight_BK = nn.functional.gumbel_softmax(torch.stack(read(self.votes, hidden), 1), tau=self.temperature, dim=1)
         else:
-            weight_BK = torch.softmax(vote_BK / self.temperature, 1)
+            weight_BK = self.weights(hidden)
         return (weight_BK * torch.stack(heads, 1)).sum(1), heads
+
+    def weights(self, hidden: Sequence[Tensor]) -> Tensor:
+        """w without the noise, [B, K]."""
+        return torch.softmax(torch.stack(read(self.votes, hidden), 1) / self.temperature, 1)
 
 
 class Concatenation(nn.Module):
@@ -98,9 +107,12 @@ class MixtureOfExperts(nn.Module):
         self.expert = nn.Linear(sum(features), len(features))
 
     def forward(self, hidden: Sequence[Tensor]) -> Fused:
-        all_BH = torch.cat(list(hidden), 1)
-        fused_B = (torch.softmax(self.gate(all_BH), 1) * self.expert(all_BH)).sum(1)
+        fused_B = (self.weights(hidden) * self.expert(torch.cat(list(hidden), 1))).sum(1)
         return fused_B, read(self.heads, hidden)
+
+    def weights(self, hidden: Sequence[Tensor]) -> Tensor:
+        """The gate: what each expert counts for each sample, [B, K]."""
+        return torch.softmax(self.gate(torch.cat(list(hidden), 1)), 1)
 
 
 class BilinearFusion(nn.Module):

@@ -64,8 +64,11 @@ class GatingMechanism(nn.Module):
 
     def forward(self, ids_BW: Tensor) -> list[Tensor]:
         emb_BFD = self.table(ids_BW)
-        share_BK = torch.softmax(nn.functional.pad(self.gate(emb_BFD.flatten(1)), (0, 1)), 1)
-        return [share_B[:, None, None] * emb_BFD for share_B in share_BK.unbind(1)]
+        return [share_B[:, None, None] * emb_BFD for share_B in self.shares(emb_BFD).unbind(1)]
+
+    def shares(self, emb_BFD: Tensor) -> Tensor:
+        """g: what each encoder gets of each sample, [B, K], rows summing to 1."""
+        return torch.softmax(nn.functional.pad(self.gate(emb_BFD.flatten(1)), (0, 1)), 1)
 
 
 class MixtureOfExperts(nn.Module):
