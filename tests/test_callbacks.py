@@ -12,6 +12,7 @@ from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint
 from rich.progress import Progress
 
 from conftest import make_spec, write_raw
+from tf4ctr import __version__
 from tf4ctr.callbacks import LastCheckpoint, LRPlateau, ProgressBar, RowsPerSecond, RunSummary, StopDiverged
 from tf4ctr.data.datamodule import CTRDataModule
 from tf4ctr.data.preparation import prepare
@@ -147,6 +148,16 @@ def test_a_run_that_had_decided_to_stop_trains_no_further(prepared, tmp_path):
     again = run(prepared, tmp_path, ckpt=tmp_path / "last.ckpt", epochs=40)
     assert torch.equal(again[0], stopped[0])
     assert again[2] == stopped[2]
+
+
+def test_a_checkpoint_of_another_network_is_told_before_anything_is_loaded(prepared, tmp_path):
+    assert run(prepared, tmp_path, kill=KillAt(step=7), epochs=4) is None
+    state = torch.load(tmp_path / "last.ckpt", weights_only=True)
+    assert state["tf4ctr"] == __version__
+    state["tf4ctr"], state["state_dict"]["network.dfm.weight"] = "0.0.7", torch.ones(3)
+    torch.save(state, tmp_path / "old.ckpt")
+    with pytest.raises(InputError, match=r"another one \(dfm.weight\)\. It was written by version 0.0.7"):
+        run(prepared, tmp_path, ckpt=tmp_path / "old.ckpt", epochs=4)
 
 
 def test_a_full_disk_keeps_the_checkpoint_before(prepared, tmp_path, monkeypatch):

@@ -7,7 +7,8 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
-from conftest import run_script
+from conftest import ROOT, run_script
+from tf4ctr import __version__
 from tf4ctr.assembly import load_run
 from tf4ctr.errors import InputError
 from tf4ctr.evaluation import score
@@ -157,3 +158,46 @@ def test_from_the_command_line(run, raw, tmp_path):
         refused = run_script("predict.py", *arguments)
         assert refused.returncode == 2
         assert message in refused.stderr.replace("\n", " ")
+
+
+@pytest.mark.parametrize("version", sorted(path.name for path in (ROOT / "tests" / "checkpoints").iterdir()))
+def test_a_run_of_an_older_version_still_predicts_the_same(version, tmp_path):
+    """The folders in tests/checkpoints were written by the version that they are named after, scores.csv too, by its predict.py."""
+    kept = ROOT / "tests" / "checkpoints" / version
+    expected = pl.read_csv(kept / "scores.csv")
+    expected.drop("p", "p_simple", "p_complex").write_csv(tmp_path / "new.csv")
+    predict(kept, tmp_path / "new.csv", tmp_path / "found.csv", heads=True)
+    found = pl.read_csv(tmp_path / "found.csv")
+    assert found.columns == expected.columns
+    for name in ("p", "p_simple", "p_complex"):
+        np.testing.assert_allclose(found[name], expected[name], atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("version", "message"),
+    [
+        (
+            "0.0.7",
+            rf"dfm.weight.*written by version 0.0.7, this is {__version__}: train again, or use that version \(git checkout v0.0.7\)",
+        ),
+        (None, r"dfm.weight.*older than version 0.1.0"),
+        (__version__, r"dfm.weight.*Use the config that it was trained with"),
+    ],
+)
+def test_a_checkpoint_that_does_not_fit_says_what_to_do(run, tmp_path, version, message):
+    shutil.copytree(run, tmp_path / "old")
+    path = tmp_path / "old" / "checkpoints" / "best.ckpt"
+    checkpoint = torch.load(path, weights_only=True)
+    checkpoint["tf4ctr"] = version
+    checkpoint["state_dict"]["network.dfm.weights"] = checkpoint["state_dict"].pop("network.dfm.weight")
+    torch.save(checkpoint, path)
+    with pytest.raises(InputError, match=message):
+        load_run(tmp_path / "old")
+
+
+def test_a_config_of_another_version_says_what_to_do(run, tmp_path):
+    shutil.copytree(run, tmp_path / "old")
+    path = tmp_path / "old" / "config.yaml"
+    path.write_text(path.read_text().replace("tf4ctr.models.ssem.SeparateRepresentation", "tf4ctr.models.ssem.Gone"))
+    with pytest.raises(InputError, match=r"its network cannot be built \(.*Gone"):
+        load_run(tmp_path / "old")

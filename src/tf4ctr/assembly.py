@@ -4,8 +4,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from tf4ctr.data.datamodule import TIERS
 from tf4ctr.data.schema import Field, Schema
@@ -13,7 +15,7 @@ from tf4ctr.data.spec import DatasetSpec
 from tf4ctr.errors import InputError, did_you_mean
 from tf4ctr.models.losses import TFLoss
 from tf4ctr.models.network import Network
-from tf4ctr.module import CTRModule
+from tf4ctr.module import CTRModule, load_network, other_version
 
 
 def build_network(config: DictConfig, schema: Schema) -> Network:
@@ -72,15 +74,17 @@ def load_run(folder: Path) -> tuple[Network, Schema, DictConfig]:
     """The network of a run with its best weights, the schema it was trained on and the composed config.
 
     Raises:
-        InputError: the folder holds no finished run.
+        InputError: the folder holds no finished run, or one of another version that this one cannot read.
     """
     for name in ("config.yaml", "checkpoints/best.ckpt"):
         if not (folder / name).exists():
             raise InputError(f"run={folder}: there is no {name}, so no run came to its first validation there")
     config: DictConfig = OmegaConf.load(folder / "config.yaml")  # type: ignore[assignment]
     checkpoint = torch.load(folder / "checkpoints" / "best.ckpt", map_location="cpu", weights_only=True)
-    schema = Schema.from_dict(checkpoint["schema"])
-    network = build_network(config, schema)
-    prefix = "network."
-    network.load_state_dict({key.removeprefix(prefix): each for key, each in checkpoint["state_dict"].items() if key.startswith(prefix)})
+    try:
+        schema = Schema.from_dict(checkpoint["schema"])
+        network = build_network(config, schema)
+    except (OmegaConfBaseException, InstantiationException, InputError, KeyError, TypeError) as error:
+        raise InputError(f"run={folder}: its network cannot be built ({error}). {other_version(checkpoint)}") from error
+    load_network(network, checkpoint)
     return network.eval(), schema, config

@@ -1,6 +1,6 @@
 """CTRModule: the only place where network, loss, optimiser and metrics meet."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -9,10 +9,38 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torchmetrics import Metric
 
+from tf4ctr import __version__
 from tf4ctr.data.schema import Schema
 from tf4ctr.data.stream import Batch
+from tf4ctr.errors import InputError
 from tf4ctr.metrics import AUC, GroupedAUC, LogLoss
 from tf4ctr.models.network import Network
+
+
+def load_network(network: Network, checkpoint: Mapping[str, Any]) -> None:
+    """Put the weights of a checkpoint into the network that its config makes.
+
+    Raises:
+        InputError: weights of other names or shapes, as another version may have them: says which version wrote them and what to do.
+    """
+    prefix = "network."
+    saved = {key.removeprefix(prefix): each for key, each in checkpoint["state_dict"].items() if key.startswith(prefix)}
+    own = network.state_dict()
+    differing = [name for name in {**own, **saved} if name not in own or name not in saved or own[name].shape != saved[name].shape]
+    if differing:
+        more = ", ..." if len(differing) > 3 else ""
+        raise InputError(f"the checkpoint's network is another one ({', '.join(differing[:3])}{more}). {other_version(checkpoint)}")
+    network.load_state_dict(saved)
+
+
+def other_version(checkpoint: Mapping[str, Any]) -> str:
+    """What to do about a checkpoint that this version cannot take."""
+    version = checkpoint.get("tf4ctr")
+    if version == __version__:
+        return "Use the config that it was trained with"
+    if version is None:
+        return f"It is older than version 0.1.0, this is {__version__}: train again, or use the code that it was trained with"
+    return f"It was written by version {version}, this is {__version__}: train again, or use that version (git checkout v{version})"
 
 
 class CTRModule(LightningModule):
@@ -110,10 +138,12 @@ class CTRModule(LightningModule):
             self.log(name, value, prog_bar=name in shown)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["tf4ctr"] = __version__
         checkpoint["schema"] = self.schema.to_dict()
         checkpoint["train_terms"] = {name: float(total) for name, total in self.train_terms.items()}
         checkpoint["train_rows"] = self._train_rows
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        self.train_terms = {name: torch.tensor(total, device=self.device) for name, total in checkpoint["train_terms"].items()}
-        self._train_rows = checkpoint["train_rows"]
+        load_network(self.network, checkpoint)  # tells what does not fit before Lightning meets it
+        self.train_terms = {name: torch.tensor(total, device=self.device) for name, total in checkpoint.get("train_terms", {}).items()}
+        self._train_rows = checkpoint.get("train_rows", 0)

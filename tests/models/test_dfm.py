@@ -137,3 +137,12 @@ def test_bilinear_fusion_sums_chunk_by_chunk():
 def test_bilinear_fusion_needs_two_encoders_in_whole_chunks(sizes):
     with pytest.raises(InputError, match="it needs two"):
         BilinearFusion(sizes, num_heads=3)
+
+
+@pytest.mark.parametrize("kind", [WeightedSum, Voting])
+def test_the_fused_logit_is_the_heads_by_their_weights(hidden, kind):
+    dfm = made(kind, hidden).eval()
+    fused, heads = dfm(hidden)
+    weight = dfm.weights(hidden)
+    assert weight.shape == (8, len(hidden))
+    np.testing.assert_allclose(fused.detach(), (weight * torch.stack(heads, 1)).sum(1).detach(), atol=1e-12)
