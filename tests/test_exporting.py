@@ -1,5 +1,4 @@
 import json
-import logging
 
 import numpy as np
 import onnxruntime
@@ -18,11 +17,6 @@ from tf4ctr.errors import InputError
 from tf4ctr.exporting import Probability, export, load_safetensors, random_ids
 from tf4ctr.prediction import predict
 from tf4ctr.runs import register_resolvers
-
-
-@pytest.fixture(autouse=True)
-def _quiet(caplog):
-    caplog.set_level(logging.ERROR)
 
 
 def test_the_onnx_folder_alone_scores_raw_rows_as_predict_does(run, tmp_path):

@@ -1,10 +1,12 @@
 """A trained run -> a folder that scores raw rows elsewhere: the fused head, the vocabulary, and what is known of both."""
 
 import json
+import logging
 import shutil
 import statistics
 import tempfile
 import time
+import warnings
 from collections.abc import Callable
 from dataclasses import asdict
 from datetime import UTC, datetime
@@ -137,6 +139,8 @@ def _to_onnx(model: Probability, example: Tensor, folder: Path) -> Model:
         import onnxscript  # noqa: F401, torch's exporter writes with it
     except ImportError as error:
         raise InputError(f"format=onnx needs {error.name}: pip install -e '.[export]'") from error
+    for name in ("torch.onnx", "onnxscript", "onnx_ir"):  # the exporter's passes, told one by one
+        logging.getLogger(name).setLevel(logging.ERROR)
     path = folder / FILES["onnx"]
     graph = _graph(model, example)
     program = torch.onnx.export(graph, (example,), input_names=["ids"], output_names=["p"], dynamo=True, verbose=False)
@@ -170,6 +174,7 @@ _WRITERS: dict[str, Callable[[Probability, Tensor, Path], Model]] = {
 
 
 def _graph(model: Probability, example: Tensor) -> torch.export.ExportedProgram:
+    warnings.filterwarnings("ignore", ".*LeafSpec.*is deprecated")  # torch's own use of its tree utilities
     return torch.export.export(model, (example,), dynamic_shapes=({0: torch.export.Dim("batch")},))
 
 
