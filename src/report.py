@@ -12,11 +12,15 @@ from tf4ctr.errors import InputError
 @hydra.main(version_base="1.3", config_path="../conf", config_name="report")
 def main(config: DictConfig) -> None:
     """Show the table of a sweep's settings; write it and its pictures into the sweep's folder."""
-    from tf4ctr.comparison import show_comparison  # here, not at the top: --help should not wait for polars
+    from tf4ctr.comparison import rows_of, show_comparison  # here, not at the top: --help should not wait for polars
 
     if config.runs is None:
         raise InputError("runs= is missing: name the folder of a sweep, runs=outputs/multirun/DATE/TIME")
-    show_comparison(Path(config.runs).expanduser().absolute(), config.baseline)
+    folder = Path(config.runs).expanduser().absolute()
+    rows = rows_of(show_comparison(folder, config.baseline))
+    from tf4ctr.loggers import send_report  # after the table is there: it waits for Lightning
+
+    send_report(folder, rows)
 
 
 if __name__ == "__main__":

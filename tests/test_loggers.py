@@ -4,9 +4,10 @@ import struct
 
 import pytest
 import wandb
+from matplotlib.figure import Figure
 from wandb.proto import wandb_internal_pb2
 
-from tf4ctr.loggers import EpochCSV, wandb_logger
+from tf4ctr.loggers import EpochCSV, send_report, wandb_logger
 
 
 def read(path):
@@ -96,3 +97,34 @@ def test_a_key_or_a_mode_is_followed(tmp_path, monkeypatch, environment, mode):
         monkeypatch.setenv(name, value)
     logger = wandb_logger(str(tmp_path), project="p", name="n")  # nothing is contacted before the first metric
     assert logger._wandb_init["mode"] == mode
+
+
+def test_a_report_is_one_run_in_the_group_of_its_jobs(tmp_path, monkeypatch):
+    for name in ("WANDB_API_KEY", "WANDB_MODE", "NETRC"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    sweep = tmp_path / "2026-01-02" / "03-04-05"
+    (sweep / "0").mkdir(parents=True)
+    (sweep / "0" / "config.yaml").write_text("logger: {wandb: {project: ctr, group: 2026-01-02/03-04-05, entity: null}}")
+    Figure().savefig(sweep / "curves.png")
+    send_report(sweep, [["setting", "test AUC"], ["ssem=ser", "0.9869"], ["ssem=gm", "0.9850"]])
+    wandb.teardown()  # as above
+    (run,) = offline_records(sweep, "run")
+    assert (run.display_name, run.run_id, run.run_group, run.project) == (
+        "report-2026-01-02-03-04-05",
+        "report-2026-01-02-03-04-05",
+        "2026-01-02/03-04-05",
+        "ctr",
+    )
+    (path,) = sweep.glob("wandb/offline-run-*/files/media/table/report*.json")
+    table = json.loads(path.read_text())
+    assert table["columns"] == ["setting", "test AUC"]
+    assert table["data"] == [["ssem=ser", "0.9869"], ["ssem=gm", "0.9850"]]
+    assert list(sweep.glob("wandb/offline-run-*/files/media/images/curves*.png"))
+
+
+def test_a_report_of_jobs_without_wandb_stays_here(tmp_path):
+    (tmp_path / "0").mkdir()
+    (tmp_path / "0" / "config.yaml").write_text("logger: {csv: {}}")
+    send_report(tmp_path, [["setting"], ["a"]])
+    assert [path.name for path in tmp_path.iterdir()] == ["0"]

@@ -12,6 +12,7 @@ from urllib.parse import urlparse
 
 from lightning.pytorch.loggers import Logger, WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
+from omegaconf import OmegaConf
 
 log = logging.getLogger(__name__)
 
@@ -61,10 +62,12 @@ class EpochCSV(Logger):
         """config.yaml in the run's folder has them."""
 
 
-def wandb_logger(save_dir: str, project: str, name: str, group: str | None = None, entity: str | None = None) -> WandbLogger:
+def wandb_logger(
+    save_dir: str, project: str, name: str, group: str | None = None, entity: str | None = None, id: str | None = None
+) -> WandbLogger:
     """Make the Weights & Biases logger: online with a key, else offline with one line that says so; never a prompt.
 
-    `WANDB_MODE` wins over both.
+    `WANDB_MODE` wins over both. A run of the same `id` is written again, a new one made where it is None.
     """
     mode = os.environ.get("WANDB_MODE") or ("online" if _has_key() else "offline")
     if mode == "offline":
@@ -72,7 +75,7 @@ def wandb_logger(save_dir: str, project: str, name: str, group: str | None = Non
     import wandb  # not at the top: half a second that a run without W&B should not pay
 
     settings = wandb.Settings(silent=True, console="off", disable_git=True)
-    return WandbLogger(project=project, name=name, group=group, entity=entity, save_dir=save_dir, mode=mode, settings=settings)
+    return WandbLogger(project=project, name=name, group=group, entity=entity, save_dir=save_dir, mode=mode, id=id, settings=settings)
 
 
 def send_pictures(loggers: list[Logger], folder: Path) -> None:
@@ -81,6 +84,22 @@ def send_pictures(loggers: list[Logger], folder: Path) -> None:
         if isinstance(logger, WandbLogger):
             for picture in sorted(folder.glob("*.png")):
                 logger.log_image(picture.stem, [str(picture)])
+
+
+def send_report(folder: Path, rows: list[list[str]]) -> None:
+    """Put a sweep's table (`rows`, the title first) and pictures into W&B, as one run in the group of its jobs, if they went there.
+
+    Sent again, it takes the place of the earlier one.
+    """
+    configs = (OmegaConf.load(path) for path in sorted(folder.glob("*/config.yaml")))
+    nodes = [node for config in configs if (node := OmegaConf.select(config, "logger.wandb")) is not None]
+    if not nodes:
+        return
+    name = f"report-{folder.parent.name}-{folder.name}"
+    logger = wandb_logger(str(folder), nodes[0].project, name, nodes[0].group, nodes[0].entity, id=name)
+    logger.log_table("report", columns=rows[0], data=rows[1:])
+    send_pictures([logger], folder)
+    close_wandb()
 
 
 def close_wandb() -> None:
