@@ -142,6 +142,24 @@ def test_what_a_scheduler_sends_is_taken_as_ctrl_c(toy, tmp_path, number):
     assert not (tmp_path / "run" / "metrics.json").exists()
 
 
+def test_rowwise_embeddings_train_and_resume_to_the_same_end(toy, tmp_path):
+    """From an early stop on: sparse gradients, clipping, lazy L2 and the optimiser's state in the checkpoint."""
+    toy += ["embedding=rowwise", "embedding.l2=0.01", "logger=csv", "trainer.gradient_clip_val=0.1", "optimizer.lr=0.01"]
+    results = []
+    for name, epochs in (("whole", [3]), ("parts", [1, 3])):
+        folder = tmp_path / name
+        for number, each in enumerate(epochs):
+            ckpt = [f"ckpt={folder}/checkpoints/last.ckpt"] if number else []
+            done = run_script("train.py", *toy, f"trainer.max_epochs={each}", f"hydra.run.dir={folder}", *ckpt)
+            assert done.returncode == 0, done.stdout + done.stderr
+        results.append(read(folder / "metrics.csv"))
+    assert results[0] == results[1]
+    assert len(results[0]) == 3
+    refused = run_script("train.py", *toy, "trainer=ddp_cpu", f"hydra.run.dir={tmp_path}/ranks")
+    assert refused.returncode == 2
+    assert "embedding=rowwise trains on one device" in refused.stderr.replace("\n", " ")
+
+
 def test_two_ranks_train_and_measure_as_one(toy, tmp_path):
     """Without what looks at a rank's own rows (batch norm) or draws (dropout), two processes of half the batch are one of the whole."""
     toy += ["logger=csv", "backbone.complex.batch_norm=false", "backbone.complex.dropout=0"]

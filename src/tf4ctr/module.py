@@ -15,6 +15,7 @@ from tf4ctr.data.stream import Batch
 from tf4ctr.errors import InputError
 from tf4ctr.metrics import AUC, GroupedAUC, LogLoss
 from tf4ctr.models.network import Network
+from tf4ctr.optim import clip_grad_norm
 
 
 def load_network(network: Network, checkpoint: Mapping[str, Any]) -> None:
@@ -84,6 +85,14 @@ class CTRModule(LightningModule):
         under_l2 = {id(table) for table in tables}
         others = [parameter for parameter in self.network.parameters() if id(parameter) not in under_l2]
         return self.make_optimizer([{"params": tables, "weight_decay": self.embedding_l2}, {"params": others, "weight_decay": 0.0}])
+
+    def configure_gradient_clipping(
+        self, optimizer: Optimizer, gradient_clip_val: float | None = None, gradient_clip_algorithm: str | None = None
+    ) -> None:
+        if gradient_clip_val is not None and any(each.grad is not None and each.grad.is_sparse for each in self.network.tables()):
+            clip_grad_norm(self.parameters(), gradient_clip_val)
+        else:
+            self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         terms = self.loss(self.network(batch.ids), batch.label)

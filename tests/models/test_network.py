@@ -10,6 +10,7 @@ from tf4ctr.errors import InputError
 from tf4ctr.models.dfm import Sum, WeightedSum
 from tf4ctr.models.embedding import FieldEmbedding
 from tf4ctr.models.encoders.fm import FM
+from tf4ctr.models.encoders.linear import Linear
 from tf4ctr.models.encoders.mlp import MLP
 from tf4ctr.models.network import Network
 from tf4ctr.models.ssem import SeparateRepresentation, Shared
@@ -47,6 +48,13 @@ def test_tables_are_all_that_is_looked_up_by_id(schema):
     net = network(schema)
     shapes = sorted(tuple(table.shape) for table in net.tables())
     assert shapes == [(16, 1), (16, 2), (16, 4)]  # the linear part's weights, the simple and the complex table
+
+
+def test_sparse_gradients_reach_every_table(schema):
+    encoders = {"simple": Linear, "complex": mlp}
+    net = Network(schema, partial(FieldEmbedding, sparse=True), 4, SeparateRepresentation, encoders, WeightedSum)
+    net(draw_ids(schema, 8)).fused.sum().backward()
+    assert [table.grad.is_sparse for table in net.tables()] == [True, True]
 
 
 def test_linear_layers_start_from_xavier_normal_and_zero_bias(schema):

@@ -16,14 +16,18 @@ class FieldEmbedding(nn.Module):
 
     A list field's embedding is the sum of its values' (masked sum pooling). No padding row ever gets a gradient, so it stays zero
     under weight decay.
+
+    Args:
+        init_std: of the normal distribution.
+        sparse: the gradient holds the rows of the batch alone, which `RowwiseAdam` takes.
     """
 
     field_W: Tensor
     padding_W: Tensor
 
-    def __init__(self, schema: Schema, dim: int, init_std: float = 1e-4) -> None:
+    def __init__(self, schema: Schema, dim: int, init_std: float = 1e-4, sparse: bool = False) -> None:
         super().__init__()
-        self.dim = dim
+        self.dim, self.sparse = dim, sparse
         self.weight = nn.Parameter(torch.empty(schema.num_ids, dim))
         with torch.no_grad():
             self.weight.normal_(std=init_std)
@@ -37,7 +41,7 @@ class FieldEmbedding(nn.Module):
 
     def forward(self, ids_BW: Tensor) -> Tensor:
         """ids int32 [B, W], offset into the table -> [B, F, D]."""
-        emb_BWD = F.embedding(ids_BW, self.weight)
+        emb_BWD = F.embedding(ids_BW, self.weight, sparse=self.sparse)
         if not self.has_lists:
             return emb_BWD
         emb_BWD = emb_BWD * (ids_BW != self.padding_W).unsqueeze(2)

@@ -70,6 +70,9 @@ class Network(nn.Module):
         self.encoders = nn.ModuleDict({name: encoders[name](schema, dim) for name, dim in zip(names, dims, strict=True)})
         self.dfm = dfm([encoder.out_features for encoder in self.encoders.values()])
         self.apply(_init_linear)
+        sparse = embedding.keywords.get("sparse", False) if isinstance(embedding, partial) else False
+        for each in self.embeddings():  # an encoder's own table, as the linear one has, too
+            each.sparse = sparse
 
     @property
     def heads(self) -> list[str]:
@@ -84,7 +87,11 @@ class Network(nn.Module):
 
     def tables(self) -> Iterable[nn.Parameter]:
         """Every embedding table, the linear encoder's weights among them: the parameters under L2."""
-        return (module.weight for module in self.modules() if isinstance(module, FieldEmbedding))
+        return (embedding.weight for embedding in self.embeddings())
+
+    def embeddings(self) -> Iterable[FieldEmbedding]:
+        """Every embedding, the linear encoder's among them."""
+        return (module for module in self.modules() if isinstance(module, FieldEmbedding))
 
 
 def _made(factory: Callable[..., nn.Module]) -> Callable[..., nn.Module]:
