@@ -1,5 +1,6 @@
 import pytest
 from hydra import compose, initialize_config_dir
+from hydra.errors import MissingConfigException
 
 from conftest import ROOT
 from tf4ctr.cli import explain
@@ -23,6 +24,11 @@ def test_a_typo_is_told_with_the_nearest_names(override, message):
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"), pytest.raises(Exception, match=None) as caught:
         compose("train", [override])
     assert message in (explain(caught.value) or "")
+
+
+def test_a_launcher_without_its_package_is_told_with_the_extra():
+    error = MissingConfigException("no such file", "hydra/launcher/submitit_slurm", ["basic"])
+    assert explain(error) == "launcher=submitit needs a package that is not installed: pip install -e '.[submitit]'"
 
 
 def test_an_input_error_is_found_below_others():

@@ -1,4 +1,6 @@
 import json
+import subprocess
+import sys
 import time
 from types import SimpleNamespace
 
@@ -6,7 +8,7 @@ import polars as pl
 import pytest
 from hydra.core.hydra_config import HydraConfig
 
-from conftest import run_script, started_script
+from conftest import ROOT, run_script, started_script
 from test_train import toy, without_times  # noqa: F401, a fixture
 from tf4ctr.errors import InputError
 from tf4ctr.sweeps import left_checkpoint, resumed, run_job
@@ -66,6 +68,22 @@ def test_a_sweep_that_was_killed_goes_on_to_the_same_end(sweep, tmp_path):
     assert "job 0 was done before" in done.stdout
     assert (tmp_path / "sweep" / "0" / "metrics.json").read_text() == before
     assert results(tmp_path / "sweep") == results(tmp_path / "whole")
+
+
+@pytest.mark.parametrize("launcher", [["joblib"], ["submitit", "hydra/launcher=submitit_local"]])
+def test_jobs_in_processes_of_a_launcher_end_as_they_do_in_this_one(sweep, tmp_path, launcher):
+    """submitit is tried on this machine instead of SLURM's nodes; one of the jobs cannot be."""
+    sweep = [*sweep, "trainer.max_epochs=1", "seed=1", "loss.c=0.7,1.5"]
+    here = run_script("train.py", *sweep, f"hydra.sweep.dir={tmp_path}/here")
+    assert here.returncode == 0, here.stdout + here.stderr
+    # a process of its own: loky's workers start from the script, which a fork of the tests' warm process is not
+    command = [sys.executable, str(ROOT / "src" / "train.py"), *sweep, f"launcher={launcher[0]}", *launcher[1:]]
+    there = subprocess.run([*command, f"hydra.sweep.dir={tmp_path}/there"], capture_output=True, text=True, timeout=240, check=False)
+    assert there.returncode == 0, there.stdout + there.stderr
+    assert set(results(tmp_path / "there")) == {"0"}
+    assert results(tmp_path / "there") == results(tmp_path / "here")
+    assert "even gamma" in (tmp_path / "there" / "1" / "error.txt").read_text()
+    assert "job 1, loss.c=1.5" in (tmp_path / "there" / "report.md").read_text()
 
 
 def test_resume_is_the_command_that_began_the_sweep(tmp_path):

@@ -85,7 +85,16 @@ def resumed(arguments: list[str]) -> list[str]:
 
 
 class SweepEnd(Callback):
-    """Shows the table of a sweep's jobs when it ends."""
+    """Shows the table of a sweep's jobs when it ends.
+
+    And, as it is what launchers send to each process of theirs with the job, makes the configs' resolvers known there.
+    """
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        from tf4ctr.runs import register_resolvers  # which imports this module
+
+        register_resolvers()
+        vars(self).update(state)
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
         from tf4ctr.comparison import show_comparison  # here, not at the top: --help should not wait for polars
