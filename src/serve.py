@@ -1,11 +1,11 @@
 """Serve an exported model: python src/serve.py export=outputs/DATE/RUN/export/onnx"""
 
 import importlib.util
+import json
 from pathlib import Path
 
 import hydra
 from omegaconf import DictConfig
-from rich.console import Console
 
 from tf4ctr import cli
 from tf4ctr.errors import InputError
@@ -21,12 +21,13 @@ def main(config: DictConfig) -> None:
         raise InputError(f"serving needs {', '.join(missing)}: pip install -e '.[serve]'")
     import uvicorn
 
-    from tf4ctr.serving import create_app
+    from tf4ctr.serving import ServedModel, create_app, example_row
 
-    app = create_app(Path(config.export).expanduser().absolute(), config.threads)
-    url = f"http://{config.host}:{config.port}"
-    Console().print(f"serving on {url}, to try: {url}/docs; Ctrl-C stops", soft_wrap=True)
-    uvicorn.run(app, host=config.host, port=config.port, log_level="warning")
+    model = ServedModel(Path(config.export).expanduser().absolute(), config.threads)
+    url, body = f"http://{config.host}:{config.port}", json.dumps({"rows": [example_row(model.encoder)]})
+    print(f"serving on {url}, to look around: {url}/docs, to try, in another terminal (Ctrl-C stops):")
+    print(f"curl -X POST {url}/predict -H 'content-type: application/json' -d '{body}'", flush=True)
+    uvicorn.run(create_app(model), host=config.host, port=config.port, log_level="warning")
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ from conftest import run_script
 from tf4ctr.errors import InputError
 from tf4ctr.exporting import export
 from tf4ctr.prediction import predict
-from tf4ctr.serving import MAX_ROWS, Batcher, ServedModel, create_app
+from tf4ctr.serving import MAX_ROWS, Batcher, ServedModel, create_app, example_row
 
 
 @pytest.fixture(scope="module")
@@ -21,7 +21,7 @@ def exported(run, tmp_path_factory):
 
 @pytest.fixture
 def client(exported):
-    with TestClient(create_app(exported)) as client:
+    with TestClient(create_app(ServedModel(exported))) as client:
         yield client
 
 
@@ -50,6 +50,15 @@ def test_a_bad_row_is_422_with_its_number_and_the_fields_name(client, row, field
     fault = answer.json()["detail"][0]
     assert fault["loc"][:4] == ["body", "rows", 1, field]
     assert message in fault["msg"]
+
+
+def test_the_example_can_be_sent(exported, client):
+    model = ServedModel(exported)
+    row = example_row(model.encoder)
+    assert list(row) == ["user", "item", "hour"]
+    assert client.post("/predict", json={"rows": [row]}).status_code == 200
+    ids = model.encoder.ids(pl.DataFrame([row]))
+    assert (ids[:, :2] != model.encoder.unknown_W[:2]).all()
 
 
 @pytest.mark.parametrize("rows", [[], [{"user": 1, "item": 2, "hour": 3}] * (MAX_ROWS + 1)])

@@ -182,12 +182,15 @@ def extremes(scores: Scores, schema: Schema, count: int, folder: Path) -> tuple[
 
 
 def rows_table(title: str, rows: pl.DataFrame) -> Table:
-    """Single rows, as `extremes` gives them."""
+    """Single rows, as `extremes` gives them; the fields' values in one column, or a terminal's width would not hold them."""
     table = Table(title=title, title_justify="left")
-    for name in rows.columns:
-        table.add_column(name, overflow="fold")
-    for row in rows.iter_rows():
-        table.add_row(*(f"{cell:.4f}" if isinstance(cell, float) else str(cell) for cell in row))
+    measured = [name for name in rows.columns if name in ("row", "label", "q") or name.startswith("q_")]
+    for name in measured:
+        table.add_column(name, justify="right")
+    table.add_column("values", overflow="fold")
+    for row in rows.iter_rows(named=True):
+        cells = [f"{row[name]:.4f}" if isinstance(row[name], float) else str(row[name]) for name in measured]
+        table.add_row(*cells, "  ".join(f"{name}={value}" for name, value in row.items() if name not in measured))
     return table
 
 

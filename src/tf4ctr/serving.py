@@ -112,19 +112,29 @@ class Batcher:
         return self.model(pl.DataFrame(rows, schema=dict.fromkeys(self._columns, pl.String), orient="row"))
 
 
+def example_row(encoder: RowEncoder) -> dict[str, str]:
+    """A row that can be sent: the first known value of each field; of a transformed one, which is no raw text, a raw text of its form."""
+    row = {}
+    for column in encoder.columns:
+        field = next(each for each in encoder.fields if each.raw == column)
+        known = encoder.values[field.name]
+        row[column] = TRANSFORMS[field.transform].example if field.transform else str(known[0]) if len(known) else ""
+    return row
+
+
 def row_type(encoder: RowEncoder) -> type[BaseModel]:
     """What a row of a request must be: every raw column by name, text or a number or null, in the form that its transform takes."""
     columns: dict[str, Any] = {}
+    example = example_row(encoder)
     for number, column in enumerate(encoder.columns):
         transforms = [field.transform for field in encoder.fields if field.raw == column and field.transform]
         checked = Annotated[(Value, *(AfterValidator(_matching(each)) for each in transforms))] if transforms else Value
-        columns[f"column_{number}"] = (checked, Field(alias=column))
+        columns[f"column_{number}"] = (checked, Field(alias=column, examples=[example[column]]))
     return create_model("Row", __config__=ConfigDict(extra="forbid"), **columns)
 
 
 def _matching(transform: str) -> Any:
-    pattern, expected, _ = TRANSFORMS[transform]
-    compiled = re.compile(pattern)
+    expected, compiled = TRANSFORMS[transform].expected, re.compile(TRANSFORMS[transform].pattern)
 
     def check(value: str | float | None) -> str | float | None:
         if value is not None and not compiled.search(str(value)):
@@ -134,14 +144,8 @@ def _matching(transform: str) -> Any:
     return check
 
 
-def create_app(folder: Path, threads: int = 0) -> FastAPI:
-    """The app: POST /predict, GET /health, GET /metrics (Prometheus), and /docs.
-
-    Args:
-        folder: a `format=onnx` export.
-        threads: of the model; 0 for one a core.
-    """
-    model = ServedModel(folder, threads)
+def create_app(model: ServedModel) -> FastAPI:
+    """The app: POST /predict, GET /health, GET /metrics (Prometheus), and /docs."""
     registry = CollectorRegistry()
     batcher = Batcher(model, registry)
 

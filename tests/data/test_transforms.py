@@ -52,3 +52,11 @@ def test_patterns_tell_what_cannot_be(name, good, bad):
     pattern = re.compile(TRANSFORMS[name].pattern)
     assert all(pattern.search(text) for text in good)
     assert not any(pattern.search(text) for text in bad)
+
+
+@pytest.mark.parametrize("name", TRANSFORMS)
+def test_the_example_is_of_its_form_and_has_a_value(name):
+    transform = TRANSFORMS[name]
+    rows = pl.DataFrame({"raw": [transform.example]})
+    assert rows.select(pl.col("raw").str.contains(transform.pattern)).item()
+    assert rows.select(transform.apply(pl.col("raw"))).item() is not None

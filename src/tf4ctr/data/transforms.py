@@ -7,10 +7,11 @@ import polars as pl
 
 
 class Transform(NamedTuple):
-    """`apply` makes the value (null for a missing one) from a raw text that matches `pattern`; other texts are bad rows."""
+    """`apply` makes the value (null for a missing one) from a raw text that matches `pattern`, as `example` does; others are bad rows."""
 
     pattern: str
     expected: str
+    example: str
     apply: Callable[[pl.Expr], pl.Expr]
 
 
@@ -35,10 +36,12 @@ NUMBER = r"^[+-]?\d+(\.\d+)?$"
 YYMMDDHH = r"^\d\d(0[1-9]|1[0-2])(0[1-9]|[12]\d|3[01])([01]\d|2[0-3])$"
 
 TRANSFORMS = {
-    "hour_of_day": Transform(YYMMDDHH, "a time as YYMMDDHH", lambda text: text.str.slice(6, 2)),
-    "weekday": Transform(YYMMDDHH, "a time as YYMMDDHH", lambda text: _avazu_date(text).dt.weekday().cast(pl.String)),
-    "weekend": Transform(YYMMDDHH, "a time as YYMMDDHH", lambda text: (_avazu_date(text).dt.weekday() > 5).cast(pl.Int8).cast(pl.String)),
-    "log_bucket": Transform(NUMBER, "a number", _log_bucket),
-    "age_decade": Transform(NUMBER, "a number", _age_decade),
-    "country_code": Transform("", "a text", lambda text: text.str.slice(0, 2)),
+    "hour_of_day": Transform(YYMMDDHH, "a time as YYMMDDHH", "14102100", lambda text: text.str.slice(6, 2)),
+    "weekday": Transform(YYMMDDHH, "a time as YYMMDDHH", "14102100", lambda text: _avazu_date(text).dt.weekday().cast(pl.String)),
+    "weekend": Transform(
+        YYMMDDHH, "a time as YYMMDDHH", "14102100", lambda text: (_avazu_date(text).dt.weekday() > 5).cast(pl.Int8).cast(pl.String)
+    ),
+    "log_bucket": Transform(NUMBER, "a number", "27", _log_bucket),
+    "age_decade": Transform(NUMBER, "a number", "27", _age_decade),
+    "country_code": Transform("", "a text", "GBUM71505078", lambda text: text.str.slice(0, 2)),
 }
