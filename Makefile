@@ -28,6 +28,7 @@ test: $(READY)  ## run every test
 bench: $(READY) $(PEER)/.ready  ## measure beside plain alternatives and FuxiCTR: make bench ARGS="2000000 3" for fewer rows
 	$(RUN) tests/benchmarks/bench.py
 	$(RUN) tests/benchmarks/data.py $(ARGS)
+	$(RUN) tests/benchmarks/serving.py
 
 $(PEER)/.ready:
 	$(PYTHON) -m venv $(PEER)

@@ -12,7 +12,18 @@ from tf4ctr.assembly import load_run
 from tf4ctr.data import vocabulary
 from tf4ctr.data.schema import Field, Schema
 from tf4ctr.errors import InputError
-from tf4ctr.evaluation import Scores, bootstrap, by_value, draw_reliability, extremes, measure, metrics_table, score, values_table
+from tf4ctr.evaluation import (
+    Scores,
+    bootstrap,
+    by_value,
+    draw_reliability,
+    extremes,
+    measure,
+    metrics_table,
+    rows_table,
+    score,
+    values_table,
+)
 
 SCHEMA = Schema("toy", (Field("user", 5), Field("tags", 4, 2)), "click", "user")
 
@@ -128,6 +139,10 @@ def test_the_hardest_and_the_easiest_rows_come_with_their_values(folder):
 def test_tables_and_picture(folder, tmp_path):
     scores = make_scores()
     assert metrics_table("t", measure(scores, 5, 0)).row_count == 9
+    hardest, _ = extremes(scores, SCHEMA, 3, folder)
+    table = rows_table("t", hardest)
+    assert [column.header for column in table.columns] == ["row", "label", "q", "q_simple", "q_complex", "values"]
+    assert next(iter(table.columns[-1].cells)) == f"user={hardest['user'][0]}  tags={hardest['tags'][0]}"
     assert values_table("user", by_value(scores, SCHEMA, "user", folder)).row_count == 4
     draw_reliability(scores, tmp_path / "r.png")
     assert (tmp_path / "r.png").read_bytes().startswith(b"\x89PNG")

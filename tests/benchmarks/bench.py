@@ -19,6 +19,7 @@ from rich.table import Table
 from sklearn.metrics import roc_auc_score
 from torch.utils.data import DataLoader, Dataset
 
+from tf4ctr.cli import quiet_lightning
 from tf4ctr.data.datamodule import CTRDataModule
 from tf4ctr.data.preparation import prepare
 from tf4ctr.data.schema import Field, Schema
@@ -64,7 +65,7 @@ class RowByRow(Dataset):
     """The usual Dataset: one row at a time, collated by the DataLoader."""
 
     def __init__(self, stream: MemoryStream) -> None:
-        self.ids, self.label = stream.ids, stream.label
+        self.ids, self.label = stream.held.ids, stream.held.label
 
     def __len__(self) -> int:
         return len(self.label)
@@ -150,6 +151,7 @@ def seconds(work: Callable[[], object]) -> float:
 
 
 def main() -> None:
+    quiet_lightning()
     table = Table(title=f"torch {torch.__version__}, {torch.get_num_threads()} threads, {platform.machine()}, {RUNS} pairs")
     for column in ("work", "ours", "theirs", "theirs / ours"):
         table.add_column(column, justify="left" if column == "work" else "right")

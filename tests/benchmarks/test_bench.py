@@ -1,0 +1,26 @@
+"""That the benchmarks still run, and that both sides do the same work; their figures are not looked at."""
+
+import pytest
+
+from benchmarks import bench
+
+
+@pytest.fixture(autouse=True)
+def _small(monkeypatch):
+    monkeypatch.setattr(bench, "BATCH", 50)
+
+
+def test_both_streams_give_every_row(prepared):
+    ours, theirs = bench.stream(prepared)
+    assert ours() == theirs() == 400
+
+
+def test_an_epoch_runs_in_lightning_and_bare(prepared):
+    for side in bench.epoch(prepared):
+        side()
+
+
+@pytest.mark.parametrize("sparse", [True, False])
+def test_steps_over_a_table_run(sparse):
+    (five,) = bench.steps(440, sparse)
+    five()
