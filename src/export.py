@@ -17,6 +17,7 @@ def main(config: DictConfig) -> None:
         raise InputError("run= is missing: name a run's folder, run=outputs/DATE/TIME-BACKBONE-DATASET")
     from tf4ctr.exporting import export, export_table  # here, not at the top: --help should not wait for torch
 
+    cli.quiet_lightning()
     run = Path(config.run).expanduser().absolute()
     output = Path(config.output).expanduser().absolute() if config.output else run / "export" / config.format
     Console().print(export_table(config.format, export(run, config.format, output, config.seed)))

@@ -33,7 +33,7 @@ def train(model, optimizer, batches, clip=None):
         optimizer.step()
 
 
-def same(first, second):
+def assert_same(first, second):
     for one, other in zip(first.parameters(), second.parameters(), strict=True):
         torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-12)
 
@@ -51,7 +51,7 @@ def test_is_adam_where_every_row_is_touched(l2, clip):
         if clip:
             nn.utils.clip_grad_norm_(dense.parameters(), clip)
         optimizer.step()
-    same(rowwise, dense)
+    assert_same(rowwise, dense)
 
 
 def test_takes_dense_gradients_as_torchs_adam_does():
@@ -59,7 +59,7 @@ def test_takes_dense_gradients_as_torchs_adam_does():
     ours, theirs = Model(sparse=False), Model(sparse=False)
     train(ours, ours.optimizer(RowwiseAdam, 0.3), batches)
     train(theirs, theirs.optimizer(torch.optim.Adam, 0.3), batches)
-    same(ours, theirs)
+    assert_same(ours, theirs)
 
 
 def test_without_l2_is_torchs_sparse_adam(monkeypatch):
@@ -73,7 +73,7 @@ def test_without_l2_is_torchs_sparse_adam(monkeypatch):
         theirs(ids).backward()
         table.step()
         rest.step()
-    same(ours, theirs)
+    assert_same(ours, theirs)
 
 
 def test_an_untouched_row_rests_while_a_touched_one_pays_its_l2():
@@ -113,7 +113,7 @@ def test_goes_on_from_its_state_as_it_would_have():
     resumed = second.optimizer(RowwiseAdam, 0.2)
     resumed.load_state_dict(optimizer.state_dict())
     train(second, resumed, batches[4:])
-    same(second, whole)
+    assert_same(second, whole)
 
 
 def test_the_norm_counts_a_row_that_comes_twice_as_its_sum():

@@ -6,7 +6,6 @@ import shutil
 import statistics
 import tempfile
 import time
-import warnings
 from collections.abc import Callable
 from dataclasses import asdict
 from datetime import UTC, datetime
@@ -174,7 +173,6 @@ _WRITERS: dict[str, Callable[[Probability, Tensor, Path], Model]] = {
 
 
 def _graph(model: Probability, example: Tensor) -> torch.export.ExportedProgram:
-    warnings.filterwarnings("ignore", ".*LeafSpec.*is deprecated")  # torch's own use of its tree utilities
     return torch.export.export(model, (example,), dynamic_shapes=({0: torch.export.Dim("batch")},))
 
 
