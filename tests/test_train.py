@@ -242,7 +242,7 @@ def test_multirun_gives_each_job_a_folder(toy, tmp_path):
     done = run_script("train.py", "-m", *toy, "seed=1,2", "trainer.max_epochs=1", f"hydra.sweep.dir={tmp_path}/sweep")
     assert done.returncode == 0, done.stdout + done.stderr
     metrics = [json.loads((tmp_path / "sweep" / job / "metrics.json").read_text()) for job in "01"]
-    assert metrics[0]["test/auc"] != metrics[1]["test/auc"]
+    assert metrics[0]["test/logloss"] != metrics[1]["test/logloss"]
     for job in (0, 1):  # each in a W&B run of its own, named by what sets it apart, in one group
         (run,) = offline_records(tmp_path / "sweep" / str(job), "run")
         assert (run.display_name, run.run_group) == (f"seed={job + 1}", f"{tmp_path.name}/sweep")
