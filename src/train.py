@@ -29,7 +29,6 @@ def main(config: DictConfig) -> float | None:
 def train(config: DictConfig) -> float | None:
     """Check, prepare, build, fit, test; everything is left in the run's folder."""
     import lightning  # here, not at the top: --help should not wait for torch
-    from hydra.utils import instantiate
 
     from tf4ctr import assembly, reporting
     from tf4ctr.callbacks import RunSummary
@@ -67,7 +66,7 @@ def train(config: DictConfig) -> float | None:
         reporting.write_metrics(metrics, folder)
         return None
 
-    trainer = instantiate(config.trainer, callbacks=assembly.build_all(config.callbacks), logger=assembly.build_all(config.logger))
+    trainer = assembly.build_trainer(config)
     if sweeps.is_job() and trainer.world_size > 1:
         raise InputError("several devices start by the command line, and a sweep's is that of all its jobs: run the jobs one by one")
     if trainer.world_size > 1 and any(table.sparse for table in module.network.embeddings()):
@@ -82,7 +81,7 @@ def train(config: DictConfig) -> float | None:
         reporting.draw_curves(folder)
         if trainer.interrupted and cli.is_first_rank():
             log.info("stopped; to go on: python src/train.py ckpt=%s and the same overrides", folder / "checkpoints" / "last.ckpt")
-    summary = next(callback for callback in trainer.callbacks if isinstance(callback, RunSummary))
+    summary = next(callback for callback in trainer.callbacks if isinstance(callback, RunSummary))  # type: ignore[attr-defined]
     metrics |= summary.metrics()  # before the test, which loads the best epoch's state into the callbacks too
     trainer.test(module, data, ckpt_path=folder / "checkpoints" / "best.ckpt", weights_only=True, verbose=False)
     send_pictures(trainer.loggers, folder)

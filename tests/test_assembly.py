@@ -104,6 +104,23 @@ def a_step_changes(module, schema):
     return any(not torch.equal(a, b) for a, b in zip(before, module.network.parameters(), strict=True))
 
 
+@pytest.mark.parametrize("backbone", options("backbone"))
+def test_every_backbone_is_one_graph_with_its_loss(schema, backbone):
+    """Compiled down to the graph, without a backend's code for it: the same terms and gradients from the same seed."""
+    config = composed(f"backbone={backbone}", *(("framework=plain",) if backbone in ALONE else ("ssem=moe", "dfm=vf")))
+    module = build_module(config, schema).train()
+    ids, label = draw_ids(schema, 32), torch.randint(0, 2, (32,)).float()
+    results = []
+    torch.compiler.reset()
+    for terms_of in (torch.compile(module._terms_of, fullgraph=True, dynamic=False, backend="aot_eager"), module._terms_of):
+        torch.manual_seed(4)
+        module.zero_grad()
+        terms = terms_of(ids, label)
+        terms["loss"].backward()
+        results.append((terms, [parameter.grad for parameter in module.parameters()]))
+    torch.testing.assert_close(*results)
+
+
 @pytest.mark.parametrize("encoder", options("encoder"))
 @pytest.mark.parametrize("place", ["simple", "complex"])
 def test_every_encoder_fits_both_places(schema, encoder, place):
@@ -184,6 +201,7 @@ def test_l2_and_dropout_follow_the_dataset_unless_set():
         ("embedding.dim=15", "must be even"),
         ("loss.c=1.5", "only an even gamma"),
         ("loss.focus=[0,0.5,1]", "loss.focus has 3 numbers, and the backbone 2 encoders"),
+        ("trainer.compile=maybe", "trainer.compile is maybe: it is true or false"),
         ("backbone=dnn", "one encoder.*framework=plain"),
     ],
 )

@@ -239,6 +239,6 @@ def test_the_bar_shows_rows_a_second(prepared):
     progress = Progress(RowsPerSecond(500))
     task = progress.add_task("", total=10)
     assert "-- rows/s" in RowsPerSecond(500).render(progress.tasks[task]).plain
-    trainer = Trainer(accelerator="cpu", logger=False, enable_checkpointing=False, callbacks=[ProgressBar()])
+    trainer = Trainer(accelerator="cpu", logger=False, enable_checkpointing=False, callbacks=[ProgressBar(10)])
     trainer.datamodule = CTRDataModule(prepared, batch_size=500)
     assert any(isinstance(column, RowsPerSecond) for column in trainer.callbacks[0].configure_columns(trainer))

@@ -18,10 +18,10 @@ from tf4ctr.models.ssem import SeparateRepresentation
 from tf4ctr.module import CTRModule
 
 
-def make_module(schema, l2=0.0, batch_norm=True):
+def make_module(schema, l2=0.0, batch_norm=True, compiled=False):
     mlp = partial(MLP, hidden_units=[8], batch_norm=batch_norm)
     network = Network(schema, partial(FieldEmbedding, init_std=0.1), 4, SeparateRepresentation, {"simple": FM, "complex": mlp}, WeightedSum)
-    return CTRModule(schema, network, TFLoss(0.25, 1, 0.7), partial(torch.optim.Adam, lr=1e-2), l2)
+    return CTRModule(schema, network, TFLoss(0.25, 1, 0.7), partial(torch.optim.Adam, lr=1e-2), l2, compiled)
 
 
 @pytest.fixture
@@ -93,6 +93,35 @@ def test_the_checkpoint_carries_the_schema_and_loads_as_weights_only(prepared, t
     trainer.save_checkpoint(tmp_path / "a.ckpt")
     checkpoint = torch.load(tmp_path / "a.ckpt", weights_only=True)
     assert type(data.schema).from_dict(checkpoint["schema"]) == data.schema
+
+
+def test_a_compiled_step_is_the_plain_one(prepared, trainer):
+    data = CTRDataModule(prepared, batch_size=200)  # whole batches: one graph
+    module = make_module(data.schema, compiled=True)
+    trainer.fit(module, data)
+    assert module.results["val/logloss"] > 0
+    batch = next(iter(data.train_dataloader()))
+    results = []
+    for terms_of in (module.train()._terms, module._terms_of):
+        module.zero_grad()
+        terms = terms_of(batch.ids, batch.label)
+        terms["loss"].backward()
+        results.append((terms, [parameter.grad for parameter in module.parameters()]))
+    torch.testing.assert_close(*results)
+
+
+def test_half_precision_keeps_weights_and_loss_whole(prepared, tmp_path):
+    quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "enable_model_summary": False}
+    results, data = {}, CTRDataModule(prepared, batch_size=64)
+    for precision in ("32-true", "bf16-mixed"):
+        torch.manual_seed(2)
+        module = make_module(data.schema)
+        Trainer(accelerator="cpu", max_epochs=1, precision=precision, default_root_dir=tmp_path, **quiet).fit(module, data)
+        assert all(parameter.dtype == torch.float32 for parameter in module.parameters())
+        assert all(term.dtype == torch.float32 for term in module._terms_of(*next(iter(data.train_dataloader()))[:2]).values())
+        results[precision] = module.results["val/logloss"]
+    assert results["bf16-mixed"] == pytest.approx(results["32-true"], abs=5e-3)
+    assert results["bf16-mixed"] != results["32-true"]
 
 
 def test_without_a_group_there_is_no_gauc(raw_dir, trainer):

@@ -1,11 +1,14 @@
 """From a composed config to the objects it describes, and from a run's folder to its trained network."""
 
+import os
+import shutil
 from pathlib import Path
 from typing import Any
 
 import torch
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
+from lightning import Trainer
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -41,7 +44,14 @@ def build_module(config: DictConfig, schema: Schema) -> CTRModule:
     network, loss = build_network(config, schema), instantiate(config.loss)
     if isinstance(loss, TFLoss):
         loss.focus_of(len(network.encoders))
-    return CTRModule(schema, network, loss, instantiate(config.optimizer), config.embedding.l2)
+    return CTRModule(schema, network, loss, instantiate(config.optimizer), config.embedding.l2, config.trainer.compile)
+
+
+def build_trainer(config: DictConfig) -> Trainer:
+    """Make the trainer of `config` with its callbacks and loggers."""
+    # whether the step is compiled is told with the trainer, beside precision and devices, and done by the module
+    options = OmegaConf.masked_copy(config.trainer, [str(key) for key in config.trainer if key != "compile"])
+    return instantiate(options, callbacks=build_all(config.callbacks), logger=build_all(config.logger))
 
 
 def check_config(config: DictConfig, spec: DatasetSpec) -> None:
@@ -57,6 +67,13 @@ def check_config(config: DictConfig, spec: DatasetSpec) -> None:
         raise InputError(f"stream.tier is '{config.stream.tier}': {did_you_mean(str(config.stream.tier), TIERS)}")
     if config.embedding.l2 < 0:
         raise InputError(f"embedding.l2 is {config.embedding.l2}: it must not be negative")
+    if not isinstance(config.trainer.compile, bool):
+        raise InputError(f"trainer.compile is {config.trainer.compile}: it is true or false")
+    if config.trainer.compile:
+        if config.embedding.table.get("sparse"):
+            raise InputError("trainer.compile=true makes dense gradients: take embedding=dense, or leave it out")
+        if not torch.accelerator.is_available() and not any(map(shutil.which, (os.environ.get("CXX", "g++"), "clang++"))):
+            raise InputError("trainer.compile=true needs a C++ compiler on a CPU, and there is no g++ or clang++: leave it out")
     with torch.random.fork_rng():
         module = build_module(config, stand_in)
         try:

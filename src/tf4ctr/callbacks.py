@@ -235,10 +235,21 @@ class RowsPerSecond(ProgressColumn):
 
 
 class ProgressBar(RichProgressBar):
-    """Lightning's bar, with rows instead of steps a second and without the logger's version."""
+    """Lightning's bar, with rows instead of steps a second and without the logger's version.
+
+    Args:
+        every_n_train_steps: steps between two looks at the loss, which an accelerator is waited for.
+    """
+
+    def __init__(self, every_n_train_steps: int) -> None:
+        super().__init__()
+        self.every_n_train_steps = every_n_train_steps
+        self._shown: dict[str, Any] = {}
 
     def get_metrics(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
-        return {name: value for name, value in super().get_metrics(trainer, pl_module).items() if name != "v_num"}
+        if not trainer.training or trainer.global_step % self.every_n_train_steps == 0:
+            self._shown = {name: value for name, value in super().get_metrics(trainer, pl_module).items() if name != "v_num"}
+        return self._shown
 
     def configure_columns(self, trainer: Trainer) -> list[Any]:
         batch_size = trainer.datamodule.batch_size  # type: ignore[attr-defined]

@@ -59,10 +59,17 @@ class CTRModule(LightningModule):
         optimizer: makes the optimiser from parameter groups.
         embedding_l2: lambda of (lambda / 2) * ||table||^2 over every embedding table. Its gradient is lambda * table: Adam's coupled
             weight decay on these parameters, without a pass of autograd over the table.
+        compiled: network and loss of a training step run as one graph of `torch.compile`, made at the first step of each batch size.
     """
 
     def __init__(
-        self, schema: Schema, network: Network, loss: nn.Module, optimizer: Callable[..., Optimizer], embedding_l2: float = 0.0
+        self,
+        schema: Schema,
+        network: Network,
+        loss: nn.Module,
+        optimizer: Callable[..., Optimizer],
+        embedding_l2: float = 0.0,
+        compiled: bool = False,
     ) -> None:
         super().__init__()
         self.schema, self.network, self.loss = schema, network, loss
@@ -71,6 +78,14 @@ class CTRModule(LightningModule):
         self.results: dict[str, float] = {}  # the latest evaluation's metrics, in full precision (the trainer's are float32)
         self.train_terms: dict[str, Tensor] = {}  # of this epoch, summed over rows
         self._train_rows = 0
+        self._terms: Callable[[Tensor, Tensor], dict[str, Tensor]] = self._terms_of
+        if compiled:
+            torch.compiler.reset()  # what another run of this process has compiled counts against a limit
+            # random numbers as without compiling: the same masks from the same seed, and inductor's own are slow on a CPU
+            self._terms = torch.compile(self._terms_of, fullgraph=True, dynamic=False, options={"fallback_random": True})
+
+    def _terms_of(self, ids_BW: Tensor, label_B: Tensor) -> dict[str, Tensor]:
+        return self.loss(self.network(ids_BW), label_B)
 
     def _make_metrics(self) -> nn.ModuleDict:
         metrics: dict[str, Metric] = {}
@@ -95,7 +110,7 @@ class CTRModule(LightningModule):
             self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        terms = self.loss(self.network(batch.ids), batch.label)
+        terms = self._terms(batch.ids, batch.label)
         rows = len(batch.label)
         for name, term in terms.items():
             self.train_terms[name] = self.train_terms.get(name, 0.0) + term.detach() * rows

@@ -12,7 +12,7 @@ class Dropout(nn.Module):
 
     On a CPU torch draws its mask number by number in one thread, a third of a training step. Here one 64-bit random word gives the
     mask of four elements, 16 bits each, from the same seeded generator; `share` is rounded to a multiple of 2**-16, and the scale
-    is that of the rounded share, so that the mean stays exact. Elsewhere torch's own is used.
+    is that of the rounded share, so that the mean stays exact (in half precision: to that precision). Elsewhere torch's own is used.
 
     Args:
         share: probability that an element is set to zero, from 0 to below 1.
@@ -29,7 +29,7 @@ class Dropout(nn.Module):
         if x.device.type != "cpu":
             return F.dropout(x, self.share)
         dropped = round(self.share * WORDS)
-        words = torch.empty((x.numel() + 3) // 4, dtype=torch.int64).random_(-(2**63), None).view(torch.int16)
+        words = torch.randint(-(2**63), 2**63 - 1, ((x.numel() + 3) // 4,)).view(torch.int16)
         keep = words[: x.numel()].view(x.shape) >= dropped - WORDS // 2
         return x * keep.to(x.dtype).mul_(WORDS / (WORDS - dropped))
 
