@@ -4,7 +4,8 @@ PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin/python
 READY := $(VENV)/.ready
-PEER := .venv-fuxictr
+FUXICTR := .venv-fuxictr
+DEEPCTR := .venv-deepctr
 
 .PHONY: help setup train test bench lint format clean
 
@@ -25,16 +26,23 @@ train: $(READY)  ## train and test a model: make train ARGS="backbone=deepfm dat
 test: $(READY)  ## run every test
 	$(RUN) -m pytest $(ARGS)
 
-bench: $(READY) $(PEER)/.ready  ## measure beside plain alternatives and FuxiCTR: make bench ARGS="2000000 3" for fewer rows
+bench: $(READY) $(FUXICTR)/.ready $(DEEPCTR)/.ready  ## measure beside plain alternatives and other libraries: ARGS="2000000 3" for fewer rows
 	$(RUN) tests/benchmarks/bench.py
+	$(RUN) tests/benchmarks/training.py
 	$(RUN) tests/benchmarks/data.py $(ARGS)
 	$(RUN) tests/benchmarks/serving.py
 
-$(PEER)/.ready:
-	$(PYTHON) -m venv $(PEER)
-	$(PEER)/bin/pip install --disable-pip-version-check torch==2.13.0
-	$(PEER)/bin/pip install --disable-pip-version-check fuxictr==2.3.10 "polars>=1.33,<2" aiohttp
-	@touch $(PEER)/.ready
+$(FUXICTR)/.ready:
+	$(PYTHON) -m venv $(FUXICTR)
+	$(FUXICTR)/bin/pip install --disable-pip-version-check torch==2.13.0
+	$(FUXICTR)/bin/pip install --disable-pip-version-check fuxictr==2.3.10 "polars>=1.33,<2" aiohttp
+	@touch $(FUXICTR)/.ready
+
+$(DEEPCTR)/.ready:
+	$(PYTHON) -m venv $(DEEPCTR)
+	$(DEEPCTR)/bin/pip install --disable-pip-version-check torch==2.13.0
+	$(DEEPCTR)/bin/pip install --disable-pip-version-check deepctr-torch==0.3.0 requests "polars>=2.1,<3"
+	@touch $(DEEPCTR)/.ready
 
 lint: $(READY)  ## ruff, mypy and codespell
 	$(RUN) -m ruff check
@@ -47,5 +55,5 @@ format: $(READY)  ## let ruff format and mend
 	$(RUN) -m ruff format
 
 clean:  ## remove .venv and caches; data/ and outputs/ stay
-	rm -rf $(VENV) $(PEER) .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(FUXICTR) $(DEEPCTR) .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find src tests -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -16,6 +16,7 @@ from tf4ctr.models.losses import TFLoss
 from tf4ctr.models.network import Network
 from tf4ctr.models.ssem import SeparateRepresentation
 from tf4ctr.module import CTRModule
+from tf4ctr.optim import RowwiseAdam
 
 
 def make_module(schema, l2=0.0, batch_norm=True, compiled=False):
@@ -116,9 +117,14 @@ def test_half_precision_keeps_weights_and_loss_whole(prepared, tmp_path):
     for precision in ("32-true", "bf16-mixed"):
         torch.manual_seed(2)
         module = make_module(data.schema)
-        Trainer(accelerator="cpu", max_epochs=1, precision=precision, default_root_dir=tmp_path, **quiet).fit(module, data)
+        module.make_optimizer = partial(RowwiseAdam, lr=1e-2, fused=True)
+        options = {"max_epochs": 1, "precision": precision, "gradient_clip_val": 0.5, "default_root_dir": tmp_path}
+        Trainer(accelerator="cpu", **options, **quiet).fit(module, data)
         assert all(parameter.dtype == torch.float32 for parameter in module.parameters())
-        assert all(term.dtype == torch.float32 for term in module._terms_of(*next(iter(data.train_dataloader()))[:2]).values())
+        batch = next(iter(data.train_dataloader()))
+        with torch.autocast("cpu", torch.bfloat16):
+            assert module.network(batch.ids).complex.dtype == torch.bfloat16
+            assert all(term.dtype == torch.float32 for term in module._terms_of(batch.ids, batch.label).values())
         results[precision] = module.results["val/logloss"]
     assert results["bf16-mixed"] == pytest.approx(results["32-true"], abs=5e-3)
     assert results["bf16-mixed"] != results["32-true"]

@@ -104,10 +104,10 @@ class CTRModule(LightningModule):
     def configure_gradient_clipping(
         self, optimizer: Optimizer, gradient_clip_val: float | None = None, gradient_clip_algorithm: str | None = None
     ) -> None:
-        if gradient_clip_val is not None and any(each.grad is not None and each.grad.is_sparse for each in self.network.tables()):
-            clip_grad_norm(self.parameters(), gradient_clip_val)
-        else:
+        if self.trainer.precision == "16-mixed":  # gradients are scaled: Lightning knows whether they can be clipped
             self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
+        elif gradient_clip_val is not None:
+            clip_grad_norm(self.parameters(), gradient_clip_val)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         terms = self._terms(batch.ids, batch.label)

@@ -1,0 +1,214 @@
+"""make bench, training: the dual MLP under TF4CTR on frappe beside FuxiCTR 2.3.10, DeepCTR-Torch 0.3.0 and the bare matrix products.
+
+    python tests/benchmarks/training.py [RAW_FOLDER] [PAIRS]      frappe's csv files; 3 where nothing is said
+
+Same rows, same layers, batch 10,000, as many threads on each side. Every measurement of a peer and of ours beside it is a process of its
+own, in turn: one epoch to warm up, then one that is timed, with its validation (AUC, logloss and, where the peer has it, gAUC) and its
+checkpoints. Steps are timed in this process, ours and the bare products in turn.
+"""
+
+import importlib.metadata
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from functools import partial
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from tf4ctr.metrics import grouped_auc
+
+ROOT = Path(__file__).resolve().parents[2]
+WORK = ROOT / "data" / "bench"
+BATCH, STEPS = 10_000, 8
+PEERS = {name: ROOT / f".venv-{name}" / "bin" / "python" for name in ("fuxictr", "deepctr")}
+SIMPLE, COMPLEX = [80, 400, 400, 1], [160, 400, 400, 400, 1]  # widths of the two encoders and their heads
+
+
+def ours(prepared: str, *overrides: str) -> list[float]:
+    """Seconds of an epoch with its validation, of an evaluation, and of gAUC alone; and the validation's gAUC."""
+    from hydra import compose, initialize_config_dir
+    from hydra.core.hydra_config import HydraConfig
+    from lightning import Callback
+
+    from tf4ctr import assembly, cli
+    from tf4ctr.data.datamodule import CTRDataModule
+
+    class Clock(Callback):
+        """Looks at the clock when an epoch begins and when all that belongs to it is done."""
+
+        def on_train_epoch_start(self, trainer, module):
+            self.started = time.perf_counter()
+
+        def on_train_epoch_end(self, trainer, module):
+            self.epoch = time.perf_counter() - self.started
+
+    cli.register_resolvers()
+    cli.quiet_lightning()
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"), tempfile.TemporaryDirectory() as folder:
+        options = ["experiment=paper/frappe", "trainer=cpu", "trainer.max_epochs=2", "logger=csv", f"hydra.runtime.output_dir={folder}"]
+        config = compose("train", [*options, *overrides], return_hydra_config=True)
+        HydraConfig.instance().set_config(config)
+        data = CTRDataModule(Path(prepared), seed=1, **config.stream)
+        module, trainer = assembly.build_module(config, data.schema), assembly.build_trainer(config)
+        clock = Clock()
+        trainer.callbacks.append(clock)
+        trainer.fit(module, data)
+        evaluation = seconds(lambda: trainer.validate(module, data, verbose=False))
+        module.eval()
+        with torch.inference_mode():
+            batches = [(module.network(batch.ids).fused, batch.label, batch.group) for batch in data.val_dataloader()]
+        rows = [torch.cat(column) for column in zip(*batches, strict=True)]
+        return [clock.epoch, evaluation, seconds(lambda: grouped_auc(*rows)), float(grouped_auc(*rows))]
+
+
+def steps(half: bool) -> dict[str, Callable[[], None]]:
+    """A training step of ours, and the matrix products in it alone: of each layer forward, and by weights and input backward."""
+    from tf4ctr.data.schema import Field, Schema
+    from tf4ctr.models.dfm import WeightedSum
+    from tf4ctr.models.embedding import FieldEmbedding
+    from tf4ctr.models.encoders.mlp import MLP
+    from tf4ctr.models.losses import TFLoss
+    from tf4ctr.models.network import Network
+    from tf4ctr.models.ssem import SeparateRepresentation
+    from tf4ctr.module import CTRModule
+    from tf4ctr.optim import RowwiseAdam
+
+    sizes = (942, 4084, 9, 9, 4, 5, 4, 11, 82, 233)
+    schema = Schema("frappe", tuple(Field(f"field{number}", size) for number, size in enumerate(sizes)), "label")
+    simple, complex_ = (partial(MLP, hidden_units=widths[1:-1], dropout=0.2) for widths in (SIMPLE, COMPLEX))
+    network = Network(schema, FieldEmbedding, 16, SeparateRepresentation, {"simple": simple, "complex": complex_}, WeightedSum)
+    module = CTRModule(schema, network, TFLoss(0.25, 1, 0.7), partial(RowwiseAdam, lr=1e-3, fused=True), 0.1).train()
+    optimizer = module.configure_optimizers()
+    ids = torch.stack([start + torch.randint(1, size, (BATCH,)) for start, size in zip(schema.offsets, sizes, strict=True)], 1).int()
+    label = torch.randint(0, 2, (BATCH,)).float()
+
+    def step() -> None:
+        with torch.autocast("cpu", torch.bfloat16, enabled=half):
+            loss = module.loss(module.network(ids), label)["loss"]
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(module.parameters(), 10)
+        optimizer.step()
+
+    dtype = torch.bfloat16 if half else torch.float32
+    layers = [
+        tuple(torch.randn(*shape, dtype=dtype) for shape in ((BATCH, width), (width, into), (BATCH, into)))
+        for widths in (SIMPLE, COMPLEX)
+        for width, into in pairwise(widths)
+    ]
+
+    def products() -> None:
+        for x, weight, gradient in layers:
+            torch.mm(x, weight)
+            torch.mm(gradient, weight.T)
+            torch.mm(x.T, gradient)
+
+    return {"ours": step, "products": products}
+
+
+def seconds(work: Callable[[], object]) -> float:
+    started = time.perf_counter()
+    work()
+    return time.perf_counter() - started
+
+
+def measure(*command: object) -> list[float]:
+    """Run a process and return the numbers of its last line."""
+    environment = os.environ | {"RAY_TRAIN_V2_ENABLED": "0", "PYTHONWARNINGS": "ignore"}
+    done = subprocess.run([str(part) for part in command], capture_output=True, text=True, env=environment, check=False)
+    if done.returncode:
+        raise SystemExit(f"{' '.join(map(str, command))}\n{done.stdout[-2000:]}\n{done.stderr[-4000:]}")
+    return [float(number) for number in done.stdout.splitlines()[-1].split()]
+
+
+def main(raw: str = "", pairs: int = 3) -> None:
+    """Measure all, print the figures and their ratios."""
+    from tf4ctr.data.preparation import prepare
+    from tf4ctr.data.spec import DatasetSpec
+
+    folders = [Path(raw)] if raw else [ROOT / "data" / "raw" / "frappe", ROOT.parent / "shared" / "data" / "frappe"]
+    folder = next((each for each in folders if (each / "train.csv").exists()), None)
+    if folder is None:
+        raise SystemExit("frappe's csv files are needed: python src/prepare.py dataset=frappe download=true")
+    if missing := [str(path) for path in PEERS.values() if not path.exists()]:
+        raise SystemExit(f"{', '.join(missing)} missing: run this through make bench, which builds them")
+    fields = (folder / "train.csv").open().readline().strip().split(",")[1:]
+    files = {split: f"{split}.csv" for split in ("train", "valid", "test")}
+    options = {"name": "frappe", "raw_dir": folder, "prepared_dir": WORK / "frappe", "fields": fields, "label": "label", "group": "user"}
+    prepared = prepare(DatasetSpec.from_config({**options, "min_count": 2, "layouts": [{"reader": "csv", **files}]}))
+    theirs = WORK / "frappe-fuxictr"
+    side = {name: Path(__file__).with_name(f"{name}_side.py") for name in PEERS}
+    if not (theirs / "feature_map.json").exists():
+        measure(
+            PEERS["fuxictr"], side["fuxictr"], "prepare", folder, theirs, ",".join(fields), "label", 20_000
+        )  # a split of fewer rows than a block it refuses
+
+    console, found = Console(width=140), {}
+    us = (sys.executable, __file__, "ours", prepared)
+    for pair in range(pairs):
+        for name, command in {
+            "ours": us,
+            "FuxiCTR": (PEERS["fuxictr"], side["fuxictr"], "train", theirs, ",".join(fields)),
+            "ours, bf16": (*us, "trainer.precision=bf16-mixed"),
+            "DeepCTR-Torch": (PEERS["deepctr"], side["deepctr"], prepared, ",".join(fields)),
+        }.items():
+            found.setdefault(name, []).append(measure(*command))
+            console.print(f"pair {pair + 1}, {name}: {' '.join(f'{number:.4g}' for number in found[name][-1])}")
+    stepped: dict[str, list[list[float]]] = {}
+    for half in (False, True):
+        works = steps(half)
+        for each in works.values():
+            seconds(each)
+        stepped["bf16" if half else "fp32"] = [[seconds(each) for each in works.values()] for _ in range(STEPS)]
+    score, group = torch.randn(5_000_000), torch.randint(0, 100_000, (5_000_000,))
+    label = torch.randint(0, 2, (5_000_000,)).float()
+    many = [seconds(lambda: grouped_auc(score, label, group)) for _ in range(pairs)]
+
+    versions = f"torch {torch.__version__}, lightning {importlib.metadata.version('lightning')}, FuxiCTR 2.3.10, DeepCTR-Torch 0.3.0"
+    table = Table(title=f"{versions}, {torch.get_num_threads()} threads {platform.machine()}; medians (smallest to largest)")
+    for column in ("work", "seconds"):
+        table.add_column(column, justify="left" if column == "work" else "right")
+    for name, measured in found.items():
+        for what, values in zip(("an epoch with validation", "an evaluation", "gAUC alone"), np.array(measured).T, strict=False):
+            if not np.isnan(values).any():
+                table.add_row(f"{name}: {what}", _spread(values))
+    for name, measured in stepped.items():
+        for what, values in zip(("a training step", "its matrix products alone"), np.array(measured).T, strict=True):
+            table.add_row(f"{what}, {name}", _spread(values))
+    table.add_row("gAUC of 5,000,000 rows in 100,000 groups", _spread(np.array(many)))
+    console.print(table)
+
+    ratios = Table(title="ratios, pair by pair: median (smallest to largest)")
+    for column in ("ratio", "measured"):
+        ratios.add_column(column, justify="left" if column == "ratio" else "right")
+    for peer in ("FuxiCTR", "DeepCTR-Torch"):
+        for number, what in enumerate(("an epoch with validation", "an evaluation", "gAUC alone")):
+            for name in ("ours", "ours, bf16"):
+                ratio = np.array(found[peer])[:, number] / np.array(found[name])[:, number]
+                if not np.isnan(ratio).any() and (number < 2 or name == "ours"):
+                    ratios.add_row(f"{what}: {peer} / {name}", _spread(ratio))
+    for name, measured in stepped.items():
+        ratios.add_row(f"a training step / its matrix products, {name}", _spread(np.divide(*np.array(measured).T)))
+    console.print(ratios)
+    gaucs = {name: _spread(np.array(measured)[:, 3]) for name, measured in found.items() if not np.isnan(measured[0][3])}
+    console.print(f"gAUC of the validation split after two epochs: {gaucs}")
+
+
+def _spread(values: np.ndarray) -> str:
+    return f"{np.median(values):.3f} ({values.min():.3f} to {values.max():.3f})"
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["ours"]:
+        print(*ours(*sys.argv[2:]))
+    else:
+        main(*sys.argv[1:2], *(int(argument) for argument in sys.argv[2:3]))
