@@ -79,7 +79,7 @@ def train(config: DictConfig) -> float | None:
         trainer.fit(module, data, ckpt_path=checkpoint, weights_only=True)
     finally:
         reporting.draw_curves(folder)
-        if trainer.interrupted and cli.is_first_rank():
+        if trainer.interrupted and cli.is_first_rank() and not sweeps.is_job():
             log.info("stopped; to go on: python src/train.py ckpt=%s and the same overrides", folder / "checkpoints" / "last.ckpt")
     summary = next(callback for callback in trainer.callbacks if isinstance(callback, RunSummary))  # type: ignore[attr-defined]
     metrics |= summary.metrics()  # before the test, which loads the best epoch's state into the callbacks too

@@ -8,6 +8,10 @@ class InputError(Exception):
     """Bad input from outside: a config, a raw file, a checkpoint. The message says what was found, what was expected and what to do."""
 
 
+class Pruned(Exception):
+    """A job of a search was ended as one that cannot win; not a mistake of anybody."""
+
+
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """Return `did you mean 'alpha'?` for the names nearest to `word`, or all of `known` where none is near."""
     known = sorted(known)

@@ -12,7 +12,7 @@ from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from tf4ctr.errors import InputError
+from tf4ctr.errors import InputError, Pruned
 
 log = logging.getLogger(__name__)
 
@@ -52,6 +52,10 @@ def run_job(run: Callable[[DictConfig], float | None], config: DictConfig, expla
     (folder / "error.txt").unlink(missing_ok=True)
     try:
         return run(config)
+    except Pruned as pruned:
+        (folder / "error.txt").write_text(f"{pruned}\n")
+        log.info("job %s %s", folder.name, pruned)
+        return None
     except Exception as error:
         message = explain(error)
         (folder / "error.txt").write_text((message or traceback.format_exc()) + "\n")
