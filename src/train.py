@@ -71,7 +71,7 @@ def train(config: DictConfig) -> float | None:
         raise InputError("several devices start by the command line, and a sweep's is that of all its jobs: run the jobs one by one")
     if trainer.world_size > 1 and any(table.sparse for table in module.network.embeddings()):
         raise InputError(
-            "embedding=rowwise trains on one device: its gradients are sparse, and ranks add up dense ones; take embedding=dense"
+            "embedding=rowwise trains on one device: its gradients are sparse, and ranks add up dense ones; take embedding=dense or sharded"
         )
     for logger in trainer.loggers:
         logger.log_hyperparams(settings)

@@ -70,8 +70,8 @@ def check_config(config: DictConfig, spec: DatasetSpec) -> None:
     if not isinstance(config.trainer.compile, bool):
         raise InputError(f"trainer.compile is {config.trainer.compile}: it is true or false")
     if config.trainer.compile:
-        if config.embedding.table.get("sparse"):
-            raise InputError("trainer.compile=true makes dense gradients: take embedding=dense, or leave it out")
+        if config.embedding.table.get("sparse") or config.embedding.table.get("sharded"):
+            raise InputError("trainer.compile=true takes embedding=dense: sparse and sharded tables do not compile")
         if not torch.accelerator.is_available() and not any(map(shutil.which, (os.environ.get("CXX", "g++"), "clang++"))):
             raise InputError("trainer.compile=true needs a C++ compiler on a CPU, and there is no g++ or clang++: leave it out")
     with torch.random.fork_rng():

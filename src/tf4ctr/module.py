@@ -1,11 +1,14 @@
 """CTRModule: the only place where network, loss, optimiser and metrics meet."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 from lightning import LightningModule
+from lightning_utilities.core.apply_func import apply_to_collection
 from torch import Tensor, nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.optim import Optimizer
 from torchmetrics import Metric
 
@@ -42,6 +45,13 @@ def other_version(checkpoint: Mapping[str, Any]) -> str:
     if version is None:
         return f"It is older than version 0.1.0, this is {__version__}: train again, or use the code that it was trained with"
     return f"It was written by version {version}, this is {__version__}: train again, or use that version (git checkout v{version})"
+
+
+def _spread(values: dict[str, Any], names: Sequence[str], like: Tensor) -> None:
+    """Spread whole tensors of these names over the ranks as `like` is, where it is."""
+    for name in names:
+        if isinstance(like, DTensor) and name in values:
+            values[name] = distribute_tensor(values[name], like.device_mesh, like.placements, src_data_rank=None)
 
 
 class CTRModule(LightningModule):
@@ -94,6 +104,18 @@ class CTRModule(LightningModule):
         if self.schema.group:
             metrics["fused/gauc"] = GroupedAUC()
         return nn.ModuleDict(metrics)
+
+    def configure_model(self) -> None:
+        """Spread sharded tables over the ranks; Lightning calls it when these can talk to each other."""
+        if self.trainer.world_size == 1:
+            return
+        tables = [each for each in self.network.embeddings() if each.sharded and not isinstance(each.weight, DTensor)]
+        if tables:
+            mesh = init_device_mesh(self.trainer.strategy.root_device.type, (self.trainer.world_size,))
+            for each in tables:
+                each.shard(mesh)
+            # DistributedDataParallel leaves these to the tables
+            self._ddp_params_and_buffers_to_ignore = [name for name, each in self.named_parameters() if isinstance(each, DTensor)]
 
     def configure_optimizers(self) -> Optimizer:
         tables = list(self.network.tables())
@@ -166,8 +188,16 @@ class CTRModule(LightningModule):
         checkpoint["schema"] = self.schema.to_dict()
         checkpoint["train_terms"] = {name: float(total) for name, total in self.train_terms.items()}
         checkpoint["train_rows"] = self._train_rows
+        for key in ("state_dict", "optimizer_states"):  # whole tables: they fit any number of ranks, and prediction
+            if key in checkpoint:
+                checkpoint[key] = apply_to_collection(checkpoint[key], DTensor, lambda spread: spread.full_tensor().cpu())
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        for name, parameter in self.named_parameters():
+            _spread(checkpoint["state_dict"], [name], parameter)
+        for states in checkpoint.get("optimizer_states", []):
+            for number, table in enumerate(self.network.tables()):  # the first of the optimiser's parameters
+                _spread(states["state"].get(number, {}), ["exp_avg", "exp_avg_sq"], table)
         load_network(self.network, checkpoint)  # tells what does not fit before Lightning meets it
         self.train_terms = {name: torch.tensor(total, device=self.device) for name, total in checkpoint.get("train_terms", {}).items()}
         self._train_rows = checkpoint.get("train_rows", 0)

@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 
 class RowwiseAdam(torch.optim.Adam):
@@ -53,13 +54,18 @@ class RowwiseAdam(torch.optim.Adam):
 
 
 def clip_grad_norm(parameters: Iterable[nn.Parameter], max_norm: float) -> Tensor:
-    """torch's `clip_grad_norm_`, for gradients that are sparse in their rows too; returns the norm before."""
-    gradients = []
+    """torch's `clip_grad_norm_`, for gradients that are sparse in their rows or spread over ranks too; returns the norm before."""
+    here, spread = [], []
     for parameter in parameters:
-        if parameter.grad is not None:
+        if isinstance(parameter.grad, DTensor):
+            spread.append(parameter.grad)
+        elif parameter.grad is not None:
             if parameter.grad.is_sparse:
                 parameter.grad = parameter.grad.coalesce()  # a row that came twice counts as the sum
-            gradients.append(parameter.grad.values() if parameter.grad.is_sparse else parameter.grad)
-    norm = torch.nn.utils.get_total_norm(gradients)
-    torch._foreach_mul_(gradients, (max_norm / (norm + 1e-6)).clamp(max=1.0))
+            here.append(parameter.grad.values() if parameter.grad.is_sparse else parameter.grad)
+    norm = torch.nn.utils.get_total_norm(here)
+    if spread:
+        over_ranks = torch.nn.utils.get_total_norm(spread)
+        norm = torch.hypot(norm, over_ranks.full_tensor() if isinstance(over_ranks, DTensor) else over_ranks)
+    torch._foreach_mul_(here + [gradient.to_local() for gradient in spread], (max_norm / (norm + 1e-6)).clamp(max=1.0))
     return norm

@@ -51,8 +51,8 @@ class Stream(ABC):
     Args:
         folder: prepared dataset.
         split: train, valid or test.
-        batch_size: rows a batch; the last one has what is left. In training a single left-over row joins the batch before it
-            (batch norm needs two).
+        batch_size: rows a batch; the last one has what is left, in evaluation with several ranks possibly nothing. In training a
+            single left-over row joins the batch before it (batch norm needs two).
         shuffle: a new order each epoch, from (seed, epoch); that is training, where all ranks get the same number of rows.
         seed: of the order.
         rank, world_size: whose share of the rows this is.
@@ -87,8 +87,11 @@ class Stream(ABC):
 
     def _bounds(self) -> list[int]:
         """Row at which each batch starts, and the end."""
+        if not self.shuffle:  # as many batches on every rank, for what they do together; the last may be empty on some
+            most = -(-self.split_rows // self.world_size)
+            return [*(min(start, self.rows) for start in range(0, most, self.batch_size)), self.rows]
         starts = list(range(0, self.rows, self.batch_size))
-        if self.shuffle and len(starts) > 1 and self.rows - starts[-1] == 1:
+        if len(starts) > 1 and self.rows - starts[-1] == 1:
             starts.pop()
         return [*starts, self.rows]
 

@@ -70,9 +70,9 @@ class Network(nn.Module):
         self.encoders = nn.ModuleDict({name: encoders[name](schema, dim) for name, dim in zip(names, dims, strict=True)})
         self.dfm = dfm([encoder.out_features for encoder in self.encoders.values()])
         self.apply(_init_linear)
-        sparse = embedding.keywords.get("sparse", False) if isinstance(embedding, partial) else False
+        options = embedding.keywords if isinstance(embedding, partial) else {}
         for each in self.embeddings():  # an encoder's own table, as the linear one has, too
-            each.sparse = sparse
+            each.sparse, each.sharded = options.get("sparse", False), options.get("sharded", False)
 
     @property
     def heads(self) -> list[str]:
