@@ -20,7 +20,7 @@ def main(config: DictConfig) -> None:
         from tf4ctr.data.download import fetch
 
         fetch(spec)
-    prepare(spec)
+    prepare(spec, config.engine)
 
 
 if __name__ == "__main__":

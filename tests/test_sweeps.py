@@ -70,7 +70,7 @@ def test_a_sweep_that_was_killed_goes_on_to_the_same_end(sweep, tmp_path):
     assert results(tmp_path / "sweep") == results(tmp_path / "whole")
 
 
-@pytest.mark.parametrize("launcher", [["joblib"], ["submitit", "hydra/launcher=submitit_local"]])
+@pytest.mark.parametrize("launcher", [["joblib"], ["ray"], ["submitit", "hydra/launcher=submitit_local"]])
 def test_jobs_in_processes_of_a_launcher_end_as_they_do_in_this_one(sweep, tmp_path, launcher):
     """submitit is tried on this machine instead of SLURM's nodes; one of the jobs cannot be."""
     sweep = [*sweep, "trainer.max_epochs=1", "seed=1", "loss.c=0.7,1.5"]

@@ -66,7 +66,7 @@ def explain(error: BaseException) -> str | None:
     for cause in causes:
         if isinstance(cause, MissingConfigException) and cause.options:
             group, _, option = str(cause.missing_cfg_file).rpartition("/")
-            if group == "hydra/launcher" and option.startswith(("joblib", "submitit")):
+            if group == "hydra/launcher" and option.startswith(("joblib", "ray", "submitit")):
                 extra = option.split("_")[0]
                 return f"launcher={extra} needs a package that is not installed: pip install -e '.[{extra}]'"
             return f"{group}={option}: there is no such option, {did_you_mean(option, cause.options)}"

@@ -145,8 +145,8 @@ SLOW_PREPARATION = (
     ("number", "moment"),
     [
         (signal.SIGINT, "vocabulary.save"),
-        (signal.SIGKILL, "_count"),
-        (signal.SIGKILL, "_encoders"),
+        (signal.SIGKILL, "count_batches"),
+        (signal.SIGKILL, "make_encoders"),
         (signal.SIGKILL, "vocabulary.save"),
         (signal.SIGKILL, "report.write"),
     ],
@@ -196,8 +196,8 @@ def test_format_change_prepares_again(spec, prepared, monkeypatch, caplog):
 def test_the_training_rows_are_counted_in_one_pass(spec):
     seen = []
     counts = {field.name: vocabulary.Counts(field.name) for field in spec.fields}
-    rows = preparation._open(spec, spec.raw_files(spec.raw_dir), "train")
-    checks = preparation._count(spec, rows, counts, vocabulary.Counts("user"), seen.append)
+    rows = preparation.open_rows(spec, spec.raw_files(spec.raw_dir), "train")
+    checks = preparation.count_batches(spec, rows, counts, vocabulary.Counts("user"), seen.append)
     assert sum(seen) == 400 == checks["rows"].item()
 
 

@@ -20,7 +20,7 @@ from tf4ctr.data.faults import label
 from tf4ctr.data.schema import Field, Schema
 from tf4ctr.data.spec import ALL, SPLITS, DatasetSpec, RawFiles
 from tf4ctr.data.vocabulary import Counts
-from tf4ctr.errors import InputError
+from tf4ctr.errors import InputError, did_you_mean
 
 log = logging.getLogger(__name__)
 
@@ -32,14 +32,22 @@ LABEL, GROUP, SPLIT = "__label", "__group", "__split"
 BYTES_PER_RAW_BYTE = 0.5  # prepared rows take less than this, whatever the raw layout
 
 
-def prepare(spec: DatasetSpec) -> Path:
+ENGINES = ("polars", "ray")
+
+
+def prepare(spec: DatasetSpec, engine: str = "polars") -> Path:
     """Make the prepared dataset of `spec` unless it is there already, and return its folder.
 
     The folder appears whole or not at all: it is written beside and renamed. Two processes that prepare the same folder take turns.
 
+    Args:
+        engine: `polars` on this machine; `ray` on the machines of a Ray cluster, with the same outcome, see `tf4ctr.data.cluster`.
+
     Raises:
-        InputError: raw files missing, cut short or with bad rows.
+        InputError: raw files missing, cut short or with bad rows; an engine that there isn't.
     """
+    if engine not in ENGINES:
+        raise InputError(f"engine is '{engine}': {did_you_mean(engine, ENGINES)}")
     target = spec.prepared_dir
     target.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(target.parent / f".{target.name}.lock"):
@@ -49,7 +57,7 @@ def prepare(spec: DatasetSpec) -> Path:
             return target
         staging = target.parent / f".{target.name}.partial-{os.getpid()}"
         try:
-            _write(spec, staging)
+            _write(spec, staging, engine)
             old = target.parent / f".{target.name}.partial-old"
             if target.exists():
                 target.rename(old)
@@ -104,7 +112,8 @@ def _raw_dir(spec: DatasetSpec) -> Path:
     return spec.raw_dir
 
 
-def _write(spec: DatasetSpec, folder: Path) -> None:
+def _write(spec: DatasetSpec, folder: Path, engine: str) -> None:
+    read, encode = (_read, _encode) if engine == "polars" else _on_a_cluster()
     started = time.perf_counter()
     folder.mkdir(parents=True)
     with _progress(spec.name) as step:
@@ -114,9 +123,9 @@ def _write(spec: DatasetSpec, folder: Path) -> None:
         raw = spec.raw_files(folder / "raw" if spec.generator is not None else _raw_dir(spec))
         fingerprint = raw.fingerprint()  # before reading: a file that changes meanwhile is then seen as changed
         _check_space(spec, raw, folder)
-        sources = {split: _open(spec, raw, split) for split in raw.files}
+        sources = {split: open_rows(spec, raw, split) for split in raw.files}
 
-        summary, seen, groups = _read(spec, raw, sources, step)
+        summary, seen, groups = read(spec, raw, sources, step)
         values = {name: frame.get_column(name) for name, frame in seen.items()}
         fields = tuple(Field(field.name, vocabulary.size(values[field.name]), field.width) for field in spec.fields)
         schema = Schema(spec.name, fields, spec.label, spec.group)
@@ -124,7 +133,7 @@ def _write(spec: DatasetSpec, folder: Path) -> None:
             raise InputError(
                 f"{spec.name}: {schema.num_ids:,} table rows do not fit int32 ids: raise dataset.min_count (now {spec.min_count})"
             )
-        _encode(sources, _encoders(spec, schema, values, groups), {split: summary[split]["rows"] for split in SPLITS}, folder, step)
+        encode(spec, raw, sources, (schema, values, groups), {split: summary[split]["rows"] for split in SPLITS}, folder, step)
     for field in spec.fields:
         vocabulary.save(values[field.name], folder / "vocabulary")
     schema.save(folder)
@@ -148,6 +157,14 @@ def _write(spec: DatasetSpec, folder: Path) -> None:
     log.info("prepared %s: %s rows in %.1f s -> %s", spec.name, f"{total:,}", manifest["seconds"], spec.prepared_dir)
 
 
+def _on_a_cluster() -> tuple[Callable[..., Any], Callable[..., Any]]:
+    try:
+        from tf4ctr.data import cluster  # not at the top: an extra, and it needs this module
+    except ImportError as error:
+        raise InputError(f'engine=ray needs Ray ({error}): pip install -e ".[ray]"') from error
+    return cluster.read, cluster.encode
+
+
 def _read(
     spec: DatasetSpec, raw: RawFiles, sources: dict[str, pl.LazyFrame], step: Callable[..., Any]
 ) -> tuple[dict[str, dict[str, Any]], dict[str, pl.DataFrame], pl.Series | None]:
@@ -158,29 +175,40 @@ def _read(
     for split, rows in sources.items():
         with step(f"read {split}", None) as tick:
             try:
-                checks = _count(spec, rows, counts if split in ("train", ALL) else {}, groups, tick)
+                checks = count_batches(spec, rows, counts if split in ("train", ALL) else {}, groups, tick)
             except (pl.exceptions.ComputeError, pl.exceptions.SchemaError, OSError) as error:
                 faults.refuse_unreadable(spec, raw, split, error)
-        summary |= _checked(spec, raw, split, checks)
+        summary |= checked(spec, raw, split, checks)
     faults.refuse_counts(spec, raw, {split: summary[split]["rows"] for split in SPLITS})
     seen = {name: counter.seen(spec.min_count) for name, counter in counts.items()}
     return summary, seen, groups.seen(1).get_column(groups.name) if groups else None
 
 
 def _encode(
-    sources: dict[str, pl.LazyFrame], encoders: list[pl.Expr], counts: dict[str, int], folder: Path, step: Callable[..., Any]
+    spec: DatasetSpec,
+    raw: RawFiles,
+    sources: dict[str, pl.LazyFrame],
+    known: tuple[Schema, dict[str, pl.Series], pl.Series | None],
+    counts: dict[str, int],
+    folder: Path,
+    step: Callable[..., Any],
 ) -> None:
-    """Second pass: a parquet file a split."""
+    """Second pass: a parquet file a split. `known` are the schema, the values of each field and the groups."""
+    encoders = make_encoders(spec, *known)
     for source, rows in sources.items():
         with step(f"write {source}", counts.get(source, sum(counts.values()))) as tick:
-            # one file a split, however large: left to itself polars begins another at some gigabytes
-            by_split = pl.PartitionBy(folder / "parts", key=SPLIT, include_key=False, approximate_bytes_per_file=None)
-            encoded = _ticking(rows, tick).select(SPLIT, *encoders)
-            encoded.sink_parquet(by_split, row_group_size=ROW_GROUP_SIZE, mkdir=True, engine="streaming")
+            write_parts(_ticking(rows, tick), encoders, folder / "parts")
     for number, split in enumerate(SPLITS):
         (part,) = (folder / "parts" / f"{SPLIT}={number}").iterdir()
         part.rename(folder / f"{split}.parquet")
     shutil.rmtree(folder / "parts")
+
+
+def write_parts(rows: pl.LazyFrame, encoders: list[pl.Expr], folder: Path) -> None:
+    """Encode rows into `folder/__split=N/FILE.parquet`, one file a split that has rows."""
+    # one file, however large: left to itself polars begins another at some gigabytes
+    by_split = pl.PartitionBy(folder, key=SPLIT, include_key=False, approximate_bytes_per_file=None)
+    rows.select(SPLIT, *encoders).sink_parquet(by_split, row_group_size=ROW_GROUP_SIZE, mkdir=True, engine="streaming")
 
 
 def _check_space(spec: DatasetSpec, raw: RawFiles, folder: Path) -> None:
@@ -197,13 +225,22 @@ def _size(count: float) -> str:
     return f"{count / 1e9:,.1f} GB" if count >= 1e9 else f"{count / 1e6:,.1f} MB"
 
 
-def _open(spec: DatasetSpec, raw: RawFiles, split: str) -> pl.LazyFrame:
-    """Raw columns, `__short` and `__split` (a number of SPLITS) of a split's files, or of all files."""
-    rows = raw.rows(raw.files[split], spec.columns)
-    rows = rows.head(spec.limit_rows) if spec.limit_rows else rows
+def open_rows(
+    spec: DatasetSpec, raw: RawFiles, split: str, paths: list[Path] | None = None, first: int = 0, limit: int | None = None
+) -> pl.LazyFrame:
+    """Raw columns, `__short` and `__split` (a number of SPLITS) of a split's files, or of all files.
+
+    Args:
+        paths: some of the files; None for all.
+        first: number of their first row among the split's.
+        limit: rows to take; None for what `spec` says of all.
+    """
+    limit = spec.limit_rows if limit is None else limit
+    rows = raw.rows(paths or raw.files[split], spec.columns)
+    rows = rows if limit is None else rows.head(limit)
     if split != ALL:
         return rows.with_columns(pl.lit(SPLITS.index(split), pl.Int8).alias(SPLIT))
-    return rows.with_row_index("__row").with_columns(split_of(pl.col("__row"), spec.split_seed).alias(SPLIT)).drop("__row")
+    return rows.with_row_index("__row", first).with_columns(split_of(pl.col("__row"), spec.split_seed).alias(SPLIT)).drop("__row")
 
 
 def split_of(row: pl.Expr, seed: int) -> pl.Expr:
@@ -218,7 +255,7 @@ def split_of(row: pl.Expr, seed: int) -> pl.Expr:
     return pl.when(tenth < 8).then(0).otherwise(tenth.cast(pl.Int8) - 7).cast(pl.Int8)
 
 
-def _count(
+def count_batches(
     spec: DatasetSpec, rows: pl.LazyFrame, counts: dict[str, Counts], groups: Counts | None, tick: Callable[[int], None]
 ) -> pl.DataFrame:
     """One pass over `rows`: add to `counts` what the training rows hold and to `groups` all groups; return the checks, a row a split.
@@ -240,7 +277,7 @@ def _count(
     return pl.concat(found).group_by(SPLIT).sum() if found else pl.DataFrame()
 
 
-def _checked(spec: DatasetSpec, raw: RawFiles, source: str, checks: pl.DataFrame) -> dict[str, dict[str, Any]]:
+def checked(spec: DatasetSpec, raw: RawFiles, source: str, checks: pl.DataFrame) -> dict[str, dict[str, Any]]:
     """Return rows and click rate of each split in a source, or raise with the first bad line."""
     counted = {row[SPLIT]: row for row in checks.rows(named=True)}
     for found in counted.values():
@@ -251,7 +288,7 @@ def _checked(spec: DatasetSpec, raw: RawFiles, source: str, checks: pl.DataFrame
     return {split: {"rows": row["rows"], "click_rate": row["clicks"] / max(1, row["rows"])} for split, row in by_split.items()}
 
 
-def _encoders(spec: DatasetSpec, schema: Schema, values: dict[str, pl.Series], groups: pl.Series | None) -> list[pl.Expr]:
+def make_encoders(spec: DatasetSpec, schema: Schema, values: dict[str, pl.Series], groups: pl.Series | None) -> list[pl.Expr]:
     """Raw columns -> the prepared ones: a row of ids, the label, the group."""
     made = {field.name: field.value() for field in spec.fields}
     encoders = [

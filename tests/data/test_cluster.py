@@ -1,0 +1,72 @@
+"""engine=ray on a local Ray of two workers: what it leaves is what the one-machine engine leaves."""
+
+import json
+
+import polars as pl
+import pytest
+
+from conftest import CSV, leftovers, make_spec, write_raw
+from tf4ctr.data.preparation import prepare, read_manifest
+from tf4ctr.data.spec import SPLITS
+from tf4ctr.errors import InputError
+
+ray = pytest.importorskip("ray", reason="needs the extra ray")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def two_workers():
+    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+    yield
+    ray.shutdown()
+
+
+ITEMS = {"name": "items", "column": "item", "separator": "1", "width": 3}
+WHOLE = {"reader": "csv", "all": "*.csv"}
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"layouts": [CSV]},
+        {"layouts": [CSV], "fields": ["user", ITEMS, {"name": "hour", "transform": "log_bucket"}]},
+        {"layouts": [CSV], "limit_rows": 70, "group": None},
+        {"layouts": [WHOLE], "split_seed": 3},
+        {"layouts": [WHOLE], "limit_rows": 450},
+    ],
+    ids=["splits", "lists", "limit", "without splits", "without splits, limit"],
+)
+def test_both_engines_leave_the_same(tmp_path, options):
+    raw = write_raw(tmp_path / "raw")
+    here, there = (prepare(make_spec(raw, prepared_dir=tmp_path / engine, **options), engine) for engine in ("polars", "ray"))
+    assert {path.name: path.read_bytes() for path in (here / "vocabulary").iterdir()} == {
+        path.name: path.read_bytes() for path in (there / "vocabulary").iterdir()
+    }
+    for split in SPLITS:
+        assert pl.read_parquet(here / f"{split}.parquet").equals(pl.read_parquet(there / f"{split}.parquet"))
+    first, second = (read_manifest(folder) | {"seconds": 0} for folder in (here, there))
+    assert first == second
+    assert json.loads((here / "schema.json").read_text()) == json.loads((there / "schema.json").read_text())
+    assert {path.name for path in here.iterdir()} == {path.name for path in there.iterdir()}
+
+
+@pytest.mark.parametrize(
+    ("line", "message"), [("2,3,4,5", "expected 0 or 1"), ("1,2", "rows that are cut short"), ("1,\xff,3,4", "not UTF-8")]
+)
+def test_a_bad_row_is_told_as_on_one_machine(tmp_path, line, message):
+    raw = write_raw(tmp_path / "raw")
+    with (raw / "train.csv").open("a", encoding="latin1") as file:
+        file.write(line + "\n")
+    told = []
+    for engine in ("polars", "ray"):
+        spec = make_spec(raw, prepared_dir=tmp_path / engine)
+        with pytest.raises(InputError, match=message) as caught:
+            prepare(spec, engine)
+        told.append(str(caught.value))
+        assert not spec.prepared_dir.exists()
+        assert not leftovers(spec)
+    assert told[0] == told[1]
+
+
+def test_an_engine_that_there_is_not(spec):
+    with pytest.raises(InputError, match="engine is 'mill': choose from: polars, ray"):
+        prepare(spec, "mill")
