@@ -300,3 +300,14 @@ def test_tensorboard_gets_the_curves(toy, tmp_path):
     metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
     curve = [event.value for event in events.Scalars("val/auc")]
     assert curve[metrics["best_epoch"] - 1] == pytest.approx(metrics["val/auc"], abs=1e-6)
+
+
+def test_overfit_learns_one_batch_by_heart(toy, tmp_path):
+    toy = [option for option in toy if not option.startswith("trainer")]
+    options = ["trainer=overfit", "logger=csv", "optimizer.lr=0.01", "backbone.complex.dropout=0", "embedding.l2=0"]
+    done = run_script("train.py", *toy, *options)
+    assert done.returncode == 0, done.stdout + done.stderr
+    rows = read(tmp_path / "run" / "metrics.csv")
+    assert float(rows[0]["train/bce"]) > 0.6
+    assert max(float(row["val/auc"]) for row in rows) == 1
+    assert json.loads((tmp_path / "run" / "metrics.json").read_text())["test/auc"] < 0.8

@@ -24,6 +24,7 @@ from rich.table import Table
 
 ROOT = Path(__file__).resolve().parents[2]
 WORK = ROOT / "data" / "bench"
+FILES = 4  # that the first two million rows are cut into, for both engines
 FIELDS = [name for name in COLUMNS if name not in ("id", "click")]
 THEIRS = ROOT / ".venv-fuxictr" / "bin" / "python"
 SIDE = str(Path(__file__).with_name("fuxictr_side.py"))
@@ -33,12 +34,12 @@ import sys, time
 from pathlib import Path
 from tf4ctr.data.preparation import prepare, read_manifest
 from tf4ctr.data.spec import DatasetSpec
-raw, folder, fields, layout = sys.argv[1:5]
+raw, folder, fields, layout, engine = [*sys.argv[1:], "polars"][:5]
 files = {"all": layout} if layout != "splits" else {split: f"{split}.csv" for split in ("train", "valid", "test")}
 spec = DatasetSpec.from_config({"name": "avazu", "raw_dir": raw, "prepared_dir": folder, "fields": fields.split(","), "label": "click",
     "min_count": 2, "layouts": [{"reader": "csv", **files}]})
 started = time.perf_counter()
-prepare(spec)
+prepare(spec, engine)
 seconds = time.perf_counter() - started
 print(sum(split["rows"] for split in read_manifest(Path(folder))["splits"].values()), seconds)
 """
@@ -88,6 +89,14 @@ def _held(process: psutil.Process) -> tuple[int, int]:
     return found.pss, found.rss
 
 
+def same_outcome(one: Path, other: Path) -> None:
+    """Stop unless two prepared folders have byte-equal vocabularies and equal rows."""
+    for path in sorted((one / "vocabulary").iterdir()):
+        assert path.read_bytes() == (other / "vocabulary" / path.name).read_bytes(), path
+    for split in ("train", "valid", "test"):
+        assert pl.read_parquet(one / f"{split}.parquet").equals(pl.read_parquet(other / f"{split}.parquet")), split
+
+
 def fresh(name: str) -> Path:
     """A folder that isn't there yet."""
     subprocess.run(["rm", "-rf", WORK / name], check=True)
@@ -116,6 +125,15 @@ def main(rows: int = 40_400_000, pairs: int = 3) -> None:
             "decode, pyarrow": (THEIRS, SIDE, "decode", WORK / "ours" / "train.parquet"),
         }.items():
             found.setdefault(name, []).append(measure(*command))
+    parts = WORK / "parts"
+    parts.mkdir(exist_ok=True)
+    for number in range(FILES):
+        first[len(first) * number // FILES : len(first) * (number + 1) // FILES].write_csv(parts / f"part-{number}.csv")
+    for _ in range(pairs):
+        for engine in ("polars", "ray"):
+            command = (*ours, PREPARE, parts, fresh(engine), fields, "part-*.csv", engine)
+            found.setdefault(f"prepare {FILES} files, engine={engine}", []).append(measure(*command))
+    same_outcome(WORK / "polars", WORK / "ray")
     started = time.perf_counter()
     found["prepare, ours, all"] = [measure(*ours, PREPARE, WORK / "raw", fresh("all"), fields, "train-*.csv")]
     whole = time.perf_counter() - started
@@ -142,6 +160,11 @@ def main(rows: int = 40_400_000, pairs: int = 3) -> None:
     ratio("preparation, memory (PSS): ours / FuxiCTR", "prepare, ours", "prepare, FuxiCTR", 1)
     ratio("preparation, memory (RSS): ours / FuxiCTR", "prepare, ours", "prepare, FuxiCTR", 2)
     ratio(f"preparation, rows a second: {rows:,} / {FILE_ROWS:,} rows", "prepare, ours, all", "prepare, ours", 0)
+    ratio(
+        "preparation, rows a second: engine=ray / polars, one machine",
+        *(f"prepare {FILES} files, engine={e}" for e in ("ray", "polars")),
+        0,
+    )
     ratio("streaming, rows a second: ours / FuxiCTR", "stream, ours", "stream, FuxiCTR", 0)
     ratio("streaming, rows a second: ours / pyarrow's bare decode", "stream, ours", "decode, pyarrow", 0)
     ratio(f"streaming, memory (RSS): {rows:,} / {FILE_ROWS:,} rows", "stream, ours, all", "stream, ours", 2)

@@ -60,6 +60,11 @@ class CTRDataModule(LightningDataModule):
     def _ranks(self) -> int:
         return self.trainer.world_size if self.trainer else 1
 
+    @property
+    def _overfits(self) -> bool:
+        """Whether the same training batches are taken in every epoch, and validated on."""
+        return bool(self.trainer and self.trainer.overfit_batches)
+
     def setup(self, stage: str) -> None:
         """Settle the tier where it is `auto`.
 
@@ -84,10 +89,10 @@ class CTRDataModule(LightningDataModule):
         log.info("stream: %.1f GB of rows, %s tier", size / 1e9, self.tier)
 
     def train_dataloader(self) -> Stream:
-        return self._stream("train", self.batch_size, shuffle=True)
+        return self._stream("train", self.batch_size, shuffle=not self._overfits)
 
     def val_dataloader(self) -> Stream:
-        return self._stream("valid", self.eval_batch_size)
+        return self._stream("train", self.batch_size) if self._overfits else self._stream("valid", self.eval_batch_size)
 
     def test_dataloader(self) -> Stream:
         return self._stream("test", self.eval_batch_size)
