@@ -174,11 +174,14 @@ def test_two_ranks_train_and_measure_as_one(toy, tmp_path):
     assert results[1] == {key: pytest.approx(value, abs=2e-5) for key, value in results[0].items()}
 
 
-def test_metrics_on_two_ranks_are_those_of_one(toy, tmp_path):
-    """Batch norm and dropout at work: what two ranks measured of their best weights, one measures again."""
-    toy += ["logger=csv", "backbone.complex.dropout=0.3", "stream.eval_batch_size=37"]
-    done = run_script("train.py", *toy, "trainer=ddp_cpu", "trainer.max_epochs=2")
-    assert done.returncode == 0, done.stdout + done.stderr
+def test_metrics_on_two_ranks_are_those_of_one_and_a_stop_changes_nothing(toy, tmp_path):
+    """Batch norm and dropout at work: what two ranks measured of their best weights, one measures again; and they go on as they began."""
+    toy += ["logger=csv", "backbone.complex.dropout=0.3", "stream.eval_batch_size=37", "trainer=ddp_cpu"]
+    last = [f"ckpt={tmp_path}/parts/checkpoints/last.ckpt"]
+    for folder, epochs, ckpt in (("run", 2, []), ("parts", 1, []), ("parts", 2, last)):
+        done = run_script("train.py", *toy, f"trainer.max_epochs={epochs}", f"hydra.run.dir={tmp_path}/{folder}", *ckpt)
+        assert done.returncode == 0, done.stdout + done.stderr
+    assert read(tmp_path / "parts" / "metrics.csv") == read(tmp_path / "run" / "metrics.csv")
     told = json.loads((tmp_path / "run" / "metrics.json").read_text())
     config = OmegaConf.load(tmp_path / "run" / "config.yaml")
     data = CTRDataModule(tmp_path / "prepared" / "toy", 64)

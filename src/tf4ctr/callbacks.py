@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from tf4ctr.errors import InputError
-from tf4ctr.module import CTRModule
+from tf4ctr.module import CTRModule, of_all_ranks, own_of
 
 
 class LRPlateau(Callback):
@@ -139,10 +139,11 @@ class LastCheckpoint(Checkpoint):
             raise InputError(f"the checkpoint {self.path} cannot be written ({error.strerror or error}), {kept}") from error
 
     def state_dict(self) -> dict[str, Any]:
-        return {"cpu": torch.get_rng_state(), "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []}
+        own = {"cpu": torch.get_rng_state(), "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []}
+        return {"ranks": of_all_ranks(own)}  # each draws its own dropout; Lightning asks all of them for their state
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self._rng = state_dict
+        self._rng = own_of(state_dict["ranks"])
 
 
 class StopDiverged(Callback):

@@ -19,6 +19,7 @@ SHOWN = {
     "epochs": "epochs",
     "seconds": "seconds",
 }
+WIDE = 120  # columns of a terminal that all of these need
 DIGITS = {"test/auc": 5, "test/logloss": 4, "test/gauc": 5, "parameters": 0, "epochs": 1, "seconds": 0}
 
 
@@ -117,16 +118,19 @@ def show_comparison(folder: Path, baseline: str | None = None) -> pl.DataFrame:
     jobs = collect(folder)
     summary = summarise(jobs, baseline)
     title, *rows = rows_of(summary)
+    console = Console()
+    left_out = {SHOWN[name] for name in ("parameters", "epochs", "seconds")} if console.width < WIDE else set()  # they stay in the files
+    places = [place for place, name in enumerate(title) if name not in left_out]
     table = Table(title=str(folder), title_justify="left")
-    for name in title:
-        table.add_column(name, justify="left" if name == "setting" else "right", overflow="fold")
+    for place in places:
+        table.add_column(title[place], justify="left" if title[place] == "setting" else "right", overflow="fold")
     for row in rows:
-        table.add_row(*row)
-    Console().print(table)
+        table.add_row(*(row[place] for place in places))
+    console.print(table)
     lines = [f"| {' | '.join(row)} |" for row in (title, ["---", *("---:" for _ in title[1:])], *rows)]
     failed = [f"job {row['job']}, {row['setting']}: {row['error']}" for row in jobs.iter_rows(named=True) if row["error"]]
     for each in failed:
-        Console().print(each, markup=False)
+        console.print(each, markup=False)
     (folder / "report.md").write_text("\n".join([*lines, *([""] if failed else []), *(f"- {each}" for each in failed)]) + "\n")
     summary.write_csv(folder / "report.csv")
     jobs.write_csv(folder / "jobs.csv")

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from lightning import LightningModule
 from lightning_utilities.core.apply_func import apply_to_collection
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.optim import Optimizer
@@ -45,6 +45,20 @@ def other_version(checkpoint: Mapping[str, Any]) -> str:
     if version is None:
         return f"It is older than version 0.1.0, this is {__version__}: train again, or use the code that it was trained with"
     return f"It was written by version {version}, this is {__version__}: train again, or use that version (git checkout v{version})"
+
+
+def of_all_ranks(own: Any) -> list[Any]:
+    """What each rank has, for a checkpoint, which the first of them writes: all must call it."""
+    if not distributed.is_initialized():
+        return [own]
+    ranks: list[Any] = [None] * distributed.get_world_size()
+    distributed.all_gather_object(ranks, own)
+    return ranks
+
+
+def own_of(ranks: list[Any]) -> Any:
+    """This rank's part of what `of_all_ranks` gathered, if need be with another number of ranks."""
+    return ranks[(distributed.get_rank() if distributed.is_initialized() else 0) % len(ranks)]
 
 
 def _spread(values: dict[str, Any], names: Sequence[str], like: Tensor) -> None:
@@ -148,7 +162,7 @@ class CTRModule(LightningModule):
     def on_validation_start(self) -> None:
         if self.trainer.world_size > 1:  # ranks have seen other rows, and only a training step takes rank 0's batch norm statistics to all
             for buffer in self.network.buffers():
-                torch.distributed.broadcast(buffer, 0)
+                distributed.broadcast(buffer, 0)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
         return self._update("val", batch)
@@ -186,7 +200,7 @@ class CTRModule(LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["tf4ctr"] = __version__
         checkpoint["schema"] = self.schema.to_dict()
-        checkpoint["train_terms"] = {name: float(total) for name, total in self.train_terms.items()}
+        checkpoint["train_terms"] = of_all_ranks({name: float(total) for name, total in self.train_terms.items()})
         checkpoint["train_rows"] = self._train_rows
         for key in ("state_dict", "optimizer_states"):  # whole tables: they fit any number of ranks, and prediction
             if key in checkpoint:
@@ -199,5 +213,6 @@ class CTRModule(LightningModule):
             for number, table in enumerate(self.network.tables()):  # the first of the optimiser's parameters
                 _spread(states["state"].get(number, {}), ["exp_avg", "exp_avg_sq"], table)
         load_network(self.network, checkpoint)  # tells what does not fit before Lightning meets it
-        self.train_terms = {name: torch.tensor(total, device=self.device) for name, total in checkpoint.get("train_terms", {}).items()}
+        terms = own_of(checkpoint.get("train_terms", [{}]))
+        self.train_terms = {name: torch.tensor(total, device=self.device) for name, total in terms.items()}
         self._train_rows = checkpoint.get("train_rows", 0)

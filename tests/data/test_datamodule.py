@@ -49,7 +49,20 @@ def test_ranks_that_cannot_share_a_step_are_refused(prepared, batch_size, eval_b
 def test_ranks_take_the_rows_of_one_step_together(prepared):
     def batches(rank, world_size):
         data = CTRDataModule(prepared, 100, seed=5, tier="memory")
-        data.trainer = SimpleNamespace(global_rank=rank, world_size=world_size)
+        data.trainer = trainer_of(rank, world_size)
         return [{tuple(row) for row in batch.ids.tolist()} for batch in data.train_dataloader()]
 
     assert batches(0, 1) == [a | b for a, b in zip(batches(0, 2), batches(1, 2), strict=True)]
+
+
+def trainer_of(rank=0, world_size=1, device="cpu"):
+    strategy = SimpleNamespace(root_device=torch.device(device))
+    return SimpleNamespace(overfit_batches=0, global_rank=rank, world_size=world_size, strategy=strategy)
+
+
+@pytest.mark.parametrize("tier", ["memory", "disk"])
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_batches_for_a_gpu_are_pinned_where_they_come_from_the_host(prepared, tier, device):
+    data = CTRDataModule(prepared, batch_size=60, tier=tier)
+    data.trainer = trainer_of(device=device)
+    assert [stream.pin for stream in (data.train_dataloader(), data.test_dataloader())] == [device == "cuda"] * 2

@@ -1,4 +1,5 @@
 import threading
+import time
 
 import polars as pl
 import pytest
@@ -8,7 +9,7 @@ from hypothesis import strategies as st
 
 from tf4ctr.data import stream as stream_module
 from tf4ctr.data.preparation import GROUP, LABEL
-from tf4ctr.data.stream import DiskStream, MemoryStream
+from tf4ctr.data.stream import Batch, DiskStream, MemoryStream
 from tf4ctr.errors import InputError
 
 
@@ -157,3 +158,21 @@ def test_a_run_does_not_go_on_in_another_order(prepared):
     state = on_disk(prepared, "train", 64, shuffle=True).state_dict()
     with pytest.raises(InputError, match=r"began with rows in the order 'pools of 2 batches of 64'.*stream=disk"):
         MemoryStream(prepared, "train", 64, shuffle=True).load_state_dict(state)
+
+
+@tiers
+def test_pinned_batches_are_the_same_each_made_while_the_one_before_is_in_use(prepared, make, monkeypatch):
+    made = []
+    monkeypatch.setattr(Batch, "pin", lambda batch: made.append(threading.current_thread()) or batch)  # a CPU has no page-locked memory
+    stream = make(prepared, "train", 64, shuffle=True, seed=3, pin=True)
+    expected = list(make(prepared, "train", 64, shuffle=True, seed=3))
+    batches = iter(stream)
+    found = [next(batches)]
+    deadline = time.monotonic() + 10
+    while len(made) < 2 and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert len(made) == 2
+    found += batches
+    assert rows(found) == rows(expected)
+    assert [len(batch.label) for batch in found] == [len(batch.label) for batch in expected]
+    assert threading.main_thread() not in made

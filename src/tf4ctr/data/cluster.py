@@ -17,7 +17,7 @@ import ray
 import ray.data
 
 from tf4ctr.data import faults, preparation
-from tf4ctr.data.preparation import ROW_GROUP_SIZE, SPLIT
+from tf4ctr.data.preparation import PARQUET, SPLIT
 from tf4ctr.data.schema import Schema
 from tf4ctr.data.spec import ALL, SPLITS, DatasetSpec, RawFiles
 from tf4ctr.data.vocabulary import Counts
@@ -88,7 +88,7 @@ def encode(
         for number, split in enumerate(SPLITS):
             files = [path for n in range(len(blocks)) for path in sorted((parts / source / str(n)).glob(f"{SPLIT}={number}/*.parquet"))]
             if files:
-                pl.scan_parquet(files).sink_parquet(folder / f"{split}.parquet", row_group_size=ROW_GROUP_SIZE, engine="streaming")
+                pl.scan_parquet(files).sink_parquet(folder / f"{split}.parquet", engine="streaming", **PARQUET)
     shutil.rmtree(parts)
 
 

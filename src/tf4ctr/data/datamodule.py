@@ -2,6 +2,7 @@
 
 import logging
 from pathlib import Path
+from typing import Any
 
 import psutil
 import torch
@@ -63,7 +64,7 @@ class CTRDataModule(LightningDataModule):
     @property
     def _overfits(self) -> bool:
         """Whether the same training batches are taken in every epoch, and validated on."""
-        return bool(self.trainer and self.trainer.overfit_batches)
+        return bool(self.trainer and self.trainer.overfit_batches)  # type: ignore[attr-defined]
 
     def setup(self, stage: str) -> None:
         """Settle the tier where it is `auto`.
@@ -99,9 +100,11 @@ class CTRDataModule(LightningDataModule):
 
     def _stream(self, split: str, batch_size: int, shuffle: bool = False) -> Stream:
         rank = self.trainer.global_rank if self.trainer else 0
-        options = {"shuffle": shuffle, "seed": self.seed, "rank": rank, "world_size": self._ranks}
+        options: dict[str, Any] = {"shuffle": shuffle, "seed": self.seed, "rank": rank, "world_size": self._ranks}
         batch_size //= self._ranks
+        if self.tier == "device":
+            return MemoryStream(self.prepared_dir, split, batch_size, device=self.device, **options)
+        options["pin"] = self.device.type == "cuda"
         if self.tier == "disk":
             return DiskStream(self.prepared_dir, split, batch_size, shuffle_rows=self.shuffle_rows, **options)
-        device = self.device if self.tier == "device" else None
-        return MemoryStream(self.prepared_dir, split, batch_size, device=device, **options)
+        return MemoryStream(self.prepared_dir, split, batch_size, **options)

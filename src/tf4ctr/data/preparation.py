@@ -26,6 +26,8 @@ log = logging.getLogger(__name__)
 
 FORMAT = 2  # of the prepared folder; a change of it makes older folders be prepared again
 ROW_GROUP_SIZE = 100_000
+# lz4 takes a fifth more room than zstd and streams a fifth faster
+PARQUET: dict[str, Any] = {"row_group_size": ROW_GROUP_SIZE, "compression": "lz4"}
 BATCH_ROWS = 100_000  # rows counted at a time
 TOP_VALUES = 3  # of each field in the report
 LABEL, GROUP, SPLIT = "__label", "__group", "__split"
@@ -208,7 +210,7 @@ def write_parts(rows: pl.LazyFrame, encoders: list[pl.Expr], folder: Path) -> No
     """Encode rows into `folder/__split=N/FILE.parquet`, one file a split that has rows."""
     # one file, however large: left to itself polars begins another at some gigabytes
     by_split = pl.PartitionBy(folder, key=SPLIT, include_key=False, approximate_bytes_per_file=None)
-    rows.select(SPLIT, *encoders).sink_parquet(by_split, row_group_size=ROW_GROUP_SIZE, mkdir=True, engine="streaming")
+    rows.select(SPLIT, *encoders).sink_parquet(by_split, mkdir=True, engine="streaming", **PARQUET)
 
 
 def _check_space(spec: DatasetSpec, raw: RawFiles, folder: Path) -> None:

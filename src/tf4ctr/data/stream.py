@@ -6,7 +6,7 @@ and *disk* (row groups in a random order, shuffled again within a pool of rows).
 
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import accumulate
 from pathlib import Path
@@ -34,15 +34,19 @@ class Batch(NamedTuple):
     def take(self, rows: Tensor | slice) -> "Batch":
         """Some of the rows; a slice is a view."""
 
-        def of(part: Tensor) -> Tensor:
-            # index_select copies whole rows: several times as fast as indexing
-            return part[rows] if isinstance(rows, slice) else part.index_select(0, rows)
-
-        return Batch(of(self.ids), of(self.label), None if self.group is None else of(self.group))
+        # index_select copies whole rows: several times as fast as indexing
+        return self._each(lambda part: part[rows] if isinstance(rows, slice) else part.index_select(0, rows))
 
     def to(self, device: torch.device | None) -> "Batch":
-        """The same rows on a device; None for where they are."""
-        return Batch(self.ids.to(device), self.label.to(device), None if self.group is None else self.group.to(device))
+        """The same rows on a device, None for where they are; from page-locked memory without waiting for the copy."""
+        return self._each(lambda part: part.to(device, non_blocking=part.is_pinned()))
+
+    def pin(self) -> "Batch":
+        """The same rows in page-locked memory."""
+        return self._each(Tensor.pin_memory)
+
+    def _each(self, work: Callable[[Tensor], Tensor]) -> "Batch":
+        return Batch(work(self.ids), work(self.label), None if self.group is None else work(self.group))
 
 
 class Stream(ABC):
@@ -56,6 +60,8 @@ class Stream(ABC):
         shuffle: a new order each epoch, from (seed, epoch); that is training, where all ranks get the same number of rows.
         seed: of the order.
         rank, world_size: whose share of the rows this is.
+        pin: batches come in page-locked memory, each made by a thread while the one before it is in use; for an accelerator that
+            gets them from the host.
 
     `epoch` and `position` (batches already trained on in this epoch) say where iteration starts; they are the state that is saved.
     Iterating does not move them: whoever trains says `start_epoch` and sets `position` once a batch has really been used,
@@ -65,12 +71,20 @@ class Stream(ABC):
     order = "full"  # how far rows are shuffled: a run can only go on in the order that it began in
 
     def __init__(
-        self, folder: Path, split: str, batch_size: int, shuffle: bool = False, seed: int = 0, rank: int = 0, world_size: int = 1
+        self,
+        folder: Path,
+        split: str,
+        batch_size: int,
+        shuffle: bool = False,
+        seed: int = 0,
+        rank: int = 0,
+        world_size: int = 1,
+        pin: bool = False,
     ) -> None:
         self.schema = Schema.load(folder)
         self.path = folder / f"{split}.parquet"
         self.batch_size, self.shuffle, self.seed = batch_size, shuffle, seed
-        self.rank, self.world_size = rank, world_size
+        self.rank, self.world_size, self.pin = rank, world_size, pin
         self.epoch = 0
         self.position = 0
         self.split_rows = count_rows(folder, split)
@@ -81,9 +95,20 @@ class Stream(ABC):
     def __len__(self) -> int:
         return len(self._bounds()) - 1
 
-    @abstractmethod
     def __iter__(self) -> Iterator[Batch]:
         """Batches of this epoch, from `position` on."""
+        return self._pinned() if self.pin else self._batches()
+
+    @abstractmethod
+    def _batches(self) -> Iterator[Batch]: ...
+
+    def _pinned(self) -> Iterator[Batch]:
+        batches = map(Batch.pin, self._batches())
+        with ThreadPoolExecutor(1) as thread:
+            coming = thread.submit(next, batches, None)
+            while (batch := coming.result()) is not None:
+                coming = thread.submit(next, batches, None)
+                yield batch
 
     def _bounds(self) -> list[int]:
         """Row at which each batch starts, and the end."""
@@ -135,7 +160,7 @@ class MemoryStream(Stream):
         super().__init__(*args, **options)
         self.held = self._tensors(pl.read_parquet(self.path)).to(device)
 
-    def __iter__(self) -> Iterator[Batch]:
+    def _batches(self) -> Iterator[Batch]:
         order, bounds = self._order().to(self.held.label.device), self._bounds()
         for number in range(self.position, len(bounds) - 1):
             yield self.held.take(order[bounds[number] : bounds[number + 1]])
@@ -162,7 +187,7 @@ class DiskStream(Stream):
         self.order = f"pools of {self.pool_batches} batches of {self.batch_size}"
         self._table = pl.scan_parquet(self.path)
 
-    def __iter__(self) -> Iterator[Batch]:
+    def _batches(self) -> Iterator[Batch]:
         stretches, bounds = self._stretches(), self._bounds()
         pools = range(self.position // self.pool_batches, -(-(len(bounds) - 1) // self.pool_batches))
         with ThreadPoolExecutor(AHEAD) as readers:

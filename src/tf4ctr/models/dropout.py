@@ -29,9 +29,17 @@ class Dropout(nn.Module):
         if x.device.type != "cpu":
             return F.dropout(x, self.share)
         dropped = round(self.share * WORDS)
-        words = torch.randint(-(2**63), 2**63 - 1, ((x.numel() + 3) // 4,)).view(torch.int16)
-        keep = words[: x.numel()].view(x.shape) >= dropped - WORDS // 2
+        keep = _words((x.numel() + 3) // 4)[: x.numel()].view(x.shape) >= dropped - WORDS // 2
         return x * keep.to(x.dtype).mul_(WORDS / (WORDS - dropped))
 
     def extra_repr(self) -> str:
         return f"share={self.share}"
+
+
+def _words(count: int) -> Tensor:
+    """`count` random words of 64 bits, as four int16 each."""
+    if torch.compiler.is_compiling():  # it knows no `random_` in place; these are the same words, but for one in 2**64
+        words = torch.randint(-(2**63), 2**63 - 1, (count,)) ^ -(2**63)
+    else:
+        words = torch.empty(count, dtype=torch.int64).random_(-(2**63), None)
+    return words.view(torch.int16)
