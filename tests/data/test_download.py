@@ -48,6 +48,9 @@ class Handler(BaseHTTPRequestHandler):
         self.answer(body=True)
 
     def answer(self, body):
+        if self.path.startswith("/api/"):  # what the hub's client asks beside the file, once a process
+            self.send_error(404)
+            return
         content = self.server.content
         start = int((self.headers.get("Range") or "bytes=0-").split("=")[1].split("-")[0]) if body else 0
         self.send_response(206 if start else 200)

@@ -60,9 +60,7 @@ def read(
                     counter.add(part.select(pl.col("value").alias(counter.name), pl.col("count").cast(pl.UInt32)))
         table = pl.DataFrame([{SPLIT: number, **found} for number, found in checks.items()])
         summary |= preparation.checked(spec, raw, split, table)
-    faults.refuse_counts(spec, raw, {split: summary[split]["rows"] for split in SPLITS})
-    seen = {name: counter.seen(spec.min_count) for name, counter in counters.items()}
-    return summary, seen, groups.seen(1).get_column(groups.name) if groups else None
+    return preparation.known_values(spec, raw, summary, counters, groups)
 
 
 def encode(

@@ -181,6 +181,13 @@ def _read(
             except (pl.exceptions.ComputeError, pl.exceptions.SchemaError, OSError) as error:
                 faults.refuse_unreadable(spec, raw, split, error)
         summary |= checked(spec, raw, split, checks)
+    return known_values(spec, raw, summary, counts, groups)
+
+
+def known_values(
+    spec: DatasetSpec, raw: RawFiles, summary: dict[str, dict[str, Any]], counts: dict[str, Counts], groups: Counts | None
+) -> tuple[dict[str, dict[str, Any]], dict[str, pl.DataFrame], pl.Series | None]:
+    """What the first pass yields from all that it has counted."""
     faults.refuse_counts(spec, raw, {split: summary[split]["rows"] for split in SPLITS})
     seen = {name: counter.seen(spec.min_count) for name, counter in counts.items()}
     return summary, seen, groups.seen(1).get_column(groups.name) if groups else None
