@@ -74,7 +74,8 @@ def wandb_logger(
         log.info("W&B: no API key found, logging offline; later: wandb sync %s/wandb/offline-run-*", save_dir)
     import wandb  # not at the top: half a second that a run without W&B should not pay
 
-    settings = wandb.Settings(silent=True, console="off", disable_git=True)
+    settings = wandb.Settings(silent=True, show_warnings=False, console="off", disable_git=True)
+    wandb.setup(settings=settings)  # or it warns of a setting that is Lightning's, not the person's
     return WandbLogger(project=project, name=name, group=group, entity=entity, save_dir=save_dir, mode=mode, id=id, settings=settings)
 
 
