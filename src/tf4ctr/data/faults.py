@@ -82,7 +82,7 @@ def _refuse_first(spec: DatasetSpec, raw: RawFiles, split: str, bad: pl.Expr, co
             row, value = rows.row(0)
             again = " (the header again: files put one after the other?)" if value == column else ""
             raise InputError(
-                f"{path}, line {row + raw.first_line}: column '{column}' is {value!r}{again}, expected {expected} ({count:,} such rows)"
+                f"{path}, line {raw.line_of(path, row)}: column '{column}' is {value!r}{again}, expected {expected} ({count:,} such rows)"
             )
 
 

@@ -157,6 +157,11 @@ def kkbox(paths: list[Path], columns: list[str]) -> pl.LazyFrame:
     return rows.select(*columns, "__short")
 
 
+def line_of(path: Path, number: int) -> int:
+    """Where in a text file (from 1) the line is that comes as `number` (from 0) of those that are not blank."""
+    return _lines(path).slice(number, 1).select("row").collect(engine="streaming").item() + 1
+
+
 def _lines(path: Path) -> pl.LazyFrame:
     """`row` and `line`, blank lines left out."""
     return pl.scan_lines(path, row_index_name="row").filter(pl.col("line").str.strip_chars() != "")

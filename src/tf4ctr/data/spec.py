@@ -8,7 +8,7 @@ from typing import Any
 
 import polars as pl
 
-from tf4ctr.data.readers import READERS, BadRow, gzipped
+from tf4ctr.data.readers import READERS, BadRow, gzipped, line_of
 from tf4ctr.data.transforms import TRANSFORMS
 from tf4ctr.errors import InputError, did_you_mean
 
@@ -98,6 +98,11 @@ class RawFiles:
     def first_line(self) -> int:
         """Line of a file's first row."""
         return 1 if self.options.get("header") else READERS[self.reader].first_line
+
+    def line_of(self, path: Path, row: int) -> int:
+        """Line of a file's row (from 0), blank ones counted."""
+        number = self.first_line + row - 1
+        return number + 1 if self.reader == "parquet" else line_of(path, number)
 
     @property
     def bytes(self) -> int:
