@@ -21,7 +21,7 @@ from tf4ctr.data.preparation import GROUP, LABEL, ROW_GROUP_SIZE
 from tf4ctr.data.schema import Schema
 from tf4ctr.errors import InputError
 
-AHEAD = 2  # pools of rows that are read before they are needed, each by a thread
+AHEAD = 2  # pools of rows that are read before they are needed
 
 
 class Batch(NamedTuple):
@@ -172,7 +172,7 @@ class MemoryStream(Stream):
 
 
 class DiskStream(Stream):
-    """The split read from disk as it is needed, by threads that are ahead by pools of rows; memory does not grow with the rows.
+    """The split read from disk as it is needed, by a thread that is ahead by pools of rows; memory does not grow with the rows.
 
     In training the row groups come in a random order; each rank takes an equal stretch of it, in pools of `shuffle_rows` rows that
     are fully shuffled. In evaluation the rows come in the file's order.
@@ -190,12 +190,12 @@ class DiskStream(Stream):
     def _batches(self) -> Iterator[Batch]:
         stretches, bounds = self._stretches(), self._bounds()
         pools = range(self.position // self.pool_batches, -(-(len(bounds) - 1) // self.pool_batches))
-        with ThreadPoolExecutor(AHEAD) as readers:
-            coming = deque(readers.submit(self._read, stretches, bounds, pool) for pool in pools[:AHEAD])
+        with ThreadPoolExecutor(1) as reader:
+            coming = deque(reader.submit(self._read, stretches, bounds, pool) for pool in pools[:AHEAD])
             for pool in pools:
                 (held, order), first = coming.popleft().result(), pool * self.pool_batches
                 if pool + AHEAD in pools:
-                    coming.append(readers.submit(self._read, stretches, bounds, pool + AHEAD))
+                    coming.append(reader.submit(self._read, stretches, bounds, pool + AHEAD))
                 for number in range(max(first, self.position), min(first + self.pool_batches, len(bounds) - 1)):
                     rows = slice(bounds[number] - bounds[first], bounds[number + 1] - bounds[first])
                     yield held.take(rows if order is None else order[rows])
