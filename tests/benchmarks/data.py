@@ -145,7 +145,7 @@ def main(rows: int = 40_400_000, pairs: int = 3) -> None:
     for column in ("work", "million rows/s", "peak PSS, GB", "peak RSS, GB"):
         table.add_column(column, justify="left" if column == "work" else "right")
     for name, measured in found.items():
-        table.add_row(name, *(_spread(values) for values in (np.array(measured) / [1e6, 1, 1]).T))
+        table.add_row(name, *(spread(values) for values in (np.array(measured) / [1e6, 1, 1]).T))
     console.print(table)
 
     ratios = Table(title="ratios, pair by pair: median (smallest to largest)")
@@ -154,7 +154,7 @@ def main(rows: int = 40_400_000, pairs: int = 3) -> None:
 
     def ratio(what: str, above: str, below: str, column: int) -> None:
         pairs_ = zip(found[above], found[below] * len(found[above]), strict=False)
-        ratios.add_row(what, _spread(np.array([a[column] / b[column] for a, b in pairs_])))
+        ratios.add_row(what, spread(np.array([a[column] / b[column] for a, b in pairs_])))
 
     ratio("preparation, rows a second: ours / FuxiCTR", "prepare, ours", "prepare, FuxiCTR", 0)
     ratio("preparation, memory (PSS): ours / FuxiCTR", "prepare, ours", "prepare, FuxiCTR", 1)
@@ -172,7 +172,8 @@ def main(rows: int = 40_400_000, pairs: int = 3) -> None:
     console.print(f"{rows:,} rows, {len(files) or 'kept'} files written, prepared in {whole:.0f} s")
 
 
-def _spread(values: np.ndarray) -> str:
+def spread(values: np.ndarray) -> str:
+    """Median (smallest to largest)."""
     return f"{np.median(values):.3f} ({values.min():.3f} to {values.max():.3f})"
 
 

@@ -15,19 +15,19 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from functools import partial
 from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import torch
+from bench import make_module, seconds
 from rich.console import Console
 from rich.table import Table
 
+from data import WORK, spread
 from tf4ctr.metrics import grouped_auc
 
 ROOT = Path(__file__).resolve().parents[2]
-WORK = ROOT / "data" / "bench"
 BATCH, STEPS = 10_000, 8
 PEERS = {name: ROOT / f".venv-{name}" / "bin" / "python" for name in ("fuxictr", "deepctr")}
 SIMPLE, COMPLEX = [80, 400, 400, 1], [160, 400, 400, 400, 1]  # widths of the two encoders and their heads
@@ -73,20 +73,10 @@ def ours(prepared: str, *overrides: str) -> list[float]:
 def steps(half: bool) -> dict[str, Callable[[], None]]:
     """A training step of ours, and the matrix products in it alone: of each layer forward, and by weights and input backward."""
     from tf4ctr.data.schema import Field, Schema
-    from tf4ctr.models.dfm import WeightedSum
-    from tf4ctr.models.embedding import FieldEmbedding
-    from tf4ctr.models.encoders.mlp import MLP
-    from tf4ctr.models.losses import TFLoss
-    from tf4ctr.models.network import Network
-    from tf4ctr.models.ssem import SeparateRepresentation
-    from tf4ctr.module import CTRModule
-    from tf4ctr.optim import RowwiseAdam
 
     sizes = (942, 4084, 9, 9, 4, 5, 4, 11, 82, 233)
     schema = Schema("frappe", tuple(Field(f"field{number}", size) for number, size in enumerate(sizes)), "label")
-    simple, complex_ = (partial(MLP, hidden_units=widths[1:-1], dropout=0.2) for widths in (SIMPLE, COMPLEX))
-    network = Network(schema, FieldEmbedding, 16, SeparateRepresentation, {"simple": simple, "complex": complex_}, WeightedSum)
-    module = CTRModule(schema, network, TFLoss(0.25, 1, 0.7), partial(RowwiseAdam, lr=1e-3, fused=True), 0.1).train()
+    module = make_module(schema).train()
     optimizer = module.configure_optimizers()
     ids = torch.stack([start + torch.randint(1, size, (BATCH,)) for start, size in zip(schema.offsets, sizes, strict=True)], 1).int()
     label = torch.randint(0, 2, (BATCH,)).float()
@@ -113,12 +103,6 @@ def steps(half: bool) -> dict[str, Callable[[], None]]:
             torch.mm(x.T, gradient)
 
     return {"ours": step, "products": products}
-
-
-def seconds(work: Callable[[], object]) -> float:
-    started = time.perf_counter()
-    work()
-    return time.perf_counter() - started
 
 
 def measure(*command: object) -> list[float]:
@@ -181,11 +165,11 @@ def main(raw: str = "", pairs: int = 3) -> None:
     for name, measured in found.items():
         for what, values in zip(("an epoch with validation", "an evaluation", "gAUC alone"), np.array(measured).T, strict=False):
             if not np.isnan(values).any():
-                table.add_row(f"{name}: {what}", _spread(values))
+                table.add_row(f"{name}: {what}", spread(values))
     for name, measured in stepped.items():
         for what, values in zip(("a training step", "its matrix products alone"), np.array(measured).T, strict=True):
-            table.add_row(f"{what}, {name}", _spread(values))
-    table.add_row("gAUC of 5,000,000 rows in 100,000 groups", _spread(np.array(many)))
+            table.add_row(f"{what}, {name}", spread(values))
+    table.add_row("gAUC of 5,000,000 rows in 100,000 groups", spread(np.array(many)))
     console.print(table)
 
     ratios = Table(title="ratios, pair by pair: median (smallest to largest)")
@@ -196,16 +180,12 @@ def main(raw: str = "", pairs: int = 3) -> None:
             for name in ("ours", "ours, bf16"):
                 ratio = np.array(found[peer])[:, number] / np.array(found[name])[:, number]
                 if not np.isnan(ratio).any() and (number < 2 or name == "ours"):
-                    ratios.add_row(f"{what}: {peer} / {name}", _spread(ratio))
+                    ratios.add_row(f"{what}: {peer} / {name}", spread(ratio))
     for name, measured in stepped.items():
-        ratios.add_row(f"a training step / its matrix products, {name}", _spread(np.divide(*np.array(measured).T)))
+        ratios.add_row(f"a training step / its matrix products, {name}", spread(np.divide(*np.array(measured).T)))
     console.print(ratios)
-    gaucs = {name: _spread(np.array(measured)[:, 3]) for name, measured in found.items() if not np.isnan(measured[0][3])}
+    gaucs = {name: spread(np.array(measured)[:, 3]) for name, measured in found.items() if not np.isnan(measured[0][3])}
     console.print(f"gAUC of the validation split after two epochs: {gaucs}")
-
-
-def _spread(values: np.ndarray) -> str:
-    return f"{np.median(values):.3f} ({values.min():.3f} to {values.max():.3f})"
 
 
 if __name__ == "__main__":

@@ -36,37 +36,45 @@ class Block(NamedTuple):
     limit: int = -1
 
 
-def read(
-    spec: DatasetSpec, raw: RawFiles, sources: dict[str, pl.LazyFrame], step: Callable[..., Any]
-) -> tuple[dict[str, dict[str, Any]], dict[str, pl.DataFrame], pl.Series | None]:
-    """First pass, as preparation.py's: rows and click rate a split, each field's known values with their counts, all groups."""
+def open_blocks(spec: DatasetSpec, raw: RawFiles, step: Callable[..., Any]) -> dict[str, list[Block]]:
+    """Join or begin a cluster, and cut each split's raw files into blocks."""
     _start()
-    summary: dict[str, dict[str, Any]] = {}
-    counters = {field.name: Counts(field.name) for field in spec.fields}
-    groups = Counts(spec.group) if spec.group else None
+    sources = {}
     for split in raw.files:
-        checks: dict[int, dict[str, int]] = {}
-        with step(f"read {split}", None) as tick:
-            for frame in _run(_blocks(spec, raw, split), partial(_count, spec, raw)):
-                _refuse_unreadable(spec, raw, split, frame)
-                for (name,), part in frame.partition_by("name", as_dict=True, include_key=False).items():
-                    if name == CHECKS:
-                        for number, check, count in part.select(pl.col("value").str.splitn(" ", 2), "count").unnest("value").rows():
-                            found = checks.setdefault(int(number), {})
-                            found[check] = found.get(check, 0) + count
-                            tick(count if check == "rows" else 0)
-                        continue
-                    counter = groups if groups is not None and name == _group(spec) else counters[str(name)]
-                    counter.add(part.select(pl.col("value").alias(counter.name), pl.col("count").cast(pl.UInt32)))
-        table = pl.DataFrame([{SPLIT: number, **found} for number, found in checks.items()])
-        summary |= preparation.checked(spec, raw, split, table)
-    return preparation.known_values(spec, raw, summary, counters, groups)
+        preparation.open_rows(spec, raw, split)  # reads the headers, and tells files of different columns
+        sources[split] = _blocks(spec, raw, split, step)
+    return sources
+
+
+def count(
+    spec: DatasetSpec,
+    raw: RawFiles,
+    split: str,
+    blocks: list[Block],
+    counts: dict[str, Counts],
+    groups: Counts | None,
+    tick: Callable[[int], None],
+) -> pl.DataFrame:
+    """Count a split in the first pass, as preparation.py does; return the checks, a row a split."""
+    checks: dict[int, dict[str, int]] = {}
+    for frame in _run(blocks, partial(_count, spec, raw)):
+        _refuse_unreadable(spec, raw, split, frame)
+        for (name,), part in frame.partition_by("name", as_dict=True, include_key=False).items():
+            if name == CHECKS:
+                for number, check, found in part.select(pl.col("value").str.splitn(" ", 2), "count").unnest("value").rows():
+                    of_split = checks.setdefault(int(number), {})
+                    of_split[check] = of_split.get(check, 0) + found
+                    tick(found if check == "rows" else 0)
+                continue
+            counter = groups if groups is not None and name == _group(spec) else counts[str(name)]
+            counter.add(part.select(pl.col("value").alias(counter.name), pl.col("count").cast(pl.UInt32)))
+    return pl.DataFrame([{SPLIT: number, **found} for number, found in checks.items()])
 
 
 def encode(
     spec: DatasetSpec,
     raw: RawFiles,
-    sources: dict[str, pl.LazyFrame],
+    sources: dict[str, list[Block]],
     known: tuple[Schema, dict[str, pl.Series], pl.Series | None],
     counts: dict[str, int],
     folder: Path,
@@ -75,12 +83,10 @@ def encode(
     """Second pass, as preparation.py's: each block into files of its own, then these one after the other."""
     shared = ray.put(known)  # once a machine, not once a block
     parts = folder / "parts"
-    for source in raw.files:
-        blocks = _blocks(spec, raw, source)
+    for source, blocks in sources.items():
+        numbers = {block.path: number for number, block in enumerate(blocks)}
         with step(f"write {source}", counts.get(source, sum(counts.values()))) as tick:
-            for frame in _run(
-                blocks, partial(_encode, spec, raw, shared, {block.path: n for n, block in enumerate(blocks)}, parts / source)
-            ):
+            for frame in _run(blocks, partial(_encode, spec, raw, shared, numbers, parts / source)):
                 _refuse_unreadable(spec, raw, source, frame)
                 tick(frame["count"].sum())
         for number, split in enumerate(SPLITS):
@@ -105,15 +111,17 @@ def _run(blocks: list[Block], work: Callable[[dict[str, Any]], pa.Table]) -> Ite
         yield pl.DataFrame(pl.from_arrow(table.cast(COUNTED)))  # type: ignore[union-attr]
 
 
-def _blocks(spec: DatasetSpec, raw: RawFiles, split: str) -> list[Block]:
+def _blocks(spec: DatasetSpec, raw: RawFiles, split: str, step: Callable[..., Any]) -> list[Block]:
     """A block a file; rows are counted first where a row's number matters: without splits (they are drawn by it), or with a limit."""
     blocks = [Block(split, str(path)) for path in raw.files[split]]
     if split != ALL and spec.limit_rows is None:
         return blocks
     rows: dict[str, int] = {}
-    for frame in _run(blocks, partial(_rows, spec, raw)):
-        _refuse_unreadable(spec, raw, split, frame)
-        rows |= dict(frame.select("value", "count").rows())
+    with step(f"number {split}", None) as tick:
+        for frame in _run(blocks, partial(_rows, spec, raw)):
+            _refuse_unreadable(spec, raw, split, frame)
+            rows |= dict(frame.select("value", "count").rows())
+            tick(frame["count"].sum())
     first, numbered = 0, []
     for block in blocks:
         left = rows[block.path] if spec.limit_rows is None else max(0, min(rows[block.path], spec.limit_rows - first))

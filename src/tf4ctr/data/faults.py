@@ -1,5 +1,7 @@
 """Which line of which raw file is at fault, and what to do: looked for only once preparation has met something wrong."""
 
+from typing import NoReturn
+
 import polars as pl
 
 from tf4ctr.data.readers import gzipped
@@ -31,7 +33,7 @@ def bad_value(column: str, transform: str) -> pl.Expr:
     return (~pl.col(column).str.contains(TRANSFORMS[transform].pattern)).fill_null(False)
 
 
-def refuse_unreadable(spec: DatasetSpec, raw: RawFiles, split: str, error: Exception) -> None:
+def refuse_unreadable(spec: DatasetSpec, raw: RawFiles, split: str, error: Exception) -> NoReturn:
     """Raise for a raw file that the reader could not get through: the lines at fault where they can be told."""
     for path in raw.files[split]:
         if gzipped(path):

@@ -115,7 +115,7 @@ def _raw_dir(spec: DatasetSpec) -> Path:
 
 
 def _write(spec: DatasetSpec, folder: Path, engine: str) -> None:
-    read, encode = (_read, _encode) if engine == "polars" else _on_a_cluster()
+    open_sources, count, encode = (_open, _count, _encode) if engine == "polars" else _on_a_cluster()
     started = time.perf_counter()
     folder.mkdir(parents=True)
     with _progress(spec.name) as step:
@@ -125,9 +125,9 @@ def _write(spec: DatasetSpec, folder: Path, engine: str) -> None:
         raw = spec.raw_files(folder / "raw" if spec.generator is not None else _raw_dir(spec))
         fingerprint = raw.fingerprint()  # before reading: a file that changes meanwhile is then seen as changed
         _check_space(spec, raw, folder)
-        sources = {split: open_rows(spec, raw, split) for split in raw.files}
+        sources = open_sources(spec, raw, step)
 
-        summary, seen, groups = read(spec, raw, sources, step)
+        summary, seen, groups = _read(spec, raw, sources, count, step)
         values = {name: frame.get_column(name) for name, frame in seen.items()}
         fields = tuple(Field(field.name, vocabulary.size(values[field.name]), field.width) for field in spec.fields)
         schema = Schema(spec.name, fields, spec.label, spec.group)
@@ -150,7 +150,7 @@ def _write(spec: DatasetSpec, folder: Path, engine: str) -> None:
         "raw": None if spec.generator is not None else fingerprint,
         "splits": summary,
         "vocabulary_sizes": {field.name: field.vocabulary_size for field in schema.fields},
-        "best_auc": {split: _best_auc(spec, sources[split]) for split in SPLITS} if spec.click_probability else None,
+        "best_auc": {split: _best_auc(spec, open_rows(spec, raw, split)) for split in SPLITS} if spec.click_probability else None,
         "seconds": round(time.perf_counter() - started, 2),
     }
     shutil.rmtree(folder / "raw", ignore_errors=True)
@@ -159,38 +159,48 @@ def _write(spec: DatasetSpec, folder: Path, engine: str) -> None:
     log.info("prepared %s: %s rows in %.1f s -> %s", spec.name, f"{total:,}", manifest["seconds"], spec.prepared_dir)
 
 
-def _on_a_cluster() -> tuple[Callable[..., Any], Callable[..., Any]]:
+def _on_a_cluster() -> tuple[Callable[..., Any], Callable[..., Any], Callable[..., Any]]:
     try:
         from tf4ctr.data import cluster  # not at the top: an extra, and it needs this module
     except ImportError as error:
         raise InputError(f'engine=ray needs Ray ({error}): pip install -e ".[ray]"') from error
-    return cluster.read, cluster.encode
+    return cluster.open_blocks, cluster.count, cluster.encode
+
+
+def _open(spec: DatasetSpec, raw: RawFiles, step: Callable[..., Any]) -> dict[str, pl.LazyFrame]:
+    return {split: open_rows(spec, raw, split) for split in raw.files}
 
 
 def _read(
-    spec: DatasetSpec, raw: RawFiles, sources: dict[str, pl.LazyFrame], step: Callable[..., Any]
+    spec: DatasetSpec, raw: RawFiles, sources: dict[str, Any], count: Callable[..., pl.DataFrame], step: Callable[..., Any]
 ) -> tuple[dict[str, dict[str, Any]], dict[str, pl.DataFrame], pl.Series | None]:
     """First pass over all raw rows: rows and click rate a split, each field's known values with their counts, all groups."""
     summary: dict[str, dict[str, Any]] = {}
     counts = {field.name: Counts(field.name) for field in spec.fields}
     groups = Counts(spec.group) if spec.group else None
-    for split, rows in sources.items():
+    for split, source in sources.items():
         with step(f"read {split}", None) as tick:
-            try:
-                checks = count_batches(spec, rows, counts if split in ("train", ALL) else {}, groups, tick)
-            except (pl.exceptions.ComputeError, pl.exceptions.SchemaError, OSError) as error:
-                faults.refuse_unreadable(spec, raw, split, error)
-        summary |= checked(spec, raw, split, checks)
-    return known_values(spec, raw, summary, counts, groups)
-
-
-def known_values(
-    spec: DatasetSpec, raw: RawFiles, summary: dict[str, dict[str, Any]], counts: dict[str, Counts], groups: Counts | None
-) -> tuple[dict[str, dict[str, Any]], dict[str, pl.DataFrame], pl.Series | None]:
-    """What the first pass yields from all that it has counted."""
+            checks = count(spec, raw, split, source, counts if split in ("train", ALL) else {}, groups, tick)
+        summary |= _checked(spec, raw, split, checks)
     faults.refuse_counts(spec, raw, {split: summary[split]["rows"] for split in SPLITS})
     seen = {name: counter.seen(spec.min_count) for name, counter in counts.items()}
     return summary, seen, groups.seen(1).get_column(groups.name) if groups else None
+
+
+def _count(
+    spec: DatasetSpec,
+    raw: RawFiles,
+    split: str,
+    rows: pl.LazyFrame,
+    counts: dict[str, Counts],
+    groups: Counts | None,
+    tick: Callable[[int], None],
+) -> pl.DataFrame:
+    """Count a source of the first pass; return the checks, a row a split."""
+    try:
+        return count_batches(spec, rows, counts, groups, tick)
+    except (pl.exceptions.ComputeError, pl.exceptions.SchemaError, OSError) as error:
+        faults.refuse_unreadable(spec, raw, split, error)
 
 
 def _encode(
@@ -286,7 +296,7 @@ def count_batches(
     return pl.concat(found).group_by(SPLIT).sum() if found else pl.DataFrame()
 
 
-def checked(spec: DatasetSpec, raw: RawFiles, source: str, checks: pl.DataFrame) -> dict[str, dict[str, Any]]:
+def _checked(spec: DatasetSpec, raw: RawFiles, source: str, checks: pl.DataFrame) -> dict[str, dict[str, Any]]:
     """Return rows and click rate of each split in a source, or raise with the first bad line."""
     counted = {row[SPLIT]: row for row in checks.rows(named=True)}
     for found in counted.values():
