@@ -41,7 +41,7 @@ def test_labels_and_groups(spec, prepared):
     raw = pl.read_csv(spec.raw_dir / "test.csv")
     rows = pl.read_parquet(prepared / "test.parquet")
     assert rows[LABEL].to_list() == raw["click"].to_list()
-    assert rows[LABEL].dtype == pl.Float32
+    assert rows[LABEL].dtype == pl.Int32
     assert rows[GROUP].dtype == pl.Int64
     # the same user has the same group in every split, also where the vocabulary does not know the user
     seen = {}

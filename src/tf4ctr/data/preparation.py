@@ -24,7 +24,7 @@ from tf4ctr.errors import InputError, did_you_mean
 
 log = logging.getLogger(__name__)
 
-FORMAT = 2  # of the prepared folder; a change of it makes older folders be prepared again
+FORMAT = 3  # of the prepared folder; a change of it makes older folders be prepared again
 ROW_GROUP_SIZE = 100_000
 # lz4 takes a fifth more room than zstd and streams a fifth faster
 PARQUET: dict[str, Any] = {"row_group_size": ROW_GROUP_SIZE, "compression": "lz4"}
@@ -315,7 +315,7 @@ def make_encoders(spec: DatasetSpec, schema: Schema, values: dict[str, pl.Series
         for field, offset in zip(schema.fields, schema.offsets, strict=True)
         for column in vocabulary.encode(field, made[field.name], values[field.name], offset)
     ]
-    encoders.append(pl.col(spec.label).cast(pl.Float32).alias(LABEL))
+    encoders.append(pl.col(spec.label).cast(pl.Int32).alias(LABEL))
     if groups is not None:
         # a group code is an index into all groups of all splits: a user unseen in training is still one user
         encoders.append(pl.col(str(spec.group)).cast(pl.Enum(groups)).to_physical().cast(pl.Int64).fill_null(len(groups)).alias(GROUP))

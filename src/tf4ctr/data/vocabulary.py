@@ -31,8 +31,9 @@ class Counts:
             self._merge()
 
     def _merge(self) -> None:
-        parts = pl.concat([self._merged, *self._pending])
-        self._merged, self._pending = parts.group_by(self.name).agg(pl.col("count").sum()), []
+        # the streaming engine adds as it goes; the other one lists the rows of every value first
+        merged = pl.concat([self._merged, *self._pending]).lazy().group_by(self.name).agg(pl.col("count").sum())
+        self._merged, self._pending = merged.collect(engine="streaming"), []
 
     def seen(self, min_count: int) -> pl.DataFrame:
         """Values seen at least `min_count` times and their counts, sorted by value: columns `name` and `count`."""
