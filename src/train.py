@@ -39,6 +39,7 @@ def train(config: DictConfig) -> float | None:
     from tf4ctr.loggers import send_pictures
 
     cli.quiet_lightning()
+    cli.keep_memory()
     if not cli.is_first_rank():
         logging.getLogger().setLevel(logging.WARNING)  # the first one says it all
     started = time.perf_counter()

@@ -1,3 +1,6 @@
+import subprocess
+import sys
+
 import pytest
 from hydra import compose, initialize_config_dir
 from hydra.errors import MissingConfigException
@@ -43,3 +46,23 @@ def test_a_fault_of_ours_keeps_its_traceback():
 
 def test_did_you_mean_lists_everything_where_nothing_is_near():
     assert did_you_mean("zzz", ["b", "a"]) == "choose from: a, b"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only glibc hands memory back and takes it again")
+def test_memory_that_was_freed_is_kept_for_the_next_step():
+    steps = """
+import resource, sys, torch
+from tf4ctr import cli
+if sys.argv[1] == "keep":
+    cli.keep_memory()
+for step in range(5):
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    _ = [torch.ones(10_000_000) for _ in range(2)], None
+    del _
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+    faults = {
+        how: int(subprocess.run([sys.executable, "-c", steps, how], capture_output=True, text=True, check=True).stdout)
+        for how in ("keep", "return")
+    }
+    assert faults["keep"] < 100 < 10_000 < faults["return"]

@@ -1,5 +1,6 @@
 """What an entry point does around its main function: resolvers first, and errors told as a person would tell them."""
 
+import ctypes
 import logging
 import os
 import signal
@@ -48,6 +49,16 @@ def quiet_lightning() -> None:
     # its use of torch's tree utilities, a folder that a resumed run is meant to find full, and metrics that are the same on all ranks
     for noise in (".*LeafSpec.*is deprecated", "Checkpoint directory .* exists and is not empty", ".*`self.log\\(.*, sync_dist=True\\)`"):
         warnings.filterwarnings("ignore", noise)
+
+
+def keep_memory() -> None:
+    """Let the C library keep memory that was freed. A step frees what it took, hundreds of megabytes on a CPU, and glibc hands that back to
+    the kernel, which has to clear every page again for the next step: up to a fifth of the step's time. Nothing where there is no glibc."""
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
+    if mallopt:
+        trim_threshold, mmap_threshold = -1, -3  # their numbers in malloc.h
+        mallopt(trim_threshold, 2**31 - 1)
+        mallopt(mmap_threshold, 2**30) or mallopt(mmap_threshold, 2**25)  # before 2.35 glibc takes no more
 
 
 def is_first_rank() -> bool:

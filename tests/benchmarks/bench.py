@@ -19,7 +19,7 @@ from rich.table import Table
 from sklearn.metrics import roc_auc_score
 from torch.utils.data import DataLoader, Dataset
 
-from tf4ctr.cli import quiet_lightning
+from tf4ctr.cli import keep_memory, quiet_lightning
 from tf4ctr.data.datamodule import CTRDataModule
 from tf4ctr.data.preparation import prepare
 from tf4ctr.data.schema import Field, Schema
@@ -158,6 +158,7 @@ def seconds(work: Callable[[], object]) -> float:
 
 def main() -> None:
     quiet_lightning()
+    keep_memory()
     table = Table(title=f"torch {torch.__version__}, {torch.get_num_threads()} threads, {platform.machine()}, {RUNS} pairs")
     for column in ("work", "ours", "theirs", "theirs / ours"):
         table.add_column(column, justify="left" if column == "work" else "right")

@@ -15,6 +15,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 
@@ -23,9 +24,12 @@ import torch
 from bench import make_module, seconds
 from rich.console import Console
 from rich.table import Table
+from torch import Tensor
 
 from data import WORK, spread
+from tf4ctr.cli import keep_memory
 from tf4ctr.metrics import grouped_auc
+from tf4ctr.models.affine import product
 
 ROOT = Path(__file__).resolve().parents[2]
 BATCH, STEPS = 10_000, 8
@@ -53,6 +57,7 @@ def ours(prepared: str, *overrides: str) -> list[float]:
 
     cli.register_resolvers()
     cli.quiet_lightning()
+    cli.keep_memory()
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"), tempfile.TemporaryDirectory() as folder:
         options = ["experiment=paper/frappe", "trainer=cpu", "trainer.max_epochs=2", "logger=csv", f"hydra.runtime.output_dir={folder}"]
         config = compose("train", [*options, *overrides], return_hydra_config=True)
@@ -71,7 +76,10 @@ def ours(prepared: str, *overrides: str) -> list[float]:
 
 
 def steps(half: bool) -> dict[str, Callable[[], None]]:
-    """A training step of ours, and the matrix products in it alone: of each layer forward, and by weights and input backward."""
+    """A training step of ours, and the matrix products in it alone: of each layer forward, and by weights and input backward.
+
+    The products come as torch multiplies, and in fp32 also as oneDNN does, through the operator that our layers call.
+    """
     from tf4ctr.data.schema import Field, Schema
 
     sizes = (942, 4084, 9, 9, 4, 5, 4, 11, 82, 233)
@@ -96,13 +104,14 @@ def steps(half: bool) -> dict[str, Callable[[], None]]:
         for width, into in pairwise(widths)
     ]
 
-    def products() -> None:
+    def products(multiply: Callable[[Tensor, Tensor], Tensor]) -> None:
         for x, weight, gradient in layers:
-            torch.mm(x, weight)
-            torch.mm(gradient, weight.T)
-            torch.mm(x.T, gradient)
+            multiply(x, weight)
+            multiply(gradient, weight.T)
+            multiply(gradient.T, x)
 
-    return {"ours": step, "products": products}
+    works = {"a training step": step, "its products by torch.mm": partial(products, torch.mm)}
+    return works if half else {**works, "its products by oneDNN": partial(products, lambda left, right: product(left, right.T))}
 
 
 def measure(*command: object) -> list[float]:
@@ -148,12 +157,14 @@ def main(raw: str = "", pairs: int = 3) -> None:
         }.items():
             found.setdefault(name, []).append(measure(*command))
             console.print(f"pair {pair + 1}, {name}: {' '.join(f'{number:.4g}' for number in found[name][-1])}")
-    stepped: dict[str, list[list[float]]] = {}
+    stepped: dict[str, dict[str, np.ndarray]] = {}
+    keep_memory()
     for half in (False, True):
         works = steps(half)
         for each in works.values():
             seconds(each)
-        stepped["bf16" if half else "fp32"] = [[seconds(each) for each in works.values()] for _ in range(STEPS)]
+        runs = np.array([[seconds(each) for each in works.values()] for _ in range(STEPS)])
+        stepped["bf16" if half else "fp32"] = dict(zip(works, runs.T, strict=True))
     score, group = torch.randn(5_000_000), torch.randint(0, 100_000, (5_000_000,))
     label = torch.randint(0, 2, (5_000_000,)).float()
     many = [seconds(lambda: grouped_auc(score, label, group)) for _ in range(pairs)]
@@ -167,7 +178,7 @@ def main(raw: str = "", pairs: int = 3) -> None:
             if not np.isnan(values).any():
                 table.add_row(f"{name}: {what}", spread(values))
     for name, measured in stepped.items():
-        for what, values in zip(("a training step", "its matrix products alone"), np.array(measured).T, strict=True):
+        for what, values in measured.items():
             table.add_row(f"{what}, {name}", spread(values))
     table.add_row("gAUC of 5,000,000 rows in 100,000 groups", spread(np.array(many)))
     console.print(table)
@@ -182,7 +193,9 @@ def main(raw: str = "", pairs: int = 3) -> None:
                 if not np.isnan(ratio).any() and (number < 2 or name == "ours"):
                     ratios.add_row(f"{what}: {peer} / {name}", spread(ratio))
     for name, measured in stepped.items():
-        ratios.add_row(f"a training step / its matrix products, {name}", spread(np.divide(*np.array(measured).T)))
+        step, *products = measured
+        for what in products:
+            ratios.add_row(f"{step} / {what}, {name}", spread(measured[step] / measured[what]))
     console.print(ratios)
     gaucs = {name: spread(np.array(measured)[:, 3]) for name, measured in found.items() if not np.isnan(measured[0][3])}
     console.print(f"gAUC of the validation split after two epochs: {gaucs}")

@@ -1,4 +1,6 @@
+import pytest
 import torch
+from torch import nn
 
 from conftest import draw_ids
 from tf4ctr.data.schema import Field, Schema
@@ -49,3 +51,17 @@ def test_a_list_field_is_the_sum_of_its_values_and_padding_stays_zero():
     (gradient,) = torch.autograd.grad((out**2).sum() + out.sum(), embedding.weight)
     assert gradient[[0, 4, 9]].eq(0).all()
     assert gradient[[1, 3, 5, 7, 8, 10, 11]].ne(0).all()
+
+
+def test_the_gradient_is_that_of_torchs_embedding_to_the_bit(schema):
+    embedding = FieldEmbedding(schema, 6)
+    starts = torch.tensor(schema.offsets)
+    ids = (starts + torch.randint(0, 2, (500, len(starts)))).int()  # every row many times
+    weight = torch.randn(500, len(starts), 6)
+    found = [
+        torch.autograd.grad((look(ids) * weight).sum(), embedding.weight)[0]
+        for look in (embedding, lambda ids: nn.functional.embedding(ids, embedding.weight))
+    ]
+    assert torch.equal(*found)
+    with pytest.raises((IndexError, RuntimeError)):
+        embedding(ids + schema.num_ids)

@@ -10,13 +10,14 @@ import torch
 from torch import Tensor, nn
 
 from tf4ctr.errors import InputError
+from tf4ctr.models.affine import Affine
 
 Fused = tuple[Tensor, list[Tensor]]
 
 
 def heads_of(features: Sequence[int]) -> nn.ModuleList:
     """A linear head [B, H_k] -> [B, 1] for each encoder."""
-    return nn.ModuleList(nn.Linear(each, 1) for each in features)
+    return nn.ModuleList(Affine(each, 1) for each in features)
 
 
 def read(heads: nn.ModuleList, hidden: Sequence[Tensor]) -> list[Tensor]:
@@ -35,7 +36,7 @@ class Sum(nn.Module):
 
     def __init__(self, features: Sequence[int], interaction: Callable[..., nn.Module] | None = None) -> None:
         super().__init__()
-        self.heads = nn.ModuleList(nn.Identity() if each == 1 else nn.Linear(each, 1) for each in features)
+        self.heads = nn.ModuleList(nn.Identity() if each == 1 else Affine(each, 1) for each in features)
         self.interaction = interaction(features) if interaction else None
 
     def forward(self, hidden: Sequence[Tensor]) -> Fused:
@@ -91,7 +92,7 @@ class Concatenation(nn.Module):
     def __init__(self, features: Sequence[int]) -> None:
         super().__init__()
         self.heads = heads_of(features)
-        self.fused = nn.Linear(sum(features), 1)
+        self.fused = Affine(sum(features), 1)
 
     def forward(self, hidden: Sequence[Tensor]) -> Fused:
         return self.fused(torch.cat(list(hidden), 1)).squeeze(1), read(self.heads, hidden)
@@ -103,8 +104,8 @@ class MixtureOfExperts(nn.Module):
     def __init__(self, features: Sequence[int]) -> None:
         super().__init__()
         self.heads = heads_of(features)
-        self.gate = nn.Linear(sum(features), len(features))
-        self.expert = nn.Linear(sum(features), len(features))
+        self.gate = Affine(sum(features), len(features))
+        self.expert = Affine(sum(features), len(features))
 
     def forward(self, hidden: Sequence[Tensor]) -> Fused:
         fused_B = (self.weights(hidden) * self.expert(torch.cat(list(hidden), 1))).sum(1)

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from tf4ctr.data.schema import Schema
 from tf4ctr.errors import InputError
+from tf4ctr.models.affine import Affine
 from tf4ctr.models.embedding import FieldEmbedding
 from tf4ctr.models.encoders.mlp import hidden_layers
 
@@ -60,7 +61,7 @@ class GatingMechanism(nn.Module):
         self.table = embedding(schema, dim)
         features = schema.num_fields * dim
         quarter = max(1, features // 4)
-        self.gate = nn.Sequential(*hidden_layers(features, [quarter], dropout, batch_norm), nn.Linear(quarter, len(looks) - 1))
+        self.gate = nn.Sequential(*hidden_layers(features, [quarter], dropout, batch_norm), Affine(quarter, len(looks) - 1))
 
     def forward(self, ids_BW: Tensor) -> list[Tensor]:
         emb_BFD = self.table(ids_BW)
@@ -89,9 +90,7 @@ class MixtureOfExperts(nn.Module):
         self.looks = tuple(looks)
         self.experts = nn.ModuleList(hidden_layers(features, [half, features], dropout, batch_norm) for _ in looks)
         self.gates = nn.ModuleList(
-            nn.Sequential(*hidden_layers(features, [quarter], dropout, batch_norm), nn.Linear(quarter, len(looks)))
-            for look in looks
-            if look
+            nn.Sequential(*hidden_layers(features, [quarter], dropout, batch_norm), Affine(quarter, len(looks))) for look in looks if look
         )
 
     def forward(self, ids_BW: Tensor) -> list[Tensor | None]:

@@ -6,6 +6,7 @@ from torch import Tensor, nn
 
 from tf4ctr.data.schema import Schema
 from tf4ctr.errors import InputError
+from tf4ctr.models.affine import Affine
 from tf4ctr.models.encoders.mlp import hidden_layers
 
 SMALLEST = 1e-7  # of an embedding's number, before its logarithm
@@ -35,7 +36,7 @@ class AFN(nn.Module):
         if neurons < 1:
             raise InputError(f"neurons is {neurons}: AFN needs at least one logarithmic neuron")
         self.log_norm, self.exp_norm = nn.BatchNorm1d(schema.num_fields), nn.BatchNorm1d(neurons)
-        self.order = nn.Linear(schema.num_fields, neurons)
+        self.order = Affine(schema.num_fields, neurons)
         self.layers = hidden_layers(neurons * embedding_dim, hidden_units, dropout, batch_norm)
         self.out_features = hidden_units[-1]
 

@@ -5,6 +5,7 @@ from torch import Tensor, nn
 
 from tf4ctr.data.schema import Schema
 from tf4ctr.errors import InputError
+from tf4ctr.models.affine import Affine
 
 
 class InteractingLayer(nn.Module):
@@ -13,7 +14,7 @@ class InteractingLayer(nn.Module):
     def __init__(self, inputs: int, units: int, num_heads: int) -> None:
         super().__init__()
         self.num_heads = num_heads
-        self.query, self.key, self.value, self.residual = (nn.Linear(inputs, units, bias=False) for _ in range(4))
+        self.query, self.key, self.value, self.residual = (Affine(inputs, units, bias=False) for _ in range(4))
 
     def forward(self, emb_BFD: Tensor) -> Tensor:
         """[B, F, inputs] -> [B, F, units]"""

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from tf4ctr.data.schema import Schema
 from tf4ctr.errors import InputError, did_you_mean
+from tf4ctr.models.affine import Affine
 from tf4ctr.models.encoders.inner_product import field_pairs
 from tf4ctr.models.encoders.mlp import hidden_layers
 
@@ -19,7 +20,7 @@ class SENET(nn.Module):
         if reduction < 1:
             raise InputError(f"reduction is {reduction}: SENET divides the number of fields by it, so it must be at least 1")
         reduced = max(1, num_fields // reduction)
-        self.squeeze, self.excite = nn.Linear(num_fields, reduced, bias=False), nn.Linear(reduced, num_fields, bias=False)
+        self.squeeze, self.excite = Affine(num_fields, reduced, bias=False), Affine(reduced, num_fields, bias=False)
 
     def forward(self, emb_BFD: Tensor) -> Tensor:
         importance_BF = torch.relu(self.excite(torch.relu(self.squeeze(emb_BFD.mean(2)))))

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from tf4ctr.data.schema import Schema
 from tf4ctr.errors import InputError
+from tf4ctr.models.affine import Affine
 from tf4ctr.models.encoders.linear import Linear
 
 
@@ -26,7 +27,7 @@ class CIN(nn.Module):
             raise InputError(f"layer_units is {list(layer_units)}: a CIN needs at least one layer, each of at least one feature map")
         fields = schema.num_fields
         self.layers = nn.ModuleList(
-            nn.Linear(maps * fields, units) for maps, units in zip([fields, *layer_units[:-1]], layer_units, strict=True)
+            Affine(maps * fields, units) for maps, units in zip([fields, *layer_units[:-1]], layer_units, strict=True)
         )
         self.linear = Linear(schema, embedding_dim) if linear else None
         self.out_features = sum(layer_units) + linear

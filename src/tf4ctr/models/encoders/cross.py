@@ -4,6 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from tf4ctr.data.schema import Schema
+from tf4ctr.models.affine import Affine
 
 
 class Cross(nn.Module):
@@ -16,7 +17,7 @@ class Cross(nn.Module):
     def __init__(self, schema: Schema, embedding_dim: int, num_layers: int) -> None:
         super().__init__()
         self.out_features = schema.num_fields * embedding_dim
-        self.weights = nn.ModuleList(nn.Linear(self.out_features, 1, bias=False) for _ in range(num_layers))
+        self.weights = nn.ModuleList(Affine(self.out_features, 1, bias=False) for _ in range(num_layers))
         self.biases = nn.ParameterList(torch.zeros(self.out_features) for _ in range(num_layers))
 
     def forward(self, emb_BFD: Tensor, ids_BW: Tensor) -> Tensor:

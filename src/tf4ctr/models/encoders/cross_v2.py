@@ -5,6 +5,7 @@ from torch import Tensor, nn
 
 from tf4ctr.data.schema import Schema
 from tf4ctr.errors import InputError
+from tf4ctr.models.affine import Affine
 
 
 class CrossV2(nn.Module):
@@ -17,7 +18,7 @@ class CrossV2(nn.Module):
     def __init__(self, schema: Schema, embedding_dim: int, num_layers: int) -> None:
         super().__init__()
         self.out_features = schema.num_fields * embedding_dim
-        self.layers = nn.ModuleList(nn.Linear(self.out_features, self.out_features) for _ in range(num_layers))
+        self.layers = nn.ModuleList(Affine(self.out_features, self.out_features) for _ in range(num_layers))
 
     def forward(self, emb_BFD: Tensor, ids_BW: Tensor) -> Tensor:
         """-> [B, F D]"""
@@ -32,12 +33,12 @@ class CrossMixLayer(nn.Module):
 
     def __init__(self, features: int, rank: int, num_experts: int) -> None:
         super().__init__()
-        self.down = nn.Linear(features, num_experts * rank, bias=False)  # every V_k
+        self.down = Affine(features, num_experts * rank, bias=False)  # every V_k
         std = (2 / (rank + rank)) ** 0.5  # Xavier's, for each of the matrices
         self.middle = nn.Parameter(torch.randn(num_experts, rank, rank) * std)  # C_k
         self.up = nn.Parameter(torch.randn(num_experts, rank, features) * (2 / (rank + features)) ** 0.5)  # U_k, transposed
         self.bias = nn.Parameter(torch.zeros(features))
-        self.gate = nn.Linear(features, num_experts, bias=False)
+        self.gate = Affine(features, num_experts, bias=False)
 
     def forward(self, first_BN: Tensor, cross_BN: Tensor) -> Tensor:
         low_BKR = torch.tanh(self.down(cross_BN).unflatten(1, (len(self.middle), -1)))

@@ -5,6 +5,7 @@ from torch import Tensor, nn
 
 from tf4ctr.data.schema import Schema
 from tf4ctr.errors import InputError, did_you_mean
+from tf4ctr.models.affine import Affine
 from tf4ctr.models.encoders.mlp import hidden_layers
 
 BRIDGES = ("product", "sum", "concat", "attention")
@@ -20,9 +21,9 @@ class Bridge(nn.Module):
         super().__init__()
         self.kind = kind
         if kind == "concat":
-            self.linear = nn.Linear(2 * features, features)
+            self.linear = Affine(2 * features, features)
         elif kind == "attention":
-            self.score = nn.Sequential(nn.Linear(features, features), nn.ReLU(), nn.Linear(features, 1, bias=False))
+            self.score = nn.Sequential(Affine(features, features), nn.ReLU(), Affine(features, 1, bias=False))
 
     def forward(self, cross_BN: Tensor, deep_BN: Tensor) -> Tensor:
         if self.kind == "product":
@@ -86,7 +87,7 @@ class EDCN(nn.Module):
             raise InputError(f"num_layers {num_layers}, temperature {temperature}: at least one layer, and a positive temperature")
         features = schema.num_fields * embedding_dim
         self.regulations = nn.ModuleList(Regulation(schema.num_fields, temperature) for _ in range(num_layers))
-        self.crosses = nn.ModuleList(nn.Linear(features, 1, bias=False) for _ in range(num_layers))
+        self.crosses = nn.ModuleList(Affine(features, 1, bias=False) for _ in range(num_layers))
         self.cross_biases = nn.ParameterList(torch.zeros(features) for _ in range(num_layers))
         self.deeps = nn.ModuleList(hidden_layers(features, [features], dropout, batch_norm) for _ in range(num_layers))
         self.bridges = nn.ModuleList(Bridge(features, bridge) for _ in range(num_layers))

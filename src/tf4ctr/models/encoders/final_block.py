@@ -6,6 +6,7 @@ from torch import Tensor, nn
 
 from tf4ctr.data.schema import Schema
 from tf4ctr.errors import InputError
+from tf4ctr.models.affine import Affine
 from tf4ctr.models.encoders.mlp import hidden_layers
 
 
@@ -14,7 +15,7 @@ class FactorizedInteraction(nn.Module):
 
     def __init__(self, inputs: int, units: int) -> None:
         super().__init__()
-        self.linear = nn.Linear(inputs, 2 * units)
+        self.linear = Affine(inputs, 2 * units)
 
     def forward(self, hidden_BN: Tensor) -> Tensor:
         left_BH, right_BH = self.linear(hidden_BN).chunk(2, 1)
@@ -45,7 +46,7 @@ class FinalBlock(nn.Module):
             raise InputError(
                 f"hidden_units {list(hidden_units)}, dropout {dropout}: at least one layer of at least one unit, dropout from 0 to below 1"
             )
-        self.field_gate = nn.Linear(schema.num_fields, schema.num_fields) if field_gate else None
+        self.field_gate = Affine(schema.num_fields, schema.num_fields) if field_gate else None
         inputs = schema.num_fields * embedding_dim
         self.layers = hidden_layers(inputs, hidden_units, dropout, batch_norm, FactorizedInteraction)
         self.out_features = hidden_units[-1]

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from tf4ctr.data.schema import Schema
+from tf4ctr.models.affine import Affine
 from tf4ctr.models.encoders.inner_product import field_pairs
 from tf4ctr.models.encoders.linear import Linear
 
@@ -18,7 +19,7 @@ class FwFM(nn.Module):
         super().__init__()
         self.linear = Linear(schema, embedding_dim)
         self.register_buffer("pairs_2P", field_pairs(schema), persistent=False)
-        self.pair_weight = nn.Linear(self.pairs_2P.shape[1], 1, bias=False)
+        self.pair_weight = Affine(self.pairs_2P.shape[1], 1, bias=False)
 
     def forward(self, emb_BFD: Tensor, ids_BW: Tensor) -> Tensor:
         """-> [B, 1]"""

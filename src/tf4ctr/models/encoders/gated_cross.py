@@ -4,6 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from tf4ctr.data.schema import Schema
+from tf4ctr.models.affine import Affine
 
 
 class GatedCross(nn.Module):
@@ -16,8 +17,8 @@ class GatedCross(nn.Module):
     def __init__(self, schema: Schema, embedding_dim: int, num_layers: int) -> None:
         super().__init__()
         self.out_features = schema.num_fields * embedding_dim
-        self.crosses = nn.ModuleList(nn.Linear(self.out_features, self.out_features) for _ in range(num_layers))
-        self.gates = nn.ModuleList(nn.Linear(self.out_features, self.out_features, bias=False) for _ in range(num_layers))
+        self.crosses = nn.ModuleList(Affine(self.out_features, self.out_features) for _ in range(num_layers))
+        self.gates = nn.ModuleList(Affine(self.out_features, self.out_features, bias=False) for _ in range(num_layers))
 
     def forward(self, emb_BFD: Tensor, ids_BW: Tensor) -> Tensor:
         """-> [B, F D]"""

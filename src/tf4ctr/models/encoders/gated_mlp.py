@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from tf4ctr.data.schema import Schema
 from tf4ctr.errors import InputError, did_you_mean
+from tf4ctr.models.affine import Affine
 from tf4ctr.models.encoders.mlp import hidden_layers
 
 
@@ -46,7 +47,7 @@ class GatedMLP(nn.Module):
         self.context = [names.index(name) for name in context]
         self.constant = None if context else nn.Parameter(torch.zeros(1, embedding_dim))
         inputs = max(1, len(self.context)) * embedding_dim
-        self.gate = nn.Sequential(nn.Linear(inputs, gate_units), nn.ReLU(), nn.Linear(gate_units, features))
+        self.gate = nn.Sequential(Affine(inputs, gate_units), nn.ReLU(), Affine(gate_units, features))
         self.layers = hidden_layers(features, hidden_units, dropout, batch_norm)
         self.out_features = hidden_units[-1]
 

@@ -8,6 +8,7 @@ from torch.nn import functional as F
 
 from tf4ctr.data.schema import Schema
 from tf4ctr.errors import InputError
+from tf4ctr.models.affine import Affine
 from tf4ctr.models.encoders.mlp import hidden_layers
 
 
@@ -32,8 +33,8 @@ class MaskBlock(nn.Module):
     def __init__(self, instance: int, hidden: int, units: int, ratio: float) -> None:
         super().__init__()
         inner = max(1, int(ratio * instance))
-        self.mask = nn.Sequential(nn.Linear(instance, inner), nn.ReLU(), nn.Linear(inner, hidden))
-        self.linear, self.norm = nn.Linear(hidden, units, bias=False), nn.LayerNorm(units)
+        self.mask = nn.Sequential(Affine(instance, inner), nn.ReLU(), Affine(inner, hidden))
+        self.linear, self.norm = Affine(hidden, units, bias=False), nn.LayerNorm(units)
 
     def forward(self, instance_BN: Tensor, hidden_BH: Tensor) -> Tensor:
         return torch.relu(self.norm(self.linear(self.mask(instance_BN) * hidden_BH)))

@@ -7,11 +7,12 @@ from torch import Tensor, nn
 
 from tf4ctr.data.schema import Schema
 from tf4ctr.errors import InputError
+from tf4ctr.models.affine import Affine
 from tf4ctr.models.dropout import Dropout
 
 
 def hidden_layers(
-    inputs: int, hidden_units: Sequence[int], dropout: float, batch_norm: bool, layer: Callable[[int, int], nn.Module] = nn.Linear
+    inputs: int, hidden_units: Sequence[int], dropout: float, batch_norm: bool, layer: Callable[[int, int], nn.Module] = Affine
 ) -> nn.Sequential:
     """h_l = dropout(relu(batch_norm(W_l h_(l-1) + b_l))): [B, inputs] -> [B, hidden_units[-1]]; `layer` in place of W h + b.
 
@@ -27,7 +28,7 @@ def hidden_layers(
         layers.append(layer(before, after))
         if batch_norm:
             layers.append(nn.BatchNorm1d(after))
-        layers.append(nn.ReLU())
+        layers.append(nn.ReLU(inplace=True))
         if dropout:
             layers.append(Dropout(dropout))
     return nn.Sequential(*layers)
