@@ -36,7 +36,7 @@ def stream(folder: str, columns: str) -> tuple[int, float]:
     from fuxictr.features import FeatureMap
     from fuxictr.pytorch.dataloaders.parquet_dataloader import ParquetDataLoader
 
-    ray.init(logging_level="ERROR")
+    ray.init(logging_level="ERROR", log_to_driver=False)
     features = FeatureMap(Path(folder).name, folder)
     features.load(f"{folder}/feature_map.json", {})
     loader = ParquetDataLoader(features, f"{folder}/train", batch_size=BATCH, shuffle=True)
@@ -105,7 +105,7 @@ def train(folder: str, columns: str) -> tuple[float, ...]:
     from fuxictr.metrics import evaluate_metrics
     from fuxictr.pytorch.dataloaders.parquet_dataloader import ParquetDataLoader
 
-    ray.init(logging_level="ERROR")
+    ray.init(logging_level="ERROR", log_to_driver=False)
     features = FeatureMap(Path(folder).name, folder)
     features.load(f"{folder}/feature_map.json", {"group_id": "user"})
     rows = [ParquetDataLoader(features, f"{folder}/{split}", batch_size=BATCH, shuffle=split == "train") for split in ("train", "valid")]

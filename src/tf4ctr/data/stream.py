@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import polars as pl
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from tf4ctr.data.preparation import GROUP, LABEL, ROW_GROUP_SIZE
@@ -36,6 +37,13 @@ class Batch(NamedTuple):
 
         # index_select copies whole rows: several times as fast as indexing
         return self._each(lambda part: part[rows] if isinstance(rows, slice) else part.index_select(0, rows))
+
+    def take_alone(self, rows: NDArray[np.int64]) -> "Batch":
+        """Some of the rows of a batch in the host's memory, copied by this thread alone.
+
+        torch's other threads spin for some milliseconds after each of its copies, which costs threads that read meanwhile half a core.
+        """
+        return self._each(lambda part: torch.from_numpy(part.numpy().take(rows, axis=0)))
 
     def to(self, device: torch.device | None) -> "Batch":
         """The same rows on a device, None for where they are; from page-locked memory without waiting for the copy."""
@@ -120,11 +128,6 @@ class Stream(ABC):
             starts.pop()
         return [*starts, self.rows]
 
-    def _generator(self, *further: int) -> torch.Generator:
-        # seed + epoch would give (2019, 1) and (2020, 0) the same order: mix the numbers instead
-        mixed = np.random.SeedSequence([self.seed, self.epoch, *further]).generate_state(1, np.uint32)[0]
-        return torch.Generator().manual_seed(int(mixed))
-
     def _tensors(self, table: pl.DataFrame) -> Batch:
         ids = torch.from_numpy(table.select(self.schema.columns).to_numpy(order="c", writable=True))
         return Batch(ids, table[LABEL].cast(pl.Float32).to_torch(), table[GROUP].to_torch() if self.schema.group else None)
@@ -168,7 +171,10 @@ class MemoryStream(Stream):
     def _order(self) -> Tensor:
         if not self.shuffle:
             return torch.arange(self.rank, self.split_rows, self.world_size)
-        return torch.randperm(self.split_rows, generator=self._generator())[self.rank :: self.world_size][: self.rows]
+        # seed + epoch would give (2019, 1) and (2020, 0) the same order: mix the numbers instead
+        mixed = np.random.SeedSequence([self.seed, self.epoch]).generate_state(1, np.uint32)[0]
+        order = torch.randperm(self.split_rows, generator=torch.Generator().manual_seed(int(mixed)))
+        return order[self.rank :: self.world_size][: self.rows]
 
 
 class DiskStream(Stream):
@@ -193,21 +199,29 @@ class DiskStream(Stream):
         with ThreadPoolExecutor(1) as reader:
             coming = deque(reader.submit(self._read, stretches, bounds, pool) for pool in pools[:AHEAD])
             for pool in pools:
-                (held, order), first = coming.popleft().result(), pool * self.pool_batches
+                first, last = pool * self.pool_batches, min((pool + 1) * self.pool_batches, len(bounds) - 1)
+                order = self._order(pool, bounds[last] - bounds[first])  # while the reader is at it
+                held = coming.popleft().result()
                 if pool + AHEAD in pools:
                     coming.append(reader.submit(self._read, stretches, bounds, pool + AHEAD))
-                for number in range(max(first, self.position), min(first + self.pool_batches, len(bounds) - 1)):
+                for number in range(max(first, self.position), last):
                     rows = slice(bounds[number] - bounds[first], bounds[number + 1] - bounds[first])
-                    yield held.take(rows if order is None else order[rows])
+                    yield held.take(rows) if order is None else held.take_alone(order[rows])
 
     def _stretches(self) -> list[tuple[int, int]]:
         """(first row, rows) of the file's row groups in this epoch's order."""
-        starts = torch.arange(0, self.split_rows, ROW_GROUP_SIZE)
-        order = torch.randperm(len(starts), generator=self._generator()) if self.shuffle else torch.arange(len(starts))
-        return [(start, min(ROW_GROUP_SIZE, self.split_rows - start)) for start in starts[order].tolist()]
+        starts = np.arange(0, self.split_rows, ROW_GROUP_SIZE)
+        if self.shuffle:
+            starts = np.random.default_rng([self.seed, self.epoch]).permutation(starts)
+        return [(start, min(ROW_GROUP_SIZE, self.split_rows - start)) for start in starts.tolist()]
 
-    def _read(self, stretches: list[tuple[int, int]], bounds: list[int], pool: int) -> tuple[Batch, Tensor | None]:
-        """The rows of a pool in the file's order, and in training the order to take them in."""
+    def _order(self, pool: int, rows: int) -> NDArray[np.int64] | None:
+        """The order to take a pool's rows in; None for the file's."""
+        # torch's randperm is quicker, but leaves its threads spinning as its copies do
+        return np.random.default_rng([self.seed, self.epoch, self.rank, pool]).permutation(rows) if self.shuffle else None
+
+    def _read(self, stretches: list[tuple[int, int]], bounds: list[int], pool: int) -> Batch:
+        """The rows of a pool in the file's order."""
         first, last = bounds[pool * self.pool_batches], bounds[min((pool + 1) * self.pool_batches, len(bounds) - 1)]
         each, left = divmod(self.split_rows, self.world_size)
         share = self.rank * each + (0 if self.shuffle else min(self.rank, left))  # in evaluation the first `left` ranks have one more
@@ -219,11 +233,7 @@ class DiskStream(Stream):
             if begin < last and end > first:
                 skip = max(0, first - begin)
                 parts.append(self._table.slice(start + skip, min(end, last) - begin - skip))
-        held = self._tensors(pl.concat(pl.collect_all(parts)))
-        if not self.shuffle:
-            return held, None
-        # half the bytes of int64 stay nearer to the core
-        return held, torch.randperm(len(held.label), dtype=torch.int32, generator=self._generator(self.rank, pool))
+        return self._tensors(pl.concat(pl.collect_all(parts)))
 
 
 def count_rows(folder: Path, split: str) -> int:
