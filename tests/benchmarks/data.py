@@ -70,8 +70,20 @@ def measure(*command: object) -> tuple[float, float, float]:
             continue
     if process.returncode:
         raise SystemExit(f"{' '.join(map(str, command))}\n{errors}")
-    rows, seconds = output.split()[-2:]
-    return float(rows) / float(seconds), *peak / 1e9
+    rows, seconds = printed(output)
+    return rows / seconds, *peak / 1e9
+
+
+def printed(output: str) -> list[float]:
+    """The last line of nothing but numbers: Ray's processes may talk after it."""
+    for line in reversed(output.splitlines()):
+        try:
+            numbers = [float(word) for word in line.split()]
+        except ValueError:
+            continue
+        if numbers:
+            return numbers
+    raise SystemExit(f"no line of numbers in\n{output}")
 
 
 def _tree(process: psutil.Process) -> list[psutil.Process]:

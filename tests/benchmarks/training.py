@@ -26,7 +26,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from data import WORK, spread
+from data import WORK, printed, spread
 from tf4ctr.cli import keep_memory
 from tf4ctr.metrics import grouped_auc
 from tf4ctr.models.affine import product
@@ -115,12 +115,12 @@ def steps(half: bool) -> dict[str, Callable[[], None]]:
 
 
 def measure(*command: object) -> list[float]:
-    """Run a process and return the numbers of its last line."""
+    """Run a process and return the numbers that it prints last."""
     environment = os.environ | {"RAY_TRAIN_V2_ENABLED": "0", "PYTHONWARNINGS": "ignore"}
     done = subprocess.run([str(part) for part in command], capture_output=True, text=True, env=environment, check=False)
     if done.returncode:
         raise SystemExit(f"{' '.join(map(str, command))}\n{done.stdout[-2000:]}\n{done.stderr[-4000:]}")
-    return [float(number) for number in done.stdout.splitlines()[-1].split()]
+    return printed(done.stdout)
 
 
 def main(raw: str = "", pairs: int = 3) -> None:
