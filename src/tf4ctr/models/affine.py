@@ -10,9 +10,8 @@ from torch.autograd.function import once_differentiable
 class Affine(nn.Linear):
     """torch's `nn.Linear`, y = x W^T + b; on a CPU its float32 products are oneDNN's.
 
-    torch gives these to MKL, which on AMD's processors leaves half of each vector register empty: oneDNN, which torch brings along
-    for half precision, makes the same products in half the time there (docs/benchmarks.md), in full float32. Everything else, other
-    types, devices, autocast and graphs, is `nn.Linear` itself.
+    torch gives these to MKL. oneDNN, which torch brings along for half precision, makes the same products in half the time on an AMD
+    EPYC (docs/benchmarks.md), in full float32. Everything else, other types, devices, autocast and graphs, is `nn.Linear` itself.
     """
 
     def forward(self, x: Tensor) -> Tensor:
