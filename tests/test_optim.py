@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 
+from tf4ctr import optim
 from tf4ctr.optim import RowwiseAdam, clip_grad_norm
 
 SETTINGS = {"lr": 0.05, "betas": (0.8, 0.95), "eps": 1e-6}
@@ -81,12 +82,12 @@ def test_an_untouched_row_rests_while_a_touched_one_pays_its_l2():
     optimizer = model.optimizer(RowwiseAdam, 0.5)
     train(model, optimizer, [torch.tensor([0, 1])])
     before = model.table.weight.detach().clone()
-    moments = {name: each.clone() for name, each in optimizer.state[model.table.weight].items()}
+    moments = optimizer.state[model.table.weight]["moments"].clone()
     train(model, optimizer, [torch.tensor([1, 2, 2])] * 3)
     rests = [0, 3, 4, 5, 6, 7, 8]
     assert torch.equal(model.table.weight[rests], before[rests])
-    for name in ("exp_avg", "exp_avg_sq"):
-        assert torch.equal(optimizer.state[model.table.weight][name][rests], moments[name][rests])
+    assert torch.equal(optimizer.state[model.table.weight]["moments"][rests], moments[rests])
+    assert not torch.equal(optimizer.state[model.table.weight]["moments"][2], moments[2])
     assert not torch.equal(model.table.weight[2], before[2])
 
 
@@ -114,6 +115,48 @@ def test_goes_on_from_its_state_as_it_would_have():
     resumed.load_state_dict(optimizer.state_dict())
     train(second, resumed, batches[4:])
     assert_same(second, whole)
+
+
+def test_goes_on_from_the_moments_of_an_older_run():
+    batches = [torch.randint(0, 9, (5,)) for _ in range(8)]
+    whole, older = Model(sparse=True), Model(sparse=True)
+    train(whole, whole.optimizer(RowwiseAdam, 0.2), batches)
+    optimizer = older.optimizer(RowwiseAdam, 0.2)
+    train(older, optimizer, batches[:4])
+    state = optimizer.state[older.table.weight]
+    state["exp_avg"], state["exp_avg_sq"] = state.pop("moments").clone().chunk(2, 1)
+    train(older, optimizer, batches[4:])
+    assert_same(older, whole)
+
+
+@pytest.mark.parametrize("dim", [1, 3, 4])
+def test_rows_in_stretches_are_rows_at_once(monkeypatch, dim):
+    found = []
+    for chunk in (1, 5 * dim, 1000):
+        monkeypatch.setattr(optim, "CHUNK", chunk)
+        torch.manual_seed(0)
+        table = nn.Parameter(torch.randn(50, dim))
+        optimizer = RowwiseAdam([table], lr=0.1, weight_decay=0.2)
+        for _ in range(3):
+            rows = torch.randint(0, 50, (20,))
+            table.grad = torch.sparse_coo_tensor(rows.unsqueeze(0), torch.randn(20, dim), (50, dim))
+            optimizer.step()
+        found.append(table.detach())
+    assert torch.equal(found[0], found[1])
+    assert torch.equal(found[1], found[2])
+
+
+def test_gradients_of_several_batches_add_up():
+    batches = [torch.randint(0, 9, (5,)) for _ in range(3)]
+    found = []
+    for sparse in (True, False):
+        model = Model(sparse=sparse)
+        for ids in batches:
+            model(ids).backward()
+        clip_grad_norm(model.parameters(), 0.01)
+        gradient = model.table.weight.grad
+        found.append(gradient.to_dense() if sparse else gradient)
+    torch.testing.assert_close(*found)
 
 
 def test_the_norm_counts_a_row_that_comes_twice_as_its_sum():

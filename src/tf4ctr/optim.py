@@ -7,7 +7,9 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
-CHUNK = 2**14  # rows updated at a time on a CPU: they stay in the cache from their reading to their writing
+from tf4ctr.models.embedding import put_rows, take_rows
+
+CHUNK = 2**17  # numbers of a table updated at a time on a CPU: they stay in the cache from their reading to their writing
 
 
 class RowwiseAdam(torch.optim.Adam):
@@ -38,23 +40,26 @@ class RowwiseAdam(torch.optim.Adam):
 
     def _step_rows(self, parameter: nn.Parameter, group: dict[str, Any]) -> None:
         assert parameter.grad is not None
-        gradient, state = parameter.grad.coalesce(), self.state[parameter]
-        if not state:
+        gradient, state = _coalesced(parameter.grad), self.state[parameter]
+        if "exp_avg" in state:  # of a run that version 0.1.0 began
+            state["moments"] = torch.stack([state.pop("exp_avg"), state.pop("exp_avg_sq")], 1).flatten(1)
+        elif not state:
             state["step"] = torch.zeros((), dtype=torch.float32)
-            state["exp_avg"], state["exp_avg_sq"] = torch.zeros_like(parameter), torch.zeros_like(parameter)
+            state["moments"] = parameter.new_zeros(len(parameter), 2 * parameter.shape[1])  # side by side: one read, one write a row
         state["step"] += 1
         step, (beta1, beta2) = state["step"].item(), group["betas"]
         (rows,) = gradient.indices()
-        chunk = CHUNK if parameter.device.type == "cpu" else max(1, len(rows))
+        chunk = max(1, CHUNK // parameter.shape[1] if parameter.device.type == "cpu" else len(rows))
+        correction = (1 - beta2**step) ** 0.5  # of the root of v: taken out of it, so that no row has to be divided
+        lr, eps = group["lr"] * correction / (1 - beta1**step), group["eps"] * correction
         for rows_R, grad_RD in zip(rows.split(chunk), gradient.values().split(chunk), strict=True):
-            old_RD = parameter.index_select(0, rows_R)
+            old_RD, moments_R2D = take_rows(parameter, rows_R), take_rows(state["moments"], rows_R)
             grad_RD = torch.add(grad_RD, old_RD, alpha=group["weight_decay"])
-            mean_RD = state["exp_avg"].index_select(0, rows_R).lerp_(grad_RD, 1 - beta1)
-            square_RD = state["exp_avg_sq"].index_select(0, rows_R).mul_(beta2).addcmul_(grad_RD, grad_RD, value=1 - beta2)
-            state["exp_avg"].index_copy_(0, rows_R, mean_RD)
-            state["exp_avg_sq"].index_copy_(0, rows_R, square_RD)
-            size_RD = square_RD.sqrt_().div_((1 - beta2**step) ** 0.5).add_(group["eps"])
-            parameter.index_copy_(0, rows_R, old_RD.addcdiv_(mean_RD, size_RD, value=-group["lr"] / (1 - beta1**step)))
+            mean_RD, square_RD = moments_R2D.chunk(2, 1)
+            mean_RD.lerp_(grad_RD, 1 - beta1)
+            square_RD.mul_(beta2).addcmul_(grad_RD, grad_RD, value=1 - beta2)
+            put_rows(state["moments"], rows_R, moments_R2D)
+            put_rows(parameter, rows_R, old_RD.addcdiv_(mean_RD, square_RD.contiguous().sqrt_().add_(eps), value=-lr))
 
 
 def clip_grad_norm(parameters: Iterable[nn.Parameter], max_norm: float) -> Tensor:
@@ -65,7 +70,7 @@ def clip_grad_norm(parameters: Iterable[nn.Parameter], max_norm: float) -> Tenso
             spread.append(parameter.grad)
         elif parameter.grad is not None:
             if parameter.grad.is_sparse:
-                parameter.grad = parameter.grad.coalesce()  # a row that came twice counts as the sum
+                parameter.grad = _coalesced(parameter.grad)  # a row that came twice counts as the sum
             here.append(parameter.grad.values() if parameter.grad.is_sparse else parameter.grad)
     norm = torch.nn.utils.get_total_norm(here)
     if spread:
@@ -73,3 +78,9 @@ def clip_grad_norm(parameters: Iterable[nn.Parameter], max_norm: float) -> Tenso
         norm = torch.hypot(norm, over_ranks.full_tensor() if isinstance(over_ranks, DTensor) else over_ranks)
     torch._foreach_mul_(here + [gradient.to_local() for gradient in spread], (max_norm / (norm + 1e-6)).clamp(max=1.0))
     return norm
+
+
+def _coalesced(gradient: Tensor) -> Tensor:
+    """The gradient with each of its rows once. Where they come so, autograd has not kept word of it: to look is cheaper than to sort."""
+    rows = gradient._indices()[0]
+    return gradient._coalesced_(True) if bool((rows[1:] > rows[:-1]).all()) else gradient.coalesce()

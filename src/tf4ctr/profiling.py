@@ -45,7 +45,7 @@ class StepProfiler(Profiler):
     def start(self, action_name: str) -> None:
         if action_name == "run_training_batch":
             if self.trace_steps and self.steps == self.skip_steps:
-                self._trace = torch.profiler.profile(record_shapes=True)
+                self._trace = torch.profiler.profile()  # shapes would keep every tensor alive: steps several times as long
                 self._trace.start()
             self.steps += 1
         self._running.append([self._now(), 0.0])

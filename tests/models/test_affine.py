@@ -3,7 +3,7 @@ import torch
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from tf4ctr.models.affine import Affine
+from tf4ctr.models.affine import STRETCH, Affine
 
 
 class Calls(TorchDispatchMode):
@@ -49,6 +49,16 @@ def test_it_is_torchs_layer_and_so_are_its_gradients(x, bias):
     torch.testing.assert_close(ours(x), torchs(x))
     weight = torch.randn(*x.shape[:-1], 3)
     torch.testing.assert_close(gradients(ours, x, weight), gradients(torchs, x, weight))
+
+
+@pytest.mark.parametrize(("inputs", "outputs"), [(7, 3), (3, 7)])
+@pytest.mark.parametrize("rows", [STRETCH, 2 * STRETCH + 1])
+def test_the_weights_gradient_of_many_rows(inputs, outputs, rows):
+    ours, torchs = (layer.double() for layer in layers(inputs, outputs))
+    x, weight = torch.randn(rows, inputs), torch.randn(rows, outputs)
+    exact = gradients(torchs, x.double(), weight.double())
+    for found, expected in zip(gradients(ours.float(), x, weight), exact, strict=True):
+        torch.testing.assert_close(found.double(), expected, rtol=1e-5, atol=1e-4)
 
 
 def test_float32_is_multiplied_in_full():

@@ -4,7 +4,7 @@ from torch import nn
 
 from conftest import draw_ids
 from tf4ctr.data.schema import Field, Schema
-from tf4ctr.models.embedding import FieldEmbedding
+from tf4ctr.models.embedding import FieldEmbedding, put_rows, take_rows
 
 
 def test_one_gather_equals_a_table_for_each_field(schema):
@@ -53,15 +53,41 @@ def test_a_list_field_is_the_sum_of_its_values_and_padding_stays_zero():
     assert gradient[[1, 3, 5, 7, 8, 10, 11]].ne(0).all()
 
 
-def test_the_gradient_is_that_of_torchs_embedding_to_the_bit(schema):
-    embedding = FieldEmbedding(schema, 6)
+@pytest.mark.parametrize("sparse", [False, True])
+@pytest.mark.parametrize("dim", [1, 6, 40])
+def test_the_gradient_is_that_of_torchs_embedding_to_the_bit(schema, dim, sparse):
+    embedding = FieldEmbedding(schema, dim, sparse=sparse)
     starts = torch.tensor(schema.offsets)
     ids = (starts + torch.randint(0, 2, (500, len(starts)))).int()  # every row many times
-    weight = torch.randn(500, len(starts), 6)
-    found = [
+    weight = torch.randn(500, len(starts), dim)
+    ours, torchs = (
         torch.autograd.grad((look(ids) * weight).sum(), embedding.weight)[0]
-        for look in (embedding, lambda ids: nn.functional.embedding(ids, embedding.weight))
-    ]
-    assert torch.equal(*found)
+        for look in (embedding, lambda ids: nn.functional.embedding(ids, embedding.weight, sparse=sparse))
+    )
+    assert ours.is_sparse == sparse
+    assert torch.equal(ours.to_dense(), torchs.to_dense())
+
+
+def test_a_sparse_gradient_holds_each_row_of_the_batch_once(schema):
+    embedding = FieldEmbedding(schema, 4, sparse=True)
+    ids = draw_ids(schema, 50)
+    embedding(ids).sum().backward()
+    gradient = embedding.weight.grad
+    assert torch.equal(gradient._indices()[0], ids.unique().long())
+    assert torch.equal(gradient._values()[:, 0], ids.unique(return_counts=True)[1].float())  # sum's gradient is one
     with pytest.raises((IndexError, RuntimeError)):
         embedding(ids + schema.num_ids)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("dim", [1, 2, 3, 16])
+def test_rows_are_taken_and_put_back_to_the_bit(dim, dtype):
+    table, rows = torch.randn(30, dim, dtype=dtype), torch.randperm(30)[:12]
+    assert torch.equal(take_rows(table, rows), table[rows])
+    assert torch.equal(take_rows(table, rows[:0]), table[rows[:0]])
+    values = torch.randn(12, dim, dtype=dtype)
+    values[0, 0] = float("nan")
+    expected = table.clone()
+    expected[rows] = values
+    put_rows(table, rows, values)
+    assert torch.equal(table.nan_to_num(7.0), expected.nan_to_num(7.0))

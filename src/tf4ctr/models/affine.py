@@ -6,6 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+STRETCH = 500  # rows turned at a time
+
 
 class Affine(nn.Linear):
     """torch's `nn.Linear`, y = x W^T + b; on a CPU its float32 products are oneDNN's.
@@ -39,7 +41,7 @@ class _Products(torch.autograd.Function):
         for_x, for_weight, for_bias = ctx.needs_input_grad
         return (
             product(grad_NO, weight_OI.T) if for_x else None,
-            product(grad_NO.T, x_NI.T) if for_weight else None,
+            _weight_gradient(grad_NO, x_NI) if for_weight else None,
             grad_NO.sum(0) if for_bias else None,
         )
 
@@ -47,3 +49,18 @@ class _Products(torch.autograd.Function):
 def product(left_NI: Tensor, right_OI: Tensor, bias_O: Tensor | None = None) -> Tensor:
     """left right^T + bias [N, O] by oneDNN, float32 on a CPU; the operator is the one that torch's compiler calls."""
     return torch.ops.mkldnn._linear_pointwise(left_NI, right_OI, bias_O, "none", [], "")
+
+
+def _weight_gradient(grad_NO: Tensor, x_NI: Tensor) -> Tensor:
+    """grad^T x [O, I]. oneDNN wants its left side's rows in one piece; to turn the narrower of the two costs least."""
+    if grad_NO.shape[1] <= x_NI.shape[1]:
+        return product(_turned(grad_NO), x_NI.T)
+    return product(_turned(x_NI), grad_NO.T).T
+
+
+def _turned(x_NI: Tensor) -> Tensor:
+    """x^T [I, N] in one piece, by stretches that stay in the cache; as a matrix torch would turn it in one thread."""
+    x_IN = x_NI.new_empty(x_NI.shape[::-1])
+    for turned, rows in zip(x_IN.unsqueeze(0).split(STRETCH, 2), x_NI.split(STRETCH), strict=True):
+        turned.copy_(rows.T.unsqueeze(0))
+    return x_IN
