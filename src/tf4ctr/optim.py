@@ -83,4 +83,6 @@ def clip_grad_norm(parameters: Iterable[nn.Parameter], max_norm: float) -> Tenso
 def _coalesced(gradient: Tensor) -> Tensor:
     """The gradient with each of its rows once. Where they come so, autograd has not kept word of it: to look is cheaper than to sort."""
     rows = gradient._indices()[0]
-    return gradient._coalesced_(True) if bool((rows[1:] > rows[:-1]).all()) else gradient.coalesce()
+    if not gradient.is_coalesced() and bool((rows[1:] > rows[:-1]).all()):
+        gradient._coalesced_(True)
+    return gradient.coalesce()

@@ -122,4 +122,6 @@ class _Lookup(torch.autograd.Function):
         sums_RD = F.embedding_bag(order_N, grad_ND.contiguous(), counts_R.cumsum(0) - counts_R, mode="sum")
         if ctx.sparse:
             return torch.sparse_coo_tensor(rows_R.unsqueeze(0), sums_RD, ctx.shape, check_invariants=False), None, None
-        return grad_ND.new_zeros(ctx.shape).index_copy_(0, rows_R, sums_RD), None, None
+        gradient_RD = grad_ND.new_zeros(ctx.shape)
+        put_rows(gradient_RD, rows_R, sums_RD)
+        return gradient_RD, None, None
