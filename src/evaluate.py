@@ -18,24 +18,29 @@ def main(config: DictConfig) -> None:
     splits = ("train", "valid", "test")
     if config.split not in splits:
         raise InputError(f"split={config.split}: {did_you_mean(str(config.split), splits)}")
-    from tf4ctr import assembly, evaluation, reporting  # here, not at the top: --help should not wait for torch
+    from tf4ctr import assembly, reporting
+    from tf4ctr.inference import evaluation
 
     folder = Path(config.run).expanduser().absolute()
     network, schema, trained = assembly.load_run(folder)
     prepared = Path(config.prepared_dir or trained.dataset.prepared_dir)
     if config.by:
         evaluation.check_field(config.by, schema)
-    scores = evaluation.score(network, schema, prepared, config.split, trained.stream.eval_batch_size or trained.stream.batch_size)
+    scores = evaluation.score(
+        network, schema, prepared, config.split, trained.stream.eval_batch_size or trained.stream.batch_size
+    )
     results = evaluation.measure(scores, config.bootstrap, config.seed)
     out = folder / "evaluation"
     out.mkdir(exist_ok=True)
     console = Console()
     console.print(evaluation.metrics_table(f"{config.split}, {len(scores.label):,} rows", results))
-    reporting.write_metrics(results, out, f"{config.split}.json")
+    reporting.write_metrics(results, out / f"{config.split}.json")
     evaluation.draw_reliability(scores, out / f"{config.split}-reliability.png")
     if config.samples:
         for name, rows in zip(
-            ("hardest", "easiest"), evaluation.extremes(scores, schema, config.samples, folder / "vocabulary"), strict=True
+            ("hardest", "easiest"),
+            evaluation.extremes(scores, schema, config.samples, folder / "vocabulary"),
+            strict=True,
         ):
             console.print(evaluation.rows_table(f"{name} rows: q is the probability of the true class", rows))
             rows.write_csv(out / f"{config.split}-{name}.csv")

@@ -15,7 +15,10 @@ def main(config: DictConfig) -> None:
     """Write the model with its vocabulary; the check against the run on the terminal."""
     if config.run is None:
         raise InputError("run= is missing: name a run's folder, run=outputs/DATE/TIME-BACKBONE-DATASET")
-    from tf4ctr.exporting import export, export_table  # here, not at the top: --help should not wait for torch
+    from tf4ctr.inference.exporting import (  # here, not at the top: --help should not wait for torch
+        export,
+        export_table,
+    )
 
     cli.quiet_lightning()
     run = Path(config.run).expanduser().absolute()

@@ -16,7 +16,11 @@ def main(config: DictConfig) -> None:
     for name in ("run", "input", "output"):
         if config[name] is None:
             raise InputError(f"{name}= is missing: run=outputs/DATE/RUN input=new.csv output=scores.parquet")
-    from tf4ctr.prediction import BAD_ROWS, predict, unknown_table  # here, not at the top: --help should not wait for torch
+    from tf4ctr.inference.prediction import (  # here, not at the top: --help should not wait for torch
+        BAD_ROWS,
+        predict,
+        unknown_table,
+    )
 
     if config.bad_rows not in BAD_ROWS:
         raise InputError(f"bad_rows={config.bad_rows}: {did_you_mean(str(config.bad_rows), BAD_ROWS)}")
@@ -26,7 +30,9 @@ def main(config: DictConfig) -> None:
     console.print(unknown_table(done))
     console.print(f"{output}: {done.rows:,} rows, mean probability {done.mean:.5f}", soft_wrap=True)
     if done.set_aside:
-        console.print(f"[yellow]{done.set_aside:,} rows set aside[/] in {output.with_suffix('.bad.csv')}", soft_wrap=True)
+        console.print(
+            f"[yellow]{done.set_aside:,} rows set aside[/] in {output.with_suffix('.bad.csv')}", soft_wrap=True
+        )
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ def main(config: DictConfig) -> None:
         raise InputError(f"serving needs {', '.join(missing)}: pip install -e '.[serve]'")
     import uvicorn
 
-    from tf4ctr.serving import ServedModel, create_app, example_row
+    from tf4ctr.inference.serving import ServedModel, create_app, example_row
 
     model = ServedModel(Path(config.export).expanduser().absolute(), config.threads)
     url, body = f"http://{config.host}:{config.port}", json.dumps({"rows": [example_row(model.encoder)]})

@@ -27,7 +27,13 @@ from tf4ctr.data.spec import DatasetSpec
 ROOT = Path(__file__).resolve().parents[1]
 # importing is most of a short run: done once, in a process that does nothing else
 WARM = multiprocessing.get_context("forkserver")
-WARM.set_forkserver_preload([f"tf4ctr.{name}" for name in ("assembly", "callbacks", "data.datamodule", "loggers", "reporting")] + ["wandb"])
+WARM.set_forkserver_preload(
+    [
+        f"tf4ctr.{name}"
+        for name in ("assembly", "data.datamodule", "training.checkpoints", "training.loggers", "training.tables")
+    ]
+    + ["wandb"]
+)
 SHARED = ROOT.parent / "shared"
 FIELDS = ("user", "item", "hour")
 CSV = {"reader": "csv", "train": "train.csv", "valid": "valid.csv", "test": "test.csv"}
@@ -47,7 +53,8 @@ def schema() -> Schema:
 def draw_ids(schema: Schema, rows: int) -> torch.Tensor:
     """Random known or unknown values (never padding), int32 [rows, F]."""
     columns = [
-        offset + torch.randint(1, field.vocabulary_size, (rows,)) for offset, field in zip(schema.offsets, schema.fields, strict=True)
+        offset + torch.randint(1, field.vocabulary_size, (rows,))
+        for offset, field in zip(schema.offsets, schema.fields, strict=True)
     ]
     return torch.stack(columns, 1).int()
 
@@ -117,7 +124,9 @@ def started_script(script: str, *overrides: str, cwd: Path = ROOT) -> Iterator[t
     environment = {key: value for key, value in os.environ.items() if not key.startswith("WANDB")} | {"COLUMNS": "160"}
     with tempfile.TemporaryDirectory() as folder:
         outputs = [Path(folder) / name for name in ("stdout", "stderr")]
-        process = WARM.Process(target=_run_here, args=([str(ROOT / "src" / script), *overrides], cwd, environment, outputs))
+        process = WARM.Process(
+            target=_run_here, args=([str(ROOT / "src" / script), *overrides], cwd, environment, outputs)
+        )
         process.start()
         try:
             yield process, outputs
@@ -125,13 +134,17 @@ def started_script(script: str, *overrides: str, cwd: Path = ROOT) -> Iterator[t
             process.kill()
 
 
-def run_script(script: str, *overrides: str, cwd: Path = ROOT, timeout: float = 300) -> subprocess.CompletedProcess[str]:
+def run_script(
+    script: str, *overrides: str, cwd: Path = ROOT, timeout: float = 300
+) -> subprocess.CompletedProcess[str]:
     """Run an entry point of src/ to its end."""
     with started_script(script, *overrides, cwd=cwd) as (process, outputs):
         process.join(timeout)
         if process.exitcode is None:
             raise subprocess.TimeoutExpired([script, *overrides], timeout)
-        return subprocess.CompletedProcess([script, *overrides], process.exitcode, *(path.read_text() for path in outputs))
+        return subprocess.CompletedProcess(
+            [script, *overrides], process.exitcode, *(path.read_text() for path in outputs)
+        )
 
 
 def _run_here(command: list[str], cwd: Path, environment: dict[str, str], outputs: list[Path]) -> None:
@@ -146,14 +159,46 @@ def _run_here(command: list[str], cwd: Path, environment: dict[str, str], output
     runpy.run_path(command[0], run_name="__main__")
 
 
+@pytest.fixture
+def toy(tmp_path, raw_dir):
+    """Overrides that train a small network on the small raw dataset, with its folder of runs elsewhere than in outputs/."""
+    return [
+        "dataset=frappe",
+        f"dataset.raw_dir={raw_dir}",
+        f"dataset.prepared_dir={tmp_path}/prepared/toy",
+        "dataset.fields=[user,item,hour]",
+        "dataset.label=click",
+        "dataset.rows=null",
+        "backbone.complex.hidden_units=[16]",
+        "stream.batch_size=64",
+        "trainer=cpu",
+        "trainer.max_epochs=3",
+        f"hydra.run.dir={tmp_path}/run",
+    ]
+
+
+def without_times(metrics):
+    return {key: value for key, value in metrics.items() if "second" not in key}
+
+
 @pytest.fixture(scope="session")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder of a run on a small raw dataset, which lies beside it in raw/; for reading only."""
     folder = tmp_path_factory.mktemp("trained")
     write_raw(folder / "raw")
     options = [
-        *("dataset=frappe", f"dataset.raw_dir={folder}/raw", f"dataset.prepared_dir={folder}/prepared", "dataset.label=click"),
-        *("dataset.fields=[user,item,{name: hour, transform: log_bucket}]", "dataset.rows=null", "logger=none", "trainer=smoke"),
+        *(
+            "dataset=frappe",
+            f"dataset.raw_dir={folder}/raw",
+            f"dataset.prepared_dir={folder}/prepared",
+            "dataset.label=click",
+        ),
+        *(
+            "dataset.fields=[user,item,{name: hour, transform: log_bucket}]",
+            "dataset.rows=null",
+            "logger=none",
+            "trainer=smoke",
+        ),
         *("backbone.complex.hidden_units=[16]", "stream.batch_size=64", f"hydra.run.dir={folder}/run"),
     ]
     done = run_script("train.py", *options)

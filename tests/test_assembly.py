@@ -10,11 +10,11 @@ from conftest import ROOT, draw_ids
 from tf4ctr.assembly import build_all, build_module, build_network, check_config
 from tf4ctr.data.spec import DatasetSpec
 from tf4ctr.errors import InputError
+from tf4ctr.experiments.resolvers import register_resolvers
 from tf4ctr.models import dfm, losses, ssem
 from tf4ctr.models.encoders.fm import FM
 from tf4ctr.models.encoders.linear import Linear
 from tf4ctr.models.encoders.mlp import MLP
-from tf4ctr.runs import register_resolvers
 
 
 @functools.cache
@@ -39,7 +39,9 @@ PAIRED = sorted(set(options("backbone")) - set(ALONE))
 GRID = list(product(options("ssem"), options("dfm")))
 # every backbone with every ssem and every dfm, one of them with every pair
 COVER = [
-    (backbone, *pair) for backbone in PAIRED for pair in (GRID if backbone == "deepfm" else GRID[:: len(options("dfm")) + 1] + GRID[4:5])
+    (backbone, *pair)
+    for backbone in PAIRED
+    for pair in (GRID if backbone == "deepfm" else GRID[:: len(options("dfm")) + 1] + GRID[4:5])
 ]
 
 
@@ -66,7 +68,9 @@ def test_every_backbone_runs_plain_and_uses_all_its_parameters(schema, backbone)
 
 
 @pytest.mark.parametrize("backbone", ALONE)
-@pytest.mark.parametrize("overrides", [(), ("framework=plain", "ssem=gm"), ("framework=plain", "dfm=cf"), ("framework=plain", "loss=tf")])
+@pytest.mark.parametrize(
+    "overrides", [(), ("framework=plain", "ssem=gm"), ("framework=plain", "dfm=cf"), ("framework=plain", "loss=tf")]
+)
 def test_one_encoder_runs_plain_only(schema, backbone, overrides):
     with pytest.raises(InputError, match="one( encoder|: add|.*framework=plain)"):
         build_module(composed(f"backbone={backbone}", *overrides), schema)
@@ -84,7 +88,9 @@ def test_finalmlp_plain_adds_the_bilinear_fusion_of_its_streams(schema):
 
 
 def test_a_third_encoder_is_an_override_away(schema):
-    module = build_module(composed("+encoder@backbone.middle=cross_v2", "ssem=moe", "dfm=vf", "loss.focus=[0,0.4,1]"), schema)
+    module = build_module(
+        composed("+encoder@backbone.middle=cross_v2", "ssem=moe", "dfm=vf", "loss.focus=[0,0.4,1]"), schema
+    )
     assert list(module.network.encoders) == ["simple", "middle", "complex"]
     assert a_step_changes(module, schema)
     assert "val/middle/auc" in {f"val/{name}" for name in module.metrics["val"]}
@@ -110,10 +116,15 @@ def test_every_backbone_is_one_graph_with_its_loss(schema, backbone, monkeypatch
     config = composed(f"backbone={backbone}", *(("framework=plain",) if backbone in ALONE else ("ssem=moe", "dfm=vf")))
     module = build_module(config, schema).train()
     ids, label = draw_ids(schema, 32), torch.randint(0, 2, (32,)).float()
-    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)  # the products of graphs, which another library sums
+    monkeypatch.setattr(
+        torch.backends.mkldnn, "is_available", lambda: False
+    )  # the products of graphs, which another library sums
     results = []
     torch.compiler.reset()
-    for terms_of in (torch.compile(module._terms_of, fullgraph=True, dynamic=False, backend="aot_eager"), module._terms_of):
+    for terms_of in (
+        torch.compile(module._terms_of, fullgraph=True, dynamic=False, backend="aot_eager"),
+        module._terms_of,
+    ):
         torch.manual_seed(4)
         module.zero_grad()
         terms = terms_of(ids, label)
@@ -152,7 +163,12 @@ def test_backbones_are_what_their_papers_say(schema):
 
 def test_the_paper_experiment_sets_the_published_values():
     config = composed("experiment=paper/frappe")
-    assert (config.dataset.name, config.embedding.l2, config.embedding.dim, config.stream.batch_size) == ("frappe", 0.1, 16, 10_000)
+    assert (config.dataset.name, config.embedding.l2, config.embedding.dim, config.stream.batch_size) == (
+        "frappe",
+        0.1,
+        16,
+        10_000,
+    )
     assert (config.loss.alpha, config.loss.gamma, config.loss.c, config.optimizer.lr) == (0.25, 1, 0.7, 1e-3)
     assert config.backbone.simple.hidden_units == [400, 400]
     assert config.backbone.complex.hidden_units == [400, 400, 400]
@@ -175,12 +191,19 @@ def test_the_framework_named_beside_an_experiment_is_taken_at_its_word(schema):
         for experiment in ("paper/frappe", "paper/movielens_1m"):
             module = build_module(composed(f"experiment={experiment}", f"framework={framework}"), schema)
             found = {"ssem": module.network.ssem, "dfm": module.network.dfm, "loss": module.loss}
-            assert {name: type(part) for name, part in found.items()} == {**parts, **{name: plain[name] for name in out}}
+            assert {name: type(part) for name, part in found.items()} == {
+                **parts,
+                **{name: plain[name] for name in out},
+            }
     assert list(whole.network.encoders) == ["simple", "complex"]
 
 
 def test_the_tf_loss_follows_the_dataset_unless_set():
-    assert tuple(composed("experiment=paper/movielens_1m").loss[key] for key in ("alpha", "gamma", "c")) == (0.25, 2, 0.8)
+    assert tuple(composed("experiment=paper/movielens_1m").loss[key] for key in ("alpha", "gamma", "c")) == (
+        0.25,
+        2,
+        0.8,
+    )
     assert tuple(composed("dataset=avazu").loss[key] for key in ("alpha", "gamma", "c")) == (0.25, 1, 0.7)
     assert composed("dataset=movielens_1m", "loss.gamma=1").loss.gamma == 1
 

@@ -8,7 +8,7 @@ from hydra.errors import MissingConfigException
 from conftest import ROOT
 from tf4ctr.cli import explain
 from tf4ctr.errors import InputError, did_you_mean
-from tf4ctr.runs import register_resolvers
+from tf4ctr.experiments.resolvers import register_resolvers
 
 
 @pytest.mark.parametrize(

@@ -32,7 +32,12 @@ def splits(folder, columns):
 
 
 CLICK = [0, 1, 1]
-AVAZU = {"id": range(100), "click": CLICK, "hour": [14102100, 14102523], **{f"C{i}": [i, 7] for i in (1, *range(14, 22))}}
+AVAZU = {
+    "id": range(100),
+    "click": CLICK,
+    "hour": [14102100, 14102523],
+    **{f"C{i}": [i, 7] for i in (1, *range(14, 22))},
+}
 AVAZU |= {
     name: ["a1", "b2", "c3"]
     for name in (
@@ -87,12 +92,16 @@ LAYOUTS = {
         lambda folder: csv(folder, "train.txt.gz", CRITEO, header=False, separator="\t"),
     ],
     "frappe": [
-        lambda folder: splits(folder, {"label": CLICK, **{name: [1, 2] for name in composed("dataset=frappe").dataset.fields}}),
+        lambda folder: splits(
+            folder, {"label": CLICK, **{name: [1, 2] for name in composed("dataset=frappe").dataset.fields}}
+        ),
         lambda folder: libsvm(folder, 10),
     ],
     "kkbox": [lambda folder: splits(folder, KKBOX | {"label": CLICK} | SONGS | MEMBERS | ISRC), kkbox_of_kaggle],
     "movielens_1m": [
-        lambda folder: splits(folder, {"label": CLICK, **{name: [1, 2] for name in ("UserID", "Gender", "Age", "Occupation", "MovieID")}}),
+        lambda folder: splits(
+            folder, {"label": CLICK, **{name: [1, 2] for name in ("UserID", "Gender", "Age", "Occupation", "MovieID")}}
+        ),
         ratings,
     ],
     "movielens_tag": [

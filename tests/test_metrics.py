@@ -21,7 +21,11 @@ def sklearn_gauc(score, label, group):
 
 # few distinct scores and groups: many ties, one-class groups and single rows
 rows = st.lists(
-    st.tuples(st.sampled_from([-50.0, -1.5, -0.0, 0.0, 1e-7, 0.3, 2.0, 50.0]), st.integers(0, 1), st.sampled_from([0, 1, 2, 7, 2**31 - 1])),
+    st.tuples(
+        st.sampled_from([-50.0, -1.5, -0.0, 0.0, 1e-7, 0.3, 2.0, 50.0]),
+        st.integers(0, 1),
+        st.sampled_from([0, 1, 2, 7, 2**31 - 1]),
+    ),
     min_size=1,
     max_size=60,
 )
@@ -40,7 +44,9 @@ def test_gauc_orders_any_float32_within_a_group():
     score = torch.randn(5000) * 10.0 ** torch.randint(-30, 30, (5000,))
     label = torch.randint(0, 2, (5000,)).float()
     group = torch.randint(0, 300, (5000,))
-    assert float(grouped_auc(score, label, group)) == pytest.approx(sklearn_gauc(score.numpy(), label.numpy(), group.numpy()), abs=1e-12)
+    assert float(grouped_auc(score, label, group)) == pytest.approx(
+        sklearn_gauc(score.numpy(), label.numpy(), group.numpy()), abs=1e-12
+    )
 
 
 def test_metrics_over_batches_equal_scikit_learn():
@@ -55,7 +61,9 @@ def test_metrics_over_batches_equal_scikit_learn():
     probability = torch.sigmoid(logit.double()).numpy()
     assert float(metrics[0].compute()) == pytest.approx(roc_auc_score(label, probability), abs=1e-6)
     assert float(metrics[1].compute()) == pytest.approx(log_loss(label, probability), abs=1e-6)
-    assert float(metrics[2].compute()) == pytest.approx(sklearn_gauc(probability, label.numpy(), group.numpy()), abs=1e-6)
+    assert float(metrics[2].compute()) == pytest.approx(
+        sklearn_gauc(probability, label.numpy(), group.numpy()), abs=1e-6
+    )
 
 
 def test_logloss_of_saturated_logits_is_exact():

@@ -9,7 +9,7 @@ from conftest import SHARED
 from test_assembly import composed
 from tf4ctr.assembly import build_network
 from tf4ctr.data.schema import Field, Schema
-from tf4ctr.reporting import count_parameters
+from tf4ctr.training.tables import count_parameters
 
 # vocabulary sizes of the published preparation (min_count 2, Criteo 10)
 SIZES = {

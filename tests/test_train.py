@@ -14,33 +14,11 @@ import yaml
 from lightning import Trainer
 from omegaconf import OmegaConf
 
-from conftest import ROOT, make_spec, run_script, started_script
-from test_loggers import offline_history, offline_records, read
+from conftest import ROOT, make_spec, run_script, started_script, without_times
 from tf4ctr.assembly import build_module
 from tf4ctr.data.datamodule import CTRDataModule
 from tf4ctr.data.preparation import read_manifest
-
-
-@pytest.fixture
-def toy(tmp_path, raw_dir):
-    """Overrides that train a small network on the small raw dataset, with its folder of runs elsewhere than in outputs/."""
-    return [
-        "dataset=frappe",
-        f"dataset.raw_dir={raw_dir}",
-        f"dataset.prepared_dir={tmp_path}/prepared/toy",
-        "dataset.fields=[user,item,hour]",
-        "dataset.label=click",
-        "dataset.rows=null",
-        "backbone.complex.hidden_units=[16]",
-        "stream.batch_size=64",
-        "trainer=cpu",
-        "trainer.max_epochs=3",
-        f"hydra.run.dir={tmp_path}/run",
-    ]
-
-
-def without_times(metrics):
-    return {key: value for key, value in metrics.items() if "second" not in key}
+from training.test_loggers import offline_history, offline_records, read
 
 
 def test_a_run_leaves_everything_in_its_folder(toy, tmp_path):
@@ -86,7 +64,9 @@ def test_a_run_leaves_everything_in_its_folder(toy, tmp_path):
 def test_the_same_command_twice_gives_the_same_metrics(toy, tmp_path):
     results = []
     for name in ("a", "b"):
-        done = run_script("train.py", *toy, "backbone.complex.dropout=0.3", "logger=csv", f"hydra.run.dir={tmp_path}/{name}")
+        done = run_script(
+            "train.py", *toy, "backbone.complex.dropout=0.3", "logger=csv", f"hydra.run.dir={tmp_path}/{name}"
+        )
         assert done.returncode == 0, done.stdout + done.stderr
         results.append(without_times(json.loads((tmp_path / name / "metrics.json").read_text())))
         results.append((tmp_path / name / "metrics.csv").read_text())
@@ -102,7 +82,12 @@ def test_dry_run_counts_and_takes_no_step(toy, tmp_path):
 
 def test_ctrl_c_saves_and_ckpt_goes_on_to_the_same_end(toy, tmp_path):
     """Stopped by hand in the second epoch at the earliest; the resumed run ends as an unbroken one."""
-    toy += ["trainer.max_epochs=40", "callbacks.early_stopping.patience=100", "logger=csv", "callbacks.lr_plateau.patience=100"]
+    toy += [
+        "trainer.max_epochs=40",
+        "callbacks.early_stopping.patience=100",
+        "logger=csv",
+        "callbacks.lr_plateau.patience=100",
+    ]
     whole = run_script("train.py", *toy, f"hydra.run.dir={tmp_path}/whole")
     assert whole.returncode == 0, whole.stdout + whole.stderr
 
@@ -144,7 +129,13 @@ def test_what_a_scheduler_sends_is_taken_as_ctrl_c(toy, tmp_path, number):
 
 def test_rowwise_embeddings_train_and_resume_to_the_same_end(toy, tmp_path):
     """From an early stop on: sparse gradients, clipping, lazy L2 and the optimiser's state in the checkpoint."""
-    toy += ["embedding=rowwise", "embedding.l2=0.01", "logger=csv", "trainer.gradient_clip_val=0.1", "optimizer.lr=0.01"]
+    toy += [
+        "embedding=rowwise",
+        "embedding.l2=0.01",
+        "logger=csv",
+        "trainer.gradient_clip_val=0.1",
+        "optimizer.lr=0.01",
+    ]
     results = []
     for name, epochs in (("whole", [3]), ("parts", [1, 3])):
         folder = tmp_path / name
@@ -165,7 +156,9 @@ def test_two_ranks_train_and_measure_as_one(toy, tmp_path):
     toy += ["logger=csv", "backbone.complex.batch_norm=false", "backbone.complex.dropout=0"]
     results = []
     for trainer in ("cpu", "ddp_cpu"):
-        done = run_script("train.py", *toy, f"trainer={trainer}", "trainer.max_epochs=3", f"hydra.run.dir={tmp_path}/{trainer}")
+        done = run_script(
+            "train.py", *toy, f"trainer={trainer}", "trainer.max_epochs=3", f"hydra.run.dir={tmp_path}/{trainer}"
+        )
         assert done.returncode == 0, done.stdout + done.stderr
         assert done.stdout.count("Best epoch") == 1
         assert "sync_dist" not in done.stderr
@@ -186,8 +179,15 @@ def test_metrics_on_two_ranks_are_those_of_one_and_a_stop_changes_nothing(toy, t
     config = OmegaConf.load(tmp_path / "run" / "config.yaml")
     data = CTRDataModule(tmp_path / "prepared" / "toy", 64)
     module = build_module(config, data.schema)
-    quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False, "enable_checkpointing": False}
-    Trainer(accelerator="cpu", **quiet).test(module, data, tmp_path / "run" / "checkpoints" / "best.ckpt", weights_only=True, verbose=False)
+    quiet = {
+        "logger": False,
+        "enable_progress_bar": False,
+        "enable_model_summary": False,
+        "enable_checkpointing": False,
+    }
+    Trainer(accelerator="cpu", **quiet).test(
+        module, data, tmp_path / "run" / "checkpoints" / "best.ckpt", weights_only=True, verbose=False
+    )
     assert len(module.results) > 5
     assert module.results == {key: pytest.approx(told[key], abs=1e-6) for key in module.results}
 
@@ -231,7 +231,13 @@ def test_missing_raw_files_say_what_to_download(toy, tmp_path):
 
 
 def test_synthetic_tells_the_best_possible_auc(tmp_path):
-    options = ["dataset.generator.train=3000", "dataset.generator.valid=500", "dataset.generator.test=500", "trainer=smoke", "logger=none"]
+    options = [
+        "dataset.generator.train=3000",
+        "dataset.generator.valid=500",
+        "dataset.generator.test=500",
+        "trainer=smoke",
+        "logger=none",
+    ]
     done = run_script("train.py", *options, f"dataset.prepared_dir={tmp_path}/p", f"hydra.run.dir={tmp_path}/run")
     assert done.returncode == 0, done.stdout + done.stderr
     metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
@@ -256,7 +262,11 @@ def test_multirun_gives_each_job_a_folder(toy, tmp_path):
 def test_a_dataset_of_ones_own_is_one_yaml(tmp_path, raw_dir):
     """The yaml that README.md shows, with this dataset's columns."""
     (shown,) = re.findall(r"```yaml\n(name: shop.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
-    shown = shown.replace("- product", "- item").replace("name: tags", "name: hour").replace("${root:}/data/raw/shop", str(raw_dir))
+    shown = (
+        shown.replace("- product", "- item")
+        .replace("name: tags", "name: hour")
+        .replace("${root:}/data/raw/shop", str(raw_dir))
+    )
     (tmp_path / "conf" / "dataset").mkdir(parents=True)
     (tmp_path / "conf" / "dataset" / "shop.yaml").write_text(shown.replace("${root:}", str(tmp_path)))
     options = [

@@ -1,4 +1,4 @@
-"""Where Hydra looks for sweepers: only names that begin with hydra_plugins may be one. What it does is tf4ctr.search."""
+"""Where Hydra looks for sweepers: only names that begin with hydra_plugins may be one. What it does is tf4ctr.experiments.search."""
 
 from pathlib import Path
 from typing import Any
@@ -10,17 +10,19 @@ from omegaconf import DictConfig, OmegaConf
 
 
 class OptunaSearch(Sweeper):
-    """Sweeps by Optuna: see `tf4ctr.search.search`, and conf/hydra/sweeper/optuna.yaml for the options."""
+    """Sweeps by Optuna: see `tf4ctr.experiments.search.search`, and conf/hydra/sweeper/optuna.yaml for the options."""
 
     def __init__(self, **options: Any) -> None:
         self.options = options
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         self.hydra_context, self.config = hydra_context, config
-        self.launcher = Plugins.instance().instantiate_launcher(hydra_context=hydra_context, task_function=task_function, config=config)
+        self.launcher = Plugins.instance().instantiate_launcher(
+            hydra_context=hydra_context, task_function=task_function, config=config
+        )
 
     def sweep(self, arguments: list[str]) -> None:
-        from tf4ctr.search import search  # here, not at the top: Hydra imports this file at every start
+        from tf4ctr.experiments.search import search  # here, not at the top: Hydra imports this file at every start
 
         assert self.config is not None
         folder = Path(self.config.hydra.sweep.dir)

@@ -18,7 +18,8 @@ from tf4ctr.data.spec import DatasetSpec
 from tf4ctr.errors import InputError, did_you_mean
 from tf4ctr.models.losses import TFLoss
 from tf4ctr.models.network import Network
-from tf4ctr.module import CTRModule, load_network, other_version
+from tf4ctr.training.checkpoints import load_network, other_version
+from tf4ctr.training.module import CTRModule
 
 
 def build_network(config: DictConfig, schema: Schema) -> Network:
@@ -60,7 +61,9 @@ def check_config(config: DictConfig, spec: DatasetSpec) -> None:
     Raises:
         InputError: or whatever else building raises.
     """
-    stand_in = Schema(spec.name, tuple(Field(field.name, 3, field.width) for field in spec.fields), spec.label, spec.group)
+    stand_in = Schema(
+        spec.name, tuple(Field(field.name, 3, field.width) for field in spec.fields), spec.label, spec.group
+    )
     if config.stream.batch_size < 2:
         raise InputError(f"stream.batch_size is {config.stream.batch_size}: batch norm needs at least 2 rows")
     if config.stream.tier not in TIERS:
@@ -72,8 +75,12 @@ def check_config(config: DictConfig, spec: DatasetSpec) -> None:
     if config.trainer.compile:
         if config.embedding.table.get("sparse") or config.embedding.table.get("sharded"):
             raise InputError("trainer.compile=true takes embedding=dense: sparse and sharded tables do not compile")
-        if not torch.accelerator.is_available() and not any(map(shutil.which, (os.environ.get("CXX", "g++"), "clang++"))):
-            raise InputError("trainer.compile=true needs a C++ compiler on a CPU, and there is no g++ or clang++: leave it out")
+        if not torch.accelerator.is_available() and not any(
+            map(shutil.which, (os.environ.get("CXX", "g++"), "clang++"))
+        ):
+            raise InputError(
+                "trainer.compile=true needs a C++ compiler on a CPU, and there is no g++ or clang++: leave it out"
+            )
     with torch.random.fork_rng():
         module = build_module(config, stand_in)
         try:

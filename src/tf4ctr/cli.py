@@ -16,8 +16,8 @@ from rich.console import Console
 from rich.markup import escape
 
 from tf4ctr.errors import InputError, did_you_mean
-from tf4ctr.runs import register_resolvers
-from tf4ctr.sweeps import resumed
+from tf4ctr.experiments.resolvers import register_resolvers
+from tf4ctr.experiments.sweeps import resumed
 
 
 def run(main: Callable[[], Any]) -> None:
@@ -27,7 +27,10 @@ def run(main: Callable[[], Any]) -> None:
     """
     register_resolvers()
     os.environ["HYDRA_FULL_ERROR"] = "1"  # hand errors to us instead of printing them
-    for number in (signal.SIGTERM, signal.SIGUSR1):  # what a scheduler sends before it kills: as Ctrl-C, so a checkpoint is saved
+    for number in (
+        signal.SIGTERM,
+        signal.SIGUSR1,
+    ):  # what a scheduler sends before it kills: as Ctrl-C, so a checkpoint is saved
         signal.signal(number, signal.default_int_handler)
     try:
         sys.argv[1:] = resumed(sys.argv[1:])
@@ -47,7 +50,11 @@ def quiet_lightning() -> None:
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
     # its use of torch's tree utilities, a folder that a resumed run is meant to find full, and metrics that are the same on all ranks
-    for noise in (".*LeafSpec.*is deprecated", "Checkpoint directory .* exists and is not empty", ".*`self.log\\(.*, sync_dist=True\\)`"):
+    for noise in (
+        ".*LeafSpec.*is deprecated",
+        "Checkpoint directory .* exists and is not empty",
+        ".*`self.log\\(.*, sync_dist=True\\)`",
+    ):
         warnings.filterwarnings("ignore", noise)
 
 
@@ -83,10 +90,16 @@ def explain(error: BaseException) -> str | None:
             return f"{group}={option}: there is no such option, {did_you_mean(option, cause.options)}"
     if isinstance(error, ConfigCompositionException):
         for cause in causes:
-            if isinstance(cause, OmegaConfBaseException) and isinstance(cause.parent_node, DictConfig) and cause.key is not None:
+            if (
+                isinstance(cause, OmegaConfBaseException)
+                and isinstance(cause.parent_node, DictConfig)
+                and cause.key is not None
+            ):
                 known = [str(key) for key in cause.parent_node if not str(key).startswith("_")]
                 return f"{cause.full_key}: there is no such option, {did_you_mean(str(cause.key), known)}"
-    if isinstance(error, ConfigCompositionException | MissingConfigException | OverrideParseException | OmegaConfBaseException):
+    if isinstance(
+        error, ConfigCompositionException | MissingConfigException | OverrideParseException | OmegaConfBaseException
+    ):
         return "; ".join(dict.fromkeys(str(cause).strip() for cause in causes))
     if isinstance(error, HydraException):
         return str(error)

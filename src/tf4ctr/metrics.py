@@ -62,9 +62,13 @@ def _areas(score_B: Tensor, group_B: Tensor, label_B: Tensor) -> tuple[Tensor, T
 
     tie_positives = positive_before[tie_end] - positive_before[tie_start]
     tie_negatives = tie_end - tie_start - tie_positives
-    negative_before = (tie_start - positive_before[tie_start]) - (group_start - positive_before[group_start])[group_of_tie]
+    negative_before = (tie_start - positive_before[tie_start]) - (group_start - positive_before[group_start])[
+        group_of_tie
+    ]
     # twice the number of (positive, negative) pairs in the right order, a tie counting one
-    pairs = torch.zeros_like(group_start).index_add_(0, group_of_tie, tie_positives * (2 * negative_before + tie_negatives))
+    pairs = torch.zeros_like(group_start).index_add_(
+        0, group_of_tie, tie_positives * (2 * negative_before + tie_negatives)
+    )
 
     positives = positive_before[group_end] - positive_before[group_start]
     negatives = group_end - group_start - positives

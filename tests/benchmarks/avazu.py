@@ -40,7 +40,19 @@ NUMBERED = {
     "C21": (60, 2, 15),
 }
 COLUMNS = (
-    *("id", "click", "hour", "C1", "banner_pos", "site_id", "site_domain", "site_category", "app_id", "app_domain", "app_category"),
+    *(
+        "id",
+        "click",
+        "hour",
+        "C1",
+        "banner_pos",
+        "site_id",
+        "site_domain",
+        "site_category",
+        "app_id",
+        "app_domain",
+        "app_category",
+    ),
     *("device_id", "device_ip", "device_model", "device_type", "device_conn_type", *(f"C{i}" for i in range(14, 22))),
 )
 
@@ -66,8 +78,14 @@ def _hashes(count: int, seed: int) -> pl.Series:
 
 
 def _part(rng: np.random.Generator, names: dict[str, pl.Series], effect: np.ndarray) -> pl.DataFrame:
-    drawn = {name: (count * rng.random(FILE_ROWS) ** skew).astype(np.int64) for name, (count, skew, *_) in {**HASHED, **NUMBERED}.items()}
-    score = sum(0.5 * effect[(drawn[name] * 31 + number) % 2**16] for number, name in enumerate(("site_id", "app_id", "C14", "banner_pos")))
+    drawn = {
+        name: (count * rng.random(FILE_ROWS) ** skew).astype(np.int64)
+        for name, (count, skew, *_) in {**HASHED, **NUMBERED}.items()
+    }
+    score = sum(
+        0.5 * effect[(drawn[name] * 31 + number) % 2**16]
+        for number, name in enumerate(("site_id", "app_id", "C14", "banner_pos"))
+    )
     columns = {
         "id": pl.Series(rng.integers(10**18, 2 * 10**18, FILE_ROWS)),
         "click": pl.Series((rng.random(FILE_ROWS) < 1 / (1 + np.exp(1.7 - score))).astype(np.int8)),

@@ -34,8 +34,8 @@ from tf4ctr.models.encoders.mlp import MLP
 from tf4ctr.models.losses import TFLoss
 from tf4ctr.models.network import Network
 from tf4ctr.models.ssem import SeparateRepresentation
-from tf4ctr.module import CTRModule
-from tf4ctr.optim import RowwiseAdam, clip_grad_norm
+from tf4ctr.training.module import CTRModule
+from tf4ctr.training.optim import RowwiseAdam, clip_grad_norm
 
 RUNS = 5
 ROWS, BATCH = 200_000, 10_000
@@ -44,14 +44,20 @@ ROWS, BATCH = 200_000, 10_000
 def gauc() -> Iterator[Callable[[], float]]:
     """gAUC of 200 thousand rows in 4 thousand groups: one sort, and scikit-learn group by group."""
     rng = np.random.default_rng(0)
-    score, label, group = rng.normal(size=200_000).astype("f4"), rng.integers(0, 2, 200_000), rng.integers(0, 4_000, 200_000)
+    score, label, group = (
+        rng.normal(size=200_000).astype("f4"),
+        rng.integers(0, 2, 200_000),
+        rng.integers(0, 4_000, 200_000),
+    )
     tensors = torch.from_numpy(score), torch.from_numpy(label), torch.from_numpy(group)
 
     def theirs() -> float:
         order = np.argsort(group, kind="stable")
         parts = np.split(order, np.flatnonzero(np.diff(group[order])) + 1)
         both = [rows for rows in parts if 0 < label[rows].sum() < len(rows)]
-        return float(np.average([roc_auc_score(label[rows], score[rows]) for rows in both], weights=[len(rows) for rows in both]))
+        return float(
+            np.average([roc_auc_score(label[rows], score[rows]) for rows in both], weights=[len(rows) for rows in both])
+        )
 
     def ours() -> float:
         return float(grouped_auc(*tensors))
@@ -82,8 +88,13 @@ def stream(folder: Path) -> Iterator[Callable[[], int]]:
 
 
 def make_module(schema: Schema) -> CTRModule:
-    shallow, deep = partial(MLP, hidden_units=[400, 400], dropout=0.2), partial(MLP, hidden_units=[400, 400, 400], dropout=0.2)
-    network = Network(schema, FieldEmbedding, 16, SeparateRepresentation, {"simple": shallow, "complex": deep}, WeightedSum)
+    shallow, deep = (
+        partial(MLP, hidden_units=[400, 400], dropout=0.2),
+        partial(MLP, hidden_units=[400, 400, 400], dropout=0.2),
+    )
+    network = Network(
+        schema, FieldEmbedding, 16, SeparateRepresentation, {"simple": shallow, "complex": deep}, WeightedSum
+    )
     return CTRModule(schema, network, TFLoss(0.25, 1, 0.7), partial(torch.optim.Adam, lr=1e-3, fused=True), 0.1)
 
 
@@ -92,7 +103,12 @@ def epoch(folder: Path) -> Iterator[Callable[[], int]]:
     data = CTRDataModule(folder, BATCH)
 
     def in_lightning() -> int:
-        quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "enable_model_summary": False}
+        quiet = {
+            "logger": False,
+            "enable_checkpointing": False,
+            "enable_progress_bar": False,
+            "enable_model_summary": False,
+        }
         trainer = Trainer(accelerator="cpu", max_epochs=1, limit_val_batches=0, gradient_clip_val=10, **quiet)
         trainer.fit(make_module(data.schema), data)
         return trainer.global_step
@@ -130,11 +146,14 @@ def steps(values: int, sparse: bool) -> Iterator[Callable[[], float]]:
     schema = Schema("wide", tuple(Field(f"field{number}", values // 22) for number in range(22)), "click")
     complex_ = partial(MLP, hidden_units=[400, 400, 400])
     ssem = SeparateRepresentation
-    network = Network(schema, partial(FieldEmbedding, sparse=sparse), 16, ssem, {"simple": FM, "complex": complex_}, WeightedSum)
+    network = Network(
+        schema, partial(FieldEmbedding, sparse=sparse), 16, ssem, {"simple": FM, "complex": complex_}, WeightedSum
+    )
     module = CTRModule(schema, network, TFLoss(0.25, 1, 0.7), partial(RowwiseAdam, lr=1e-3, fused=True), 1e-5).train()
     optimizer = module.configure_optimizers()
     columns = [
-        offset + torch.randint(1, field.vocabulary_size, (BATCH,)) for offset, field in zip(schema.offsets, schema.fields, strict=True)
+        offset + torch.randint(1, field.vocabulary_size, (BATCH,))
+        for offset, field in zip(schema.offsets, schema.fields, strict=True)
     ]
     ids, label = torch.stack(columns, 1).int(), torch.randint(0, 2, (BATCH,)).float()
 
@@ -159,7 +178,9 @@ def seconds(work: Callable[[], object]) -> float:
 def main() -> None:
     quiet_lightning()
     keep_memory()
-    table = Table(title=f"torch {torch.__version__}, {torch.get_num_threads()} threads, {platform.machine()}, {RUNS} pairs")
+    table = Table(
+        title=f"torch {torch.__version__}, {torch.get_num_threads()} threads, {platform.machine()}, {RUNS} pairs"
+    )
     for column in ("work", "ours", "theirs", "theirs / ours"):
         table.add_column(column, justify="left" if column == "work" else "right")
     with tempfile.TemporaryDirectory() as folder:
@@ -183,7 +204,9 @@ def main() -> None:
             median = np.median(times, axis=0)
             name = compared.gi_code.co_name  # type: ignore[attr-defined]
             spread = f"{np.median(ratio):.2f} ({ratio.min():.2f} to {ratio.max():.2f})"
-            table.add_row(f"{name}: {globals()[name].__doc__.strip()}", f"{median[0]:.3f} s", f"{median[1]:.3f} s", spread)
+            table.add_row(
+                f"{name}: {globals()[name].__doc__.strip()}", f"{median[0]:.3f} s", f"{median[1]:.3f} s", spread
+            )
     Console(width=140).print(table)
 
 

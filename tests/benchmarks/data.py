@@ -59,7 +59,9 @@ print(rows, time.perf_counter() - started)
 def measure(*command: object) -> tuple[float, float, float]:
     """Run a process that prints `rows seconds`; return rows a second and its peak memory in GB, PSS and RSS."""
     environment = os.environ | {"RAY_TRAIN_V2_ENABLED": "0", "PYTHONWARNINGS": "ignore"}
-    process = subprocess.Popen([str(part) for part in command], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
+    process = subprocess.Popen(
+        [str(part) for part in command], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
+    )
     tree, peak = psutil.Process(process.pid), np.zeros(2)
     output = None
     while output is None:
@@ -153,7 +155,9 @@ def main(rows: int = 40_400_000, pairs: int = 3) -> None:
 
     console = Console(width=140)
     versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in ("polars", "torch"))
-    table = Table(title=f"{versions}, FuxiCTR 2.3.10, {os.cpu_count()} cores {platform.machine()}; medians (smallest to largest)")
+    table = Table(
+        title=f"{versions}, FuxiCTR 2.3.10, {os.cpu_count()} cores {platform.machine()}; medians (smallest to largest)"
+    )
     for column in ("work", "million rows/s", "peak PSS, GB", "peak RSS, GB"):
         table.add_column(column, justify="left" if column == "work" else "right")
     for name, measured in found.items():

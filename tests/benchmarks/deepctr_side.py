@@ -33,8 +33,12 @@ class DualMLP(BaseModel):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         logits = [
-            head(encoder(combined_dnn_input(self.input_from_feature_columns(x, self.dnn_feature_columns, tables)[0], [])))
-            for head, encoder, tables in zip(self.heads, (self.simple, self.complex), (self.narrow, self.embedding_dict), strict=True)
+            head(
+                encoder(combined_dnn_input(self.input_from_feature_columns(x, self.dnn_feature_columns, tables)[0], []))
+            )
+            for head, encoder, tables in zip(
+                self.heads, (self.simple, self.complex), (self.narrow, self.embedding_dict), strict=True
+            )
         ]
         return self.out(self.share[0] * logits[0] + self.share[1] * logits[1])
 
@@ -49,14 +53,18 @@ def main(prepared: str, names: str) -> list[float]:
     folder, fields = Path(prepared), names.split(",")
     sizes = list(json.loads((folder / "manifest.json").read_text())["vocabulary_sizes"].values())
     starts = [sum(sizes[:number]) for number in range(len(sizes))]
-    columns, narrow = ([SparseFeat(name, size, embedding_dim=dim) for name, size in zip(fields, sizes, strict=True)] for dim in (16, 8))
+    columns, narrow = (
+        [SparseFeat(name, size, embedding_dim=dim) for name, size in zip(fields, sizes, strict=True)] for dim in (16, 8)
+    )
     model = DualMLP(columns, narrow, 0.05 * BATCH)  # its loss is a sum over rows, and its L2 has no half
     model.compile(torch.optim.Adam(model.parameters(), lr=1e-3), "binary_crossentropy", ["auc", "binary_crossentropy"])
     train, valid = split(folder, "train", fields, starts), split(folder, "valid", fields, starts)
 
     def epoch() -> float:
         started = time.perf_counter()
-        model.fit(dict(train[0]), train[1], batch_size=BATCH, epochs=1, verbose=0, validation_data=(dict(valid[0]), valid[1]))
+        model.fit(
+            dict(train[0]), train[1], batch_size=BATCH, epochs=1, verbose=0, validation_data=(dict(valid[0]), valid[1])
+        )
         return time.perf_counter() - started
 
     epoch()

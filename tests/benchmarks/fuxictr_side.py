@@ -17,8 +17,12 @@ BATCH, BLOCK = 10_000, 100_000
 def processor(folder: str, columns: str, label: str = "click"):
     from fuxictr.preprocess import FeatureProcessor
 
-    fields = [{"active": True, "dtype": "str", "type": "categorical", "min_categr_count": 2, "name": columns.split(",")}]
-    return FeatureProcessor(fields, {"name": label, "dtype": "float"}, dataset_id=Path(folder).name, data_root=str(Path(folder).parent))
+    fields = [
+        {"active": True, "dtype": "str", "type": "categorical", "min_categr_count": 2, "name": columns.split(",")}
+    ]
+    return FeatureProcessor(
+        fields, {"name": label, "dtype": "float"}, dataset_id=Path(folder).name, data_root=str(Path(folder).parent)
+    )
 
 
 def prepare(raw: str, folder: str, columns: str, label: str = "click", block: str = str(BLOCK)) -> tuple[int, float]:
@@ -83,7 +87,9 @@ def dual_mlp(features, folder: str):
 
         def forward(self, inputs):
             x = self.get_inputs(inputs)
-            logits = [encoder(table(x, flatten_emb=True)) for table, encoder in zip(self.tables, self.encoders, strict=True)]
+            logits = [
+                encoder(table(x, flatten_emb=True)) for table, encoder in zip(self.tables, self.encoders, strict=True)
+            ]
             self.heads = [torch.sigmoid(logit) for logit in logits]
             return {"y_pred": torch.sigmoid(self.share[0] * logits[0] + self.share[1] * logits[1])}
 
@@ -93,7 +99,10 @@ def dual_mlp(features, folder: str):
             for p, weight, sign in zip(self.heads, (0.25, 0.75), (1, -1), strict=True):
                 true = torch.where(label == 1, p, 1 - p)
                 factor = 0.7 + true if sign > 0 else 1.3 - true
-                twin = twin + weight * (factor * torch.nn.functional.binary_cross_entropy(p, label, reduction="none")).mean()
+                twin = (
+                    twin
+                    + weight * (factor * torch.nn.functional.binary_cross_entropy(p, label, reduction="none")).mean()
+                )
             return super().add_loss(return_dict, label) + twin
 
     return DualMLP()
@@ -108,7 +117,10 @@ def train(folder: str, columns: str) -> tuple[float, ...]:
     ray.init(logging_level="ERROR", log_to_driver=False)
     features = FeatureMap(Path(folder).name, folder)
     features.load(f"{folder}/feature_map.json", {"group_id": "user"})
-    rows = [ParquetDataLoader(features, f"{folder}/{split}", batch_size=BATCH, shuffle=split == "train") for split in ("train", "valid")]
+    rows = [
+        ParquetDataLoader(features, f"{folder}/{split}", batch_size=BATCH, shuffle=split == "train")
+        for split in ("train", "valid")
+    ]
     model = dual_mlp(features, folder)
     Path(model.model_dir).mkdir(exist_ok=True)
     model.fit(rows[0], epochs=1, validation_data=rows[1])
@@ -118,7 +130,10 @@ def train(folder: str, columns: str) -> tuple[float, ...]:
     found = model.evaluate(rows[1], ["AUC", "logloss", "gAUC"])
     evaluation = time.perf_counter() - started
     batches = list(rows[1])
-    label, group = ([value for batch in batches for value in batch[name].numpy().reshape(-1)] for name in (features.labels[0], "user"))
+    label, group = (
+        [value for batch in batches for value in batch[name].numpy().reshape(-1)]
+        for name in (features.labels[0], "user")
+    )
     score = model.predict(rows[1])
     started = time.perf_counter()
     alone = evaluate_metrics(label, score, ["gAUC"], group)["gAUC"]

@@ -19,7 +19,18 @@ import httpx
 import polars as pl
 
 ROOT = Path(__file__).resolve().parents[2]
-ROWS_A_REQUEST = (1, 1, 1, 1, 1, 1, 1, 1, 10, 100)  # drawn from: mostly a user's one row, now and then a page of candidates
+ROWS_A_REQUEST = (
+    1,
+    1,
+    1,
+    1,
+    1,
+    1,
+    1,
+    1,
+    10,
+    100,
+)  # drawn from: mostly a user's one row, now and then a page of candidates
 
 
 def run(script: str, *arguments: str) -> None:
@@ -37,7 +48,8 @@ def draw_requests(export: Path, count: int) -> list[bytes]:
     fields = json.loads((export / "export.json").read_text())["fields"]
     values = {field["column"] or field["name"]: field for field in fields}
     known = {
-        raw: pl.read_parquet(export / "vocabulary" / f"{field['name']}.parquet").to_series().to_list() for raw, field in values.items()
+        raw: pl.read_parquet(export / "vocabulary" / f"{field['name']}.parquet").to_series().to_list()
+        for raw, field in values.items()
     }
     draw = random.Random(2019)
 
@@ -77,7 +89,9 @@ def main(export: Path, rate: float, duration: float) -> int:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     url = f"http://127.0.0.1:{port}"
-    app = subprocess.Popen([sys.executable, str(ROOT / "src" / "serve.py"), f"export={export}", f"port={port}"], stdout=subprocess.DEVNULL)
+    app = subprocess.Popen(
+        [sys.executable, str(ROOT / "src" / "serve.py"), f"export={export}", f"port={port}"], stdout=subprocess.DEVNULL
+    )
     try:
         while True:
             try:
@@ -95,7 +109,9 @@ def main(export: Path, rate: float, duration: float) -> int:
         app.wait()
     rows = sum(len(json.loads(body)["rows"]) for body in bodies)
     cuts = statistics.quantiles(seconds, n=1000)
-    print(f"{len(bodies):,} requests of {rows:,} rows in {taken:.1f} s: {len(bodies) / taken:.0f} requests/s, {errors} errors")
+    print(
+        f"{len(bodies):,} requests of {rows:,} rows in {taken:.1f} s: {len(bodies) / taken:.0f} requests/s, {errors} errors"
+    )
     print("answered within " + ", ".join(f"p{p:g} {1e3 * cuts[int(10 * p) - 1]:.1f} ms" for p in (50, 90, 99, 99.9)))
     return int(errors > 0)
 

@@ -45,6 +45,7 @@ def ours(prepared: str, *overrides: str) -> list[float]:
 
     from tf4ctr import assembly, cli
     from tf4ctr.data.datamodule import CTRDataModule
+    from tf4ctr.experiments.resolvers import register_resolvers
 
     class Clock(Callback):
         """Looks at the clock when an epoch begins and when all that belongs to it is done."""
@@ -55,11 +56,17 @@ def ours(prepared: str, *overrides: str) -> list[float]:
         def on_train_epoch_end(self, trainer, module):
             self.epoch = time.perf_counter() - self.started
 
-    cli.register_resolvers()
+    register_resolvers()
     cli.quiet_lightning()
     cli.keep_memory()
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"), tempfile.TemporaryDirectory() as folder:
-        options = ["experiment=paper/frappe", "trainer=cpu", "trainer.max_epochs=2", "logger=csv", f"hydra.runtime.output_dir={folder}"]
+        options = [
+            "experiment=paper/frappe",
+            "trainer=cpu",
+            "trainer.max_epochs=2",
+            "logger=csv",
+            f"hydra.runtime.output_dir={folder}",
+        ]
         config = compose("train", [*options, *overrides], return_hydra_config=True)
         HydraConfig.instance().set_config(config)
         data = CTRDataModule(Path(prepared), seed=1, **config.stream)
@@ -86,7 +93,9 @@ def steps(half: bool) -> dict[str, Callable[[], None]]:
     schema = Schema("frappe", tuple(Field(f"field{number}", size) for number, size in enumerate(sizes)), "label")
     module = make_module(schema).train()
     optimizer = module.configure_optimizers()
-    ids = torch.stack([start + torch.randint(1, size, (BATCH,)) for start, size in zip(schema.offsets, sizes, strict=True)], 1).int()
+    ids = torch.stack(
+        [start + torch.randint(1, size, (BATCH,)) for start, size in zip(schema.offsets, sizes, strict=True)], 1
+    ).int()
     label = torch.randint(0, 2, (BATCH,)).float()
 
     def step() -> None:
@@ -111,7 +120,11 @@ def steps(half: bool) -> dict[str, Callable[[], None]]:
             multiply(gradient.T, x)
 
     works = {"a training step": step, "its products by torch.mm": partial(products, torch.mm)}
-    return works if half else {**works, "its products by oneDNN": partial(products, lambda left, right: product(left, right.T))}
+    return (
+        works
+        if half
+        else {**works, "its products by oneDNN": partial(products, lambda left, right: product(left, right.T))}
+    )
 
 
 def measure(*command: object) -> list[float]:
@@ -131,13 +144,22 @@ def main(raw: str = "", pairs: int = 3) -> None:
     folders = [Path(raw)] if raw else [ROOT / "data" / "raw" / "frappe", ROOT.parent / "shared" / "data" / "frappe"]
     folder = next((each for each in folders if (each / "train.csv").exists()), None)
     if folder is None:
-        print("training beside other libraries: left out, it needs frappe's csv files (python src/prepare.py dataset=frappe download=true)")
+        print(
+            "training beside other libraries: left out, it needs frappe's csv files (python src/prepare.py dataset=frappe download=true)"
+        )
         return
     if missing := [str(path) for path in PEERS.values() if not path.exists()]:
         raise SystemExit(f"{', '.join(missing)} missing: run this through make bench, which builds them")
     fields = (folder / "train.csv").open().readline().strip().split(",")[1:]
     files = {split: f"{split}.csv" for split in ("train", "valid", "test")}
-    options = {"name": "frappe", "raw_dir": folder, "prepared_dir": WORK / "frappe", "fields": fields, "label": "label", "group": "user"}
+    options = {
+        "name": "frappe",
+        "raw_dir": folder,
+        "prepared_dir": WORK / "frappe",
+        "fields": fields,
+        "label": "label",
+        "group": "user",
+    }
     prepared = prepare(DatasetSpec.from_config({**options, "min_count": 2, "layouts": [{"reader": "csv", **files}]}))
     theirs = WORK / "frappe-fuxictr"
     side = {name: Path(__file__).with_name(f"{name}_side.py") for name in PEERS}
@@ -170,11 +192,15 @@ def main(raw: str = "", pairs: int = 3) -> None:
     many = [seconds(lambda: grouped_auc(score, label, group)) for _ in range(pairs)]
 
     versions = f"torch {torch.__version__}, lightning {importlib.metadata.version('lightning')}, FuxiCTR 2.3.10, DeepCTR-Torch 0.3.0"
-    table = Table(title=f"{versions}, {torch.get_num_threads()} threads {platform.machine()}; medians (smallest to largest)")
+    table = Table(
+        title=f"{versions}, {torch.get_num_threads()} threads {platform.machine()}; medians (smallest to largest)"
+    )
     for column in ("work", "seconds"):
         table.add_column(column, justify="left" if column == "work" else "right")
     for name, measured in found.items():
-        for what, values in zip(("an epoch with validation", "an evaluation", "gAUC alone"), np.array(measured).T, strict=False):
+        for what, values in zip(
+            ("an epoch with validation", "an evaluation", "gAUC alone"), np.array(measured).T, strict=False
+        ):
             if not np.isnan(values).any():
                 table.add_row(f"{name}: {what}", spread(values))
     for name, measured in stepped.items():

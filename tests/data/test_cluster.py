@@ -37,7 +37,9 @@ WHOLE = {"reader": "csv", "all": "*.csv"}
 )
 def test_both_engines_leave_the_same(tmp_path, options):
     raw = write_raw(tmp_path / "raw")
-    here, there = (prepare(make_spec(raw, prepared_dir=tmp_path / engine, **options), engine) for engine in ("polars", "ray"))
+    here, there = (
+        prepare(make_spec(raw, prepared_dir=tmp_path / engine, **options), engine) for engine in ("polars", "ray")
+    )
     assert {path.name: path.read_bytes() for path in (here / "vocabulary").iterdir()} == {
         path.name: path.read_bytes() for path in (there / "vocabulary").iterdir()
     }
@@ -50,7 +52,8 @@ def test_both_engines_leave_the_same(tmp_path, options):
 
 
 @pytest.mark.parametrize(
-    ("line", "message"), [("2,3,4,5", "expected 0 or 1"), ("1,2", "rows that are cut short"), ("1,\xff,3,4", "not UTF-8")]
+    ("line", "message"),
+    [("2,3,4,5", "expected 0 or 1"), ("1,2", "rows that are cut short"), ("1,\xff,3,4", "not UTF-8")],
 )
 def test_a_bad_row_is_told_as_on_one_machine(tmp_path, line, message):
     raw = write_raw(tmp_path / "raw")

@@ -18,7 +18,9 @@ def test_splits_and_batch_sizes(prepared):
 
 
 def test_the_seed_makes_the_order(prepared):
-    first, again, other = (next(iter(CTRDataModule(prepared, 100, seed=seed).train_dataloader())).ids for seed in (5, 5, 6))
+    first, again, other = (
+        next(iter(CTRDataModule(prepared, 100, seed=seed).train_dataloader())).ids for seed in (5, 5, 6)
+    )
     assert torch.equal(first, again)
     assert not torch.equal(first, other)
 

@@ -12,7 +12,11 @@ from conftest import make_spec, run_script
 from tf4ctr.data.download import fetch
 from tf4ctr.errors import InputError
 
-FILES = {"train.csv": b"click,user\n1,2\n" * 20_000, "valid.csv": b"click,user\n0,2\n", "test.csv": b"click,user\n1,3\n"}
+FILES = {
+    "train.csv": b"click,user\n1,2\n" * 20_000,
+    "valid.csv": b"click,user\n0,2\n",
+    "test.csv": b"click,user\n1,3\n",
+}
 
 
 def md5(content):
@@ -104,7 +108,9 @@ def test_a_hub_archive_is_unpacked_and_checked(tmp_path, server, monkeypatch):
 
 def test_a_broken_download_goes_on_where_it_stopped(tmp_path, server, monkeypatch):
     monkeypatch.setenv("HF_ENDPOINT", server.url)
-    monkeypatch.setattr("huggingface_hub.constants.DOWNLOAD_CHUNK_SIZE", 10_000)  # what is kept at least, ten megabytes otherwise
+    monkeypatch.setattr(
+        "huggingface_hub.constants.DOWNLOAD_CHUNK_SIZE", 10_000
+    )  # what is kept at least, ten megabytes otherwise
     server.cut = 1
     spec = toy(tmp_path, hub="reczoo/Toy_x1")
     for _ in range(2):
@@ -128,7 +134,9 @@ def test_another_checksum_is_refused_and_nothing_keeps_the_name(tmp_path, server
 
 def test_an_archive_by_its_address(tmp_path, server):
     sums = {"toy.zip": md5(server.content)}
-    spec = make_spec(tmp_path / "raw", download={"url": f"{server.url}/a/toy.zip", "md5": sums, "unpack": ["Toy_x1/train.csv"]})
+    spec = make_spec(
+        tmp_path / "raw", download={"url": f"{server.url}/a/toy.zip", "md5": sums, "unpack": ["Toy_x1/train.csv"]}
+    )
     fetch(spec)
     assert names(spec) == {"train.csv"}
 
@@ -142,7 +150,9 @@ def test_an_archive_with_another_checksum(tmp_path, server):
 
 
 def test_what_must_be_fetched_by_hand_says_how(tmp_path):
-    with pytest.raises(InputError, match=r"toy cannot be downloaded by itself\.\nAsk the owner\.\nThen put the files into"):
+    with pytest.raises(
+        InputError, match=r"toy cannot be downloaded by itself\.\nAsk the owner\.\nThen put the files into"
+    ):
         fetch(make_spec(tmp_path / "raw", source="Ask the owner."))
 
 
@@ -150,13 +160,16 @@ def test_without_a_network_one_clear_error(tmp_path, monkeypatch):
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
     monkeypatch.setattr("time.sleep", lambda seconds: None)  # between the hub's own attempts
     with pytest.raises(
-        InputError, match=r"Toy_x1\.zip of reczoo/Toy_x1 cannot be fetched \(.*\): is there a network\? .*goes on from there"
+        InputError,
+        match=r"Toy_x1\.zip of reczoo/Toy_x1 cannot be fetched \(.*\): is there a network\? .*goes on from there",
     ):
         fetch(toy(tmp_path, hub="reczoo/Toy_x1"))
 
 
 def test_prepare_fetches_when_it_is_told_to(tmp_path):
-    done = run_script("prepare.py", "dataset=avazu", "~dataset.download", "download=true", f"dataset.raw_dir={tmp_path}/raw")
+    done = run_script(
+        "prepare.py", "dataset=avazu", "~dataset.download", "download=true", f"dataset.raw_dir={tmp_path}/raw"
+    )
     assert done.returncode == 2
     assert "avazu cannot be downloaded by itself" in done.stderr
     assert "kaggle competitions download -c avazu-ctr-prediction" in done.stderr

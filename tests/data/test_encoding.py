@@ -16,16 +16,24 @@ def test_raw_rows_get_the_ids_that_preparation_gave_them(spec):
     raw = pl.read_csv(spec.raw_dir / "test.csv", infer_schema=False)
     expected = pl.read_parquet(sorted(prepared.glob("**/test*.parquet"))).select(schema.columns).to_numpy()
     np.testing.assert_array_equal(encoder.ids(raw), expected)
-    nothing = pl.DataFrame({name: ["never seen", None] for name in encoder.columns}, schema=dict.fromkeys(encoder.columns, pl.String))
+    nothing = pl.DataFrame(
+        {name: ["never seen", None] for name in encoder.columns}, schema=dict.fromkeys(encoder.columns, pl.String)
+    )
     assert (encoder.ids(nothing) == encoder.unknown_W).all()
 
 
 def test_a_fault_names_column_value_and_what_was_expected(spec):
     prepared = prepare(spec)
-    fields = [type(field)(field.name, transform="log_bucket" if field.name == "hour" else None) for field in spec.fields]
+    fields = [
+        type(field)(field.name, transform="log_bucket" if field.name == "hour" else None) for field in spec.fields
+    ]
     encoder = RowEncoder(Schema.load(prepared), fields, prepared / "vocabulary")
     rows = pl.DataFrame({"user": ["1", "1", None], "item": ["2", "2", "2"], "hour": ["3", "noon", None]})
-    assert rows.select(encoder.fault()).to_series().to_list() == [None, "column 'hour' is 'noon', expected a number", None]
+    assert rows.select(encoder.fault()).to_series().to_list() == [
+        None,
+        "column 'hour' is 'noon', expected a number",
+        None,
+    ]
 
 
 def test_another_vocabulary_is_refused(spec):

@@ -61,16 +61,34 @@ def break_train(raw_dir, change):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda b: b.replace(b"\n", b"\n\xff", 9).replace(b"\n\xff", b"\n", 8), r"line 10: byte 0xff at column 1 is not UTF-8; .*iconv"),
+        (
+            lambda b: b.replace(b"\n", b"\n\xff", 9).replace(b"\n\xff", b"\n", 8),
+            r"line 10: byte 0xff at column 1 is not UTF-8; .*iconv",
+        ),
         (lambda b: b"", r"train\.csv is empty: expected a header"),
         (lambda b: b.replace(b"\n", b"\n\n", 2) + b"\n2,3,4,5\n", r"line 405: column 'click' is '2', expected 0 or 1"),
-        (lambda b: b + b, r"line 402: column 'click' is 'click' \(the header again: files put one after the other\?\), expected 0 or 1"),
-        (lambda b: b.replace(b"click,user,item", b"click,user,user", 1), r"no column 'item'|names column 'user' 2 times"),
+        (
+            lambda b: b + b,
+            r"line 402: column 'click' is 'click' \(the header again: files put one after the other\?\), expected 0 or 1",
+        ),
+        (
+            lambda b: b.replace(b"click,user,item", b"click,user,user", 1),
+            r"no column 'item'|names column 'user' 2 times",
+        ),
         (lambda b: b + b'1,2,"3,4\n', r"train\.csv has rows that are cut short|cannot be read"),
         (lambda b: b.replace(b"\n", b"\r"), r"train\.csv ends its lines with carriage returns alone"),
         (lambda b: gzip.compress(b)[:-400], r"train\.csv cannot be read.*download it again"),
     ],
-    ids=["not UTF-8", "empty", "blank lines before", "header twice", "column twice", "open quote", "old line ends", "gzip cut short"],
+    ids=[
+        "not UTF-8",
+        "empty",
+        "blank lines before",
+        "header twice",
+        "column twice",
+        "open quote",
+        "old line ends",
+        "gzip cut short",
+    ],
 )
 def test_a_broken_file_is_told_and_nothing_is_left(raw_dir, change, message):
     spec = break_train(raw_dir, change)
@@ -100,7 +118,9 @@ def test_other_writings_of_the_same_rows_prepare_the_same(raw_dir, prepared, cha
 
 def test_a_value_that_its_transform_cannot_take_is_named(raw_dir):
     fields = ["user", {"name": "weekday", "column": "item", "transform": "weekday"}]
-    with pytest.raises(InputError, match=r"train\.csv, line 2: column 'item' is '\d+', expected a time as YYMMDDHH \(400 such rows\)"):
+    with pytest.raises(
+        InputError, match=r"train\.csv, line 2: column 'item' is '\d+', expected a time as YYMMDDHH \(400 such rows\)"
+    ):
         prepare(make_spec(raw_dir, fields=fields))
 
 

@@ -98,7 +98,11 @@ def test_prepared_rows_are_used_when_the_raw_files_are_gone(spec, prepared, capl
 
 def test_limit_rows_takes_the_first_of_each_split(raw_dir):
     folder = prepare(make_spec(raw_dir, limit_rows=50))
-    assert {split: data["rows"] for split, data in read_manifest(folder)["splits"].items()} == {"train": 50, "valid": 50, "test": 50}
+    assert {split: data["rows"] for split, data in read_manifest(folder)["splits"].items()} == {
+        "train": 50,
+        "valid": 50,
+        "test": 50,
+    }
 
 
 def test_an_empty_last_cell_is_a_missing_value_and_no_error(raw_dir):
@@ -154,7 +158,15 @@ SLOW_PREPARATION = (
 def test_stopped_while_preparing_keeps_the_old_prepared_dataset(spec, prepared, number, moment):
     """SIGINT (Ctrl-C) also clears the half-made folder; SIGKILL can't, the next preparation does."""
     before = (prepared / "manifest.json").read_text()
-    command = [sys.executable, "-c", SLOW_PREPARATION, str(ROOT / "src"), str(ROOT / "tests"), str(spec.raw_dir), moment]
+    command = [
+        sys.executable,
+        "-c",
+        SLOW_PREPARATION,
+        str(ROOT / "src"),
+        str(ROOT / "tests"),
+        str(spec.raw_dir),
+        moment,
+    ]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert any("reached" in line for line in process.stdout)
     process.send_signal(number)
@@ -240,12 +252,19 @@ def test_list_fields_take_several_columns(tmp_path):
     schema = Schema.load(folder)
     assert schema.columns == ["tags.0", "tags.1", "tags.2"]
     assert vocabulary.load("tags", folder / "vocabulary").to_list() == ["a", "b"]  # c and d came up once
-    assert pl.read_parquet(folder / "train.parquet").select(schema.columns).rows() == [(1, 2, 0), (2, 0, 0), (3, 0, 0), (3, 1, 2)]
+    assert pl.read_parquet(folder / "train.parquet").select(schema.columns).rows() == [
+        (1, 2, 0),
+        (2, 0, 0),
+        (3, 0, 0),
+        (3, 1, 2),
+    ]
 
 
 def test_a_full_disk_is_told_before_anything_is_read(spec, monkeypatch):
     monkeypatch.setattr(preparation.shutil, "disk_usage", lambda folder: SimpleNamespace(free=10))
-    with pytest.raises(InputError, match=r"toy may need .* MB in .*, 0\.0 MB are free: make room, or name another disk"):
+    with pytest.raises(
+        InputError, match=r"toy may need .* MB in .*, 0\.0 MB are free: make room, or name another disk"
+    ):
         prepare(spec)
     assert leftovers(spec) == []
 

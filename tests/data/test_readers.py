@@ -37,7 +37,10 @@ def test_csv_empty_file(tmp_path):
 def test_csv_finds_lines_of_another_length(tmp_path):
     path = tmp_path / "a.csv"
     path.write_text('label,user,item\n1,a,b\n0,c\n1,"d,e",f\n0,g,h,i\n')
-    assert READERS["csv"].bad_rows(path, COLUMNS) == [(3, "2 cells, the header has 3"), (5, "4 cells, the header has 3")]
+    assert READERS["csv"].bad_rows(path, COLUMNS) == [
+        (3, "2 cells, the header has 3"),
+        (5, "4 cells, the header has 3"),
+    ]
 
 
 def test_libsvm_reads_one_id_a_field(tmp_path):
@@ -63,7 +66,19 @@ def test_parquet_that_is_cut_short_says_so(tmp_path):
 
 def test_both_forms_of_frappe_hold_the_same_rows():
     folder = need_shared("frappe")
-    columns = ["label", "user", "item", "daytime", "weekday", "isweekend", "homework", "cost", "weather", "country", "city"]
+    columns = [
+        "label",
+        "user",
+        "item",
+        "daytime",
+        "weekday",
+        "isweekend",
+        "homework",
+        "cost",
+        "weather",
+        "country",
+        "city",
+    ]
     first, second = (READERS[form].rows([folder / f"test.{form}"], columns).collect() for form in ("csv", "libsvm"))
     assert first.equals(second)
 
@@ -75,14 +90,18 @@ def test_csv_reads_several_files_plain_and_gzipped(tmp_path):
     for paths in ([tmp_path / "a.csv"], [tmp_path / "b.gz"], [tmp_path / "a.csv", tmp_path / "b.gz"]):
         found = READERS["csv"].rows(paths, COLUMNS).select(COLUMNS).collect().rows()
         assert found == [
-            row for path, row in zip("ab", [("1", "a", "b"), ("0", "c", "d")], strict=True) if any(path == p.name[0] for p in paths)
+            row
+            for path, row in zip("ab", [("1", "a", "b"), ("0", "c", "d")], strict=True)
+            if any(path == p.name[0] for p in paths)
         ]
 
 
 def test_csv_files_with_other_columns_are_refused(tmp_path):
     (tmp_path / "a.csv").write_text("label,user,item\n1,a,b\n")
     (tmp_path / "b.csv").write_text("label,item,user\n1,a,b\n")
-    with pytest.raises(InputError, match=r"b\.csv has other columns than a\.csv: label, item, user, expected label, user, item"):
+    with pytest.raises(
+        InputError, match=r"b\.csv has other columns than a\.csv: label, item, user, expected label, user, item"
+    ):
         READERS["csv"].rows([tmp_path / "a.csv", tmp_path / "b.csv"], COLUMNS)
 
 
@@ -90,7 +109,10 @@ def test_csv_without_a_header_takes_the_names_it_is_told(tmp_path):
     path = tmp_path / "train.txt"
     path.write_text("1\tu\t\ti\n0\t\tx\t\n")
     options = {"separator": "\t", "header": ["label", "user", "other", "item"]}
-    assert READERS["csv"].rows([path], COLUMNS, **options).select(COLUMNS).collect().rows() == [("1", "u", "i"), ("0", None, None)]
+    assert READERS["csv"].rows([path], COLUMNS, **options).select(COLUMNS).collect().rows() == [
+        ("1", "u", "i"),
+        ("0", None, None),
+    ]
     path.write_text("1\tu\t\ti\n0\tx\n")
     assert READERS["csv"].bad_rows(path, COLUMNS, **options) == [(2, "2 cells, the header has 4")]
 
@@ -115,7 +137,9 @@ def test_parquet_of_numbers_is_read_as_text(tmp_path):
 
 def test_parquet_with_a_nested_column_is_refused(tmp_path):
     pl.DataFrame({"label": [1], "user": [["a"]], "item": ["x"]}).write_parquet(tmp_path / "a.parquet")
-    with pytest.raises(InputError, match=r"column 'user' is List\(String\), expected text or numbers; .*separator and width"):
+    with pytest.raises(
+        InputError, match=r"column 'user' is List\(String\), expected text or numbers; .*separator and width"
+    ):
         rows("parquet", tmp_path / "a.parquet")
 
 
@@ -131,7 +155,10 @@ def test_grouplens_joins_users_and_likes_from_four_on(tmp_path):
     ]
     assert not found["__short"].any()
     (tmp_path / "ratings.dat").write_text("1::10::5::9\n2::11\n")
-    assert READERS["grouplens"].rows([tmp_path / "ratings.dat"], columns).collect()["__short"].to_list() == [False, True]
+    assert READERS["grouplens"].rows([tmp_path / "ratings.dat"], columns).collect()["__short"].to_list() == [
+        False,
+        True,
+    ]
     assert [line for line, _ in READERS["grouplens"].bad_rows(tmp_path / "ratings.dat", columns)] == [2]
 
 

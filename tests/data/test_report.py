@@ -23,7 +23,10 @@ def test_shares_of_unknown_values_count_no_padding(folder):
     # known: u1 (3 times), a (4 times); training has u1 u1 u2 u1 and [a b] [a] [missing] [a c]
     assert report.out_of_vocabulary(folder, schema, "train") == {"user": 1 / 4, "tags": 3 / 6}
     assert report.out_of_vocabulary(folder, schema, "valid") == {"user": 1 / 2, "tags": 2 / 3}
-    assert read_manifest(folder)["splits"]["valid"]["out_of_vocabulary"] == {"user": 1 / 2, "tags": pytest.approx(2 / 3)}
+    assert read_manifest(folder)["splits"]["valid"]["out_of_vocabulary"] == {
+        "user": 1 / 2,
+        "tags": pytest.approx(2 / 3),
+    }
 
 
 def test_the_report_tells_rows_rates_vocabularies_and_top_values(folder):

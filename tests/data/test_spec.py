@@ -47,7 +47,8 @@ def test_missing_raw_files_say_which_and_where_to_get_them(tmp_path):
     (tmp_path / "train.csv").touch()
     spec = make_spec(tmp_path, source="Download it from somewhere.")
     with pytest.raises(
-        InputError, match=r"(?s)train.csv \(found\), valid.csv \(missing\).*Download it from somewhere.*dataset.raw_dir=FOLDER"
+        InputError,
+        match=r"(?s)train.csv \(found\), valid.csv \(missing\).*Download it from somewhere.*dataset.raw_dir=FOLDER",
     ):
         spec.raw_files(tmp_path)
 

@@ -32,7 +32,9 @@ def ids(batches):
 def rows(batches):
     """Batches as a multiset of rows."""
     return sorted(
-        (*batch.ids[i].tolist(), batch.label[i].item(), batch.group[i].item()) for batch in batches for i in range(len(batch.label))
+        (*batch.ids[i].tolist(), batch.label[i].item(), batch.group[i].item())
+        for batch in batches
+        for i in range(len(batch.label))
     )
 
 
@@ -46,7 +48,11 @@ def test_evaluation_gives_every_row_in_order(prepared, make):
     assert ids(batches).tolist() == [list(row) for row in table.select("user", "item", "hour").rows()]
     assert torch.cat([batch.label for batch in batches]).tolist() == table[LABEL].to_list()
     assert torch.cat([batch.group for batch in batches]).tolist() == table[GROUP].to_list()
-    assert (batches[0].ids.dtype, batches[0].label.dtype, batches[0].group.dtype) == (torch.int32, torch.float32, torch.int64)
+    assert (batches[0].ids.dtype, batches[0].label.dtype, batches[0].group.dtype) == (
+        torch.int32,
+        torch.float32,
+        torch.int64,
+    )
 
 
 @tiers
@@ -90,10 +96,15 @@ def test_iterating_does_not_count_as_training(prepared, make):
 @pytest.mark.parametrize("world_size", [2, 3])
 def test_ranks_share_the_rows(prepared, make, world_size):
     def streams(split, shuffle):
-        return [make(prepared, split, 64, shuffle=shuffle, seed=1, rank=rank, world_size=world_size) for rank in range(world_size)]
+        return [
+            make(prepared, split, 64, shuffle=shuffle, seed=1, rank=rank, world_size=world_size)
+            for rank in range(world_size)
+        ]
 
     training = [list(stream) for stream in streams("train", True)]
-    assert len({tuple(len(batch.label) for batch in batches) for batches in training}) == 1  # equal, so no rank waits for another
+    assert (
+        len({tuple(len(batch.label) for batch in batches) for batches in training}) == 1
+    )  # equal, so no rank waits for another
     everything = rows(list(make(prepared, "train", 64)))
     together = rows([batch for batches in training for batch in batches])
     assert len(together) == 400 // world_size * world_size
@@ -101,13 +112,18 @@ def test_ranks_share_the_rows(prepared, make, world_size):
     evaluation = [batch for stream in streams("valid", False) for batch in stream]
     assert rows(evaluation) == rows(list(make(prepared, "valid", 64)))
     # as many batches each, for what ranks do together: the last one empty where the others have a row left
-    few = [list(make(prepared, "valid", (100 - 1) // world_size, rank=rank, world_size=world_size)) for rank in range(world_size)]
+    few = [
+        list(make(prepared, "valid", (100 - 1) // world_size, rank=rank, world_size=world_size))
+        for rank in range(world_size)
+    ]
     assert len({len(batches) for batches in few}) == 1
     assert rows([batch for batches in few for batch in batches]) == rows(evaluation)
 
 
 @tiers
-@pytest.mark.parametrize(("batch_size", "sizes"), [(399, [400]), (57, [57] * 6 + [58]), (133, [133, 133, 134]), (150, [150, 150, 100])])
+@pytest.mark.parametrize(
+    ("batch_size", "sizes"), [(399, [400]), (57, [57] * 6 + [58]), (133, [133, 133, 134]), (150, [150, 150, 100])]
+)
 def test_a_single_left_over_row_joins_the_batch_before_it(prepared, make, batch_size, sizes):
     stream = make(prepared, "train", batch_size, shuffle=True)
     assert [len(batch.label) for batch in stream] == sizes
@@ -127,7 +143,10 @@ def test_any_number_of_ranks_trains_on_the_same_rows(prepared):
     """400 rows divide by 1, 2, 4 and 5: then nothing is left out, whatever the tier."""
     for make in (MemoryStream, on_disk):
         for world_size in (1, 2, 4, 5):
-            shares = [make(prepared, "train", 30, shuffle=True, seed=2, rank=rank, world_size=world_size) for rank in range(world_size)]
+            shares = [
+                make(prepared, "train", 30, shuffle=True, seed=2, rank=rank, world_size=world_size)
+                for rank in range(world_size)
+            ]
             assert rows([batch for share in shares for batch in share]) == rows(list(make(prepared, "train", 30)))
 
 
@@ -163,7 +182,9 @@ def test_a_run_does_not_go_on_in_another_order(prepared):
 @tiers
 def test_pinned_batches_are_the_same_each_made_while_the_one_before_is_in_use(prepared, make, monkeypatch):
     made = []
-    monkeypatch.setattr(Batch, "pin", lambda batch: made.append(threading.current_thread()) or batch)  # a CPU has no page-locked memory
+    monkeypatch.setattr(
+        Batch, "pin", lambda batch: made.append(threading.current_thread()) or batch
+    )  # a CPU has no page-locked memory
     stream = make(prepared, "train", 64, shuffle=True, seed=3, pin=True)
     expected = list(make(prepared, "train", 64, shuffle=True, seed=3))
     batches = iter(stream)

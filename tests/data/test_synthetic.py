@@ -49,7 +49,10 @@ def test_values_follow_the_power_law():
 def test_one_region_is_easy_and_one_is_hard():
     rows = synthetic.ClickModel(0).draw(np.random.default_rng(0), 100_000)
     easy, hard = (rows.filter(pl.col("region") == region) for region in (0, 1))
-    assert roc_auc_score(easy["click"], easy["click_probability"]) > roc_auc_score(hard["click"], hard["click_probability"]) + 0.15
+    assert (
+        roc_auc_score(easy["click"], easy["click_probability"])
+        > roc_auc_score(hard["click"], hard["click_probability"]) + 0.15
+    )
 
 
 def test_the_best_auc_in_the_manifest_is_that_of_the_true_probability(tmp_path):
@@ -67,6 +70,8 @@ def test_the_best_auc_in_the_manifest_is_that_of_the_true_probability(tmp_path):
     synthetic.generate(tmp_path / "again", train=3000, valid=500, test=700, seed=4)
     for split in ("train", "valid", "test"):
         rows = read(tmp_path / "again", split)
-        assert manifest["best_auc"][split] == pytest.approx(roc_auc_score(rows["click"], rows["click_probability"]), abs=1e-9)
+        assert manifest["best_auc"][split] == pytest.approx(
+            roc_auc_score(rows["click"], rows["click_probability"]), abs=1e-9
+        )
         assert manifest["splits"][split]["rows"] == len(rows)
     assert not (spec.prepared_dir / "raw").exists()

@@ -11,7 +11,12 @@ from tf4ctr.data.transforms import TRANSFORMS
 
 
 def apply(name, texts):
-    return pl.DataFrame({"x": texts}, schema={"x": pl.String}).select(TRANSFORMS[name].apply(pl.col("x"))).to_series().to_list()
+    return (
+        pl.DataFrame({"x": texts}, schema={"x": pl.String})
+        .select(TRANSFORMS[name].apply(pl.col("x")))
+        .to_series()
+        .to_list()
+    )
 
 
 @given(st.lists(st.datetimes(datetime(2001, 1, 1), datetime(2068, 12, 31)), min_size=1, max_size=20))
@@ -30,7 +35,18 @@ def test_log_bucket_is_the_floor_of_the_squared_logarithm(values):
 
 @pytest.mark.parametrize(
     ("age", "decade"),
-    [("0", None), ("-38", None), ("1", "1"), ("10", "1"), ("11", "2"), ("60", "6"), ("61", "7"), ("95", "7"), ("96", None), (None, None)],
+    [
+        ("0", None),
+        ("-38", None),
+        ("1", "1"),
+        ("10", "1"),
+        ("11", "2"),
+        ("60", "6"),
+        ("61", "7"),
+        ("95", "7"),
+        ("96", None),
+        (None, None),
+    ],
 )
 def test_age_decade(age, decade):
     assert apply("age_decade", [age]) == [decade]

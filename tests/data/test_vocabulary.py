@@ -26,7 +26,9 @@ def test_counts_of_many_batches_are_those_of_one(monkeypatch):
         assert sum(map(len, counts._pending)) <= 5 + len(counts._merged)
     expected = Counter(value for value in drawn if value is not None)
     assert dict(counts.seen(1).rows()) == expected
-    assert counts.seen(12).get_column("f").to_list() == sorted(value for value, number in expected.items() if number >= 12)
+    assert counts.seen(12).get_column("f").to_list() == sorted(
+        value for value, number in expected.items() if number >= 12
+    )
 
 
 @given(train=values, later=values, min_count=st.integers(1, 3), offset=st.integers(0, 1000))

@@ -32,7 +32,9 @@ def test_sum(hidden):
     dfm = made(Sum, hidden)
     fused, heads = dfm(hidden)
     check_heads(dfm, hidden, heads)
-    np.testing.assert_allclose(fused.detach(), sum(linear(layer, h) for layer, h in zip(dfm.heads, hidden, strict=True)), atol=1e-12)
+    np.testing.assert_allclose(
+        fused.detach(), sum(linear(layer, h) for layer, h in zip(dfm.heads, hidden, strict=True)), atol=1e-12
+    )
 
 
 def test_sum_takes_a_logit_as_it_is():
@@ -81,7 +83,10 @@ def test_voting_in_evaluation_is_the_softmax_of_the_votes(hidden):
     dfm = made(Voting, hidden, temperature=0.8).eval()
     fused, heads = dfm(hidden)
     check_heads(dfm, hidden, heads)
-    votes, logits = (np.stack([linear(layer, h) for layer, h in zip(layers, hidden, strict=True)], 1) for layers in (dfm.votes, dfm.heads))
+    votes, logits = (
+        np.stack([linear(layer, h) for layer, h in zip(layers, hidden, strict=True)], 1)
+        for layers in (dfm.votes, dfm.heads)
+    )
     np.testing.assert_allclose(fused.detach(), (softmax(votes / 0.8) * logits).sum(1), atol=1e-12)
     assert torch.equal(fused, dfm(hidden)[0])
 
@@ -112,7 +117,9 @@ def test_mixture_of_experts(hidden):
     dfm = made(MixtureOfExperts, hidden)
     fused, heads = dfm(hidden)
     together = torch.cat(hidden, 1).numpy()
-    gate, expert = (together @ layer.weight.detach().numpy().T + layer.bias.detach().numpy() for layer in (dfm.gate, dfm.expert))
+    gate, expert = (
+        together @ layer.weight.detach().numpy().T + layer.bias.detach().numpy() for layer in (dfm.gate, dfm.expert)
+    )
     np.testing.assert_allclose(fused.detach(), (softmax(gate) * expert).sum(1), atol=1e-12)
     check_heads(dfm, hidden, heads)
 

@@ -4,7 +4,8 @@ from torch import nn
 
 from conftest import draw_ids
 from tf4ctr.data.schema import Field, Schema
-from tf4ctr.models.embedding import FieldEmbedding, put_rows, take_rows
+from tf4ctr.models.embedding import FieldEmbedding
+from tf4ctr.models.rows import put_rows, take_rows
 
 
 def test_one_gather_equals_a_table_for_each_field(schema):
@@ -46,7 +47,9 @@ def test_a_list_field_is_the_sum_of_its_values_and_padding_stays_zero():
     ids = torch.tensor([[1, 5, 7, 4, 10], [3, 8, 4, 4, 11]], dtype=torch.int32)
     out = embedding(ids)
     rows = embedding.weight.detach()
-    expected = torch.stack([torch.stack([rows[1], rows[5] + rows[7], rows[10]]), torch.stack([rows[3], rows[8], rows[11]])])
+    expected = torch.stack(
+        [torch.stack([rows[1], rows[5] + rows[7], rows[10]]), torch.stack([rows[3], rows[8], rows[11]])]
+    )
     torch.testing.assert_close(out, expected)
     (gradient,) = torch.autograd.grad((out**2).sum() + out.sum(), embedding.weight)
     assert gradient[[0, 4, 9]].eq(0).all()

@@ -97,8 +97,16 @@ def test_models_import_neither_lightning_nor_hydra_nor_data():
     for path in (ROOT / "src" / "tf4ctr" / "models").rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
             names = (
-                [a.name for a in node.names] if isinstance(node, ast.Import) else [node.module] if isinstance(node, ast.ImportFrom) else []
+                [a.name for a in node.names]
+                if isinstance(node, ast.Import)
+                else [node.module]
+                if isinstance(node, ast.ImportFrom)
+                else []
             )
             for name in names:
-                assert name.split(".")[0] not in ("lightning", "hydra", "omegaconf", "polars"), f"{Path(path).name} imports {name}"
-                assert not name.startswith("tf4ctr.data") or name == "tf4ctr.data.schema", f"{Path(path).name} imports {name}"
+                assert name.split(".")[0] not in ("lightning", "hydra", "omegaconf", "polars"), (
+                    f"{Path(path).name} imports {name}"
+                )
+                assert not name.startswith("tf4ctr.data") or name == "tf4ctr.data.schema", (
+                    f"{Path(path).name} imports {name}"
+                )

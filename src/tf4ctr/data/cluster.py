@@ -61,7 +61,9 @@ def count(
         _refuse_unreadable(spec, raw, split, frame)
         for (name,), part in frame.partition_by("name", as_dict=True, include_key=False).items():
             if name == CHECKS:
-                for number, check, found in part.select(pl.col("value").str.splitn(" ", 2), "count").unnest("value").rows():
+                for number, check, found in (
+                    part.select(pl.col("value").str.splitn(" ", 2), "count").unnest("value").rows()
+                ):
                     of_split = checks.setdefault(int(number), {})
                     of_split[check] = of_split.get(check, 0) + found
                     tick(found if check == "rows" else 0)
@@ -90,7 +92,11 @@ def encode(
                 _refuse_unreadable(spec, raw, source, frame)
                 tick(frame["count"].sum())
         for number, split in enumerate(SPLITS):
-            files = [path for n in range(len(blocks)) for path in sorted((parts / source / str(n)).glob(f"{SPLIT}={number}/*.parquet"))]
+            files = [
+                path
+                for n in range(len(blocks))
+                for path in sorted((parts / source / str(n)).glob(f"{SPLIT}={number}/*.parquet"))
+            ]
             if files:
                 pl.scan_parquet(files).sink_parquet(folder / f"{split}.parquet", engine="streaming", **PARQUET)
     shutil.rmtree(parts)
@@ -140,7 +146,9 @@ def _group(spec: DatasetSpec) -> str:
 
 def _rows(spec: DatasetSpec, raw: RawFiles, batch: dict[str, Any]) -> pa.Table:
     block = _block(batch)
-    return _answer(lambda: [(block.path, block.path, raw.rows([Path(block.path)], spec.columns).select(pl.len()).collect().item())])
+    return _answer(
+        lambda: [(block.path, block.path, raw.rows([Path(block.path)], spec.columns).select(pl.len()).collect().item())]
+    )
 
 
 def _count(spec: DatasetSpec, raw: RawFiles, batch: dict[str, Any]) -> pa.Table:
@@ -159,14 +167,18 @@ def _count(spec: DatasetSpec, raw: RawFiles, batch: dict[str, Any]) -> pa.Table:
         parts = [pl.DataFrame(found, ["name", "value", "count"], orient="row")]
         for name, counter in [*counters.items(), *([(_group(spec), groups)] if groups else [])]:
             parts.append(
-                counter.seen(1).select(pl.lit(name).alias("name"), pl.col(counter.name).alias("value"), pl.col("count").cast(pl.Int64))
+                counter.seen(1).select(
+                    pl.lit(name).alias("name"), pl.col(counter.name).alias("value"), pl.col("count").cast(pl.Int64)
+                )
             )
         return pl.concat(parts)
 
     return _answer(work)
 
 
-def _encode(spec: DatasetSpec, raw: RawFiles, shared: Any, numbers: dict[str, int], parts: Path, batch: dict[str, Any]) -> pa.Table:
+def _encode(
+    spec: DatasetSpec, raw: RawFiles, shared: Any, numbers: dict[str, int], parts: Path, batch: dict[str, Any]
+) -> pa.Table:
     block = _block(batch)
 
     def work() -> list[tuple[str, str, int]]:
@@ -185,7 +197,9 @@ def _block(batch: dict[str, Any]) -> Block:
 
 
 def _open(spec: DatasetSpec, raw: RawFiles, block: Block) -> pl.LazyFrame:
-    return preparation.open_rows(spec, raw, block.split, [Path(block.path)], block.first, None if block.limit < 0 else block.limit)
+    return preparation.open_rows(
+        spec, raw, block.split, [Path(block.path)], block.first, None if block.limit < 0 else block.limit
+    )
 
 
 def _answer(work: Callable[[], Any]) -> pa.Table:

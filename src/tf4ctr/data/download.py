@@ -29,14 +29,18 @@ def fetch(spec: DatasetSpec) -> None:
         InputError: the dataset must be fetched by hand, the network or the server does not answer, or a checksum is another.
     """
     if spec.raw_dir is None or spec.download is None:
-        raise InputError(f"{spec.name} cannot be downloaded by itself.\n{spec.source.strip()}\nThen put the files into {spec.raw_dir}")
+        raise InputError(
+            f"{spec.name} cannot be downloaded by itself.\n{spec.source.strip()}\nThen put the files into {spec.raw_dir}"
+        )
     sums = spec.download.get("md5", {})
     members = spec.download.get("unpack") or list(sums)
     if all((spec.raw_dir / Path(member).name).exists() for member in members):
         log.info("%s is there already: %s", ", ".join(Path(member).name for member in members), spec.raw_dir)
         return
     spec.raw_dir.mkdir(parents=True, exist_ok=True)
-    archive = _from_hub(spec, spec.download["hub"]) if "hub" in spec.download else _from_url(spec, spec.download["url"], sums)
+    archive = (
+        _from_hub(spec, spec.download["hub"]) if "hub" in spec.download else _from_url(spec, spec.download["url"], sums)
+    )
     _unpack(archive, members, sums, spec.raw_dir)
     archive.unlink()
     log.info("fetched %s: %s", spec.name, spec.raw_dir)
@@ -63,7 +67,9 @@ def _from_url(spec: DatasetSpec, url: str, sums: dict[str, str]) -> Path:
     try:
         found = pooch.retrieve(url, known_hash=f"md5:{sums[name]}", fname=name, path=spec.raw_dir, progressbar=True)
     except ValueError as error:  # pooch's word for another checksum
-        raise InputError(f"{url} has another checksum than md5 {sums[name]}: it was cut short or changed; try again") from error
+        raise InputError(
+            f"{url} has another checksum than md5 {sums[name]}: it was cut short or changed; try again"
+        ) from error
     except OSError as error:
         raise _unreachable(spec, url, error) from error
     return Path(found)
@@ -96,7 +102,9 @@ def _unpack(archive: Path, members: list[str], sums: dict[str, str], folder: Pat
                 with zipped.open(inside[name]) as source, (staging / name).open("wb") as target:
                     found = _copy(source, target, lambda done, task=task: bar.advance(task, done))  # type: ignore[misc]
                 if sums.get(name, found) != found:
-                    raise InputError(f"{name} in {archive} has md5 {found}, expected {sums[name]}: remove the archive and fetch it again")
+                    raise InputError(
+                        f"{name} in {archive} has md5 {found}, expected {sums[name]}: remove the archive and fetch it again"
+                    )
         for path in staging.iterdir():
             path.replace(folder / path.name)
     except zipfile.BadZipFile as error:

@@ -17,7 +17,9 @@ from tf4ctr.errors import InputError
 
 def value_names(field: str, folder: Path) -> pl.Series:
     """What a person reads for each table row of a field: `(none)` for padding, the known values, `(out of vocabulary)`."""
-    return pl.concat([pl.Series(["(none)"]), vocabulary.load(field, folder).cast(pl.String), pl.Series(["(out of vocabulary)"])])
+    return pl.concat(
+        [pl.Series(["(none)"]), vocabulary.load(field, folder).cast(pl.String), pl.Series(["(out of vocabulary)"])]
+    )
 
 
 class RowEncoder:
@@ -40,11 +42,15 @@ class RowEncoder:
     def __init__(self, schema: Schema, fields: Sequence[FieldSpec], folder: Path) -> None:
         for field in schema.fields:
             if not (folder / f"{field.name}.parquet").exists():
-                raise InputError(f"{folder / field.name}.parquet is missing: without the vocabulary no raw value has an id. Train again")
+                raise InputError(
+                    f"{folder / field.name}.parquet is missing: without the vocabulary no raw value has an id. Train again"
+                )
         self.values = {field.name: vocabulary.load(field.name, folder) for field in schema.fields}
         for field in schema.fields:
             if vocabulary.size(found := self.values[field.name]) != field.vocabulary_size:
-                raise InputError(f"{folder / field.name}.parquet has {len(found)} values, the network {field.vocabulary_size - 2}")
+                raise InputError(
+                    f"{folder / field.name}.parquet has {len(found)} values, the network {field.vocabulary_size - 2}"
+                )
         self.fields = tuple(fields)
         self.columns = list(dict.fromkeys(field.raw for field in fields))
         ends = [offset + field.vocabulary_size - 1 for field, offset in zip(schema.fields, schema.offsets, strict=True)]

@@ -15,7 +15,11 @@ SHORT = "short"
 
 def checks(spec: DatasetSpec) -> list[pl.Expr]:
     """Counts that must be zero: `bad_labels`, `short`, and for each field with a transform, rows that it cannot take (`bad NAME`)."""
-    odd = [bad_value(field.raw, field.transform).sum().alias(f"bad {field.name}") for field in spec.fields if field.transform]
+    odd = [
+        bad_value(field.raw, field.transform).sum().alias(f"bad {field.name}")
+        for field in spec.fields
+        if field.transform
+    ]
     return [_bad_label(spec).sum().alias(BAD_LABEL), pl.col("__short").sum().alias(SHORT), *odd]
 
 
@@ -50,7 +54,9 @@ def refuse_unreadable(spec: DatasetSpec, raw: RawFiles, split: str, error: Excep
     refuse_short_rows(spec, raw, split)
     names = ", ".join(str(path) for path in raw.files[split])
     message = str(error).strip().splitlines()
-    raise InputError(f"{names} cannot be read: {message[0][:200]} {message[-1][:200] if len(message) > 1 else ''}".rstrip()) from None
+    raise InputError(
+        f"{names} cannot be read: {message[0][:200]} {message[-1][:200] if len(message) > 1 else ''}".rstrip()
+    ) from None
 
 
 def refuse_short_rows(spec: DatasetSpec, raw: RawFiles, split: str) -> None:
@@ -59,10 +65,14 @@ def refuse_short_rows(spec: DatasetSpec, raw: RawFiles, split: str) -> None:
         try:
             bad = raw.bad_rows(path, spec.columns)
         except (pl.exceptions.PolarsError, OSError) as error:
-            raise InputError(f"{path} cannot be read to its end ({str(error).splitlines()[0]}): download it again") from None
+            raise InputError(
+                f"{path} cannot be read to its end ({str(error).splitlines()[0]}): download it again"
+            ) from None
         if bad:
             lines = "\n".join(f"  line {line}: {reason}" for line, reason in bad)
-            raise InputError(f"{path} has rows that are cut short or too long:\n{lines}\nMend or remove them, or download the file again")
+            raise InputError(
+                f"{path} has rows that are cut short or too long:\n{lines}\nMend or remove them, or download the file again"
+            )
 
 
 def refuse_found(spec: DatasetSpec, raw: RawFiles, split: str, found: dict[str, int]) -> None:
@@ -74,12 +84,18 @@ def refuse_found(spec: DatasetSpec, raw: RawFiles, split: str, found: dict[str, 
     for field in spec.fields:
         if field.transform and found[f"bad {field.name}"]:
             expected = TRANSFORMS[field.transform].expected
-            _refuse_first(spec, raw, split, bad_value(field.raw, field.transform), field.raw, expected, found[f"bad {field.name}"])
+            _refuse_first(
+                spec, raw, split, bad_value(field.raw, field.transform), field.raw, expected, found[f"bad {field.name}"]
+            )
 
 
-def _refuse_first(spec: DatasetSpec, raw: RawFiles, split: str, bad: pl.Expr, column: str, expected: str, count: int) -> None:
+def _refuse_first(
+    spec: DatasetSpec, raw: RawFiles, split: str, bad: pl.Expr, column: str, expected: str, count: int
+) -> None:
     for path in raw.files[split]:
-        rows = raw.rows([path], spec.columns).with_row_index("__row").filter(bad).select("__row", column).head(1).collect()
+        rows = (
+            raw.rows([path], spec.columns).with_row_index("__row").filter(bad).select("__row", column).head(1).collect()
+        )
         if len(rows):
             row, value = rows.row(0)
             again = " (the header again: files put one after the other?)" if value == column else ""

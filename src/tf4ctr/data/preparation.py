@@ -91,7 +91,11 @@ def _is_current(spec: DatasetSpec, target: Path) -> bool:
         return False
     # through JSON, so that what was read back and what is asked for are of the same types
     wanted = json.loads(json.dumps(spec.settings()))
-    changed = [f"{key}: {manifest['settings'].get(key)} -> {wanted[key]}" for key in wanted if manifest["settings"].get(key) != wanted[key]]
+    changed = [
+        f"{key}: {manifest['settings'].get(key)} -> {wanted[key]}"
+        for key in wanted
+        if manifest["settings"].get(key) != wanted[key]
+    ]
     if changed:
         log.info("%s was prepared with other settings (%s): preparing again", target, "; ".join(changed))
         return False
@@ -135,7 +139,15 @@ def _write(spec: DatasetSpec, folder: Path, engine: str) -> None:
             raise InputError(
                 f"{spec.name}: {schema.num_ids:,} table rows do not fit int32 ids: raise dataset.min_count (now {spec.min_count})"
             )
-        encode(spec, raw, sources, (schema, values, groups), {split: summary[split]["rows"] for split in SPLITS}, folder, step)
+        encode(
+            spec,
+            raw,
+            sources,
+            (schema, values, groups),
+            {split: summary[split]["rows"] for split in SPLITS},
+            folder,
+            step,
+        )
     for field in spec.fields:
         vocabulary.save(values[field.name], folder / "vocabulary")
     schema.save(folder)
@@ -150,7 +162,9 @@ def _write(spec: DatasetSpec, folder: Path, engine: str) -> None:
         "raw": None if spec.generator is not None else fingerprint,
         "splits": summary,
         "vocabulary_sizes": {field.name: field.vocabulary_size for field in schema.fields},
-        "best_auc": {split: _best_auc(spec, open_rows(spec, raw, split)) for split in SPLITS} if spec.click_probability else None,
+        "best_auc": {split: _best_auc(spec, open_rows(spec, raw, split)) for split in SPLITS}
+        if spec.click_probability
+        else None,
         "seconds": round(time.perf_counter() - started, 2),
     }
     shutil.rmtree(folder / "raw", ignore_errors=True)
@@ -172,7 +186,11 @@ def _open(spec: DatasetSpec, raw: RawFiles, step: Callable[..., Any]) -> dict[st
 
 
 def _read(
-    spec: DatasetSpec, raw: RawFiles, sources: dict[str, Any], count: Callable[..., pl.DataFrame], step: Callable[..., Any]
+    spec: DatasetSpec,
+    raw: RawFiles,
+    sources: dict[str, Any],
+    count: Callable[..., pl.DataFrame],
+    step: Callable[..., Any],
 ) -> tuple[dict[str, dict[str, Any]], dict[str, pl.DataFrame], pl.Series | None]:
     """First pass over all raw rows: rows and click rate a split, each field's known values with their counts, all groups."""
     summary: dict[str, dict[str, Any]] = {}
@@ -232,7 +250,11 @@ def write_parts(rows: pl.LazyFrame, encoders: list[pl.Expr], folder: Path) -> No
 
 def _check_space(spec: DatasetSpec, raw: RawFiles, folder: Path) -> None:
     needed, free = raw.bytes * BYTES_PER_RAW_BYTE, shutil.disk_usage(folder).free
-    log.info("preparing %s: %s of raw files, at most %s to write, %s free", spec.name, *(_size(x) for x in (raw.bytes, needed, free)))
+    log.info(
+        "preparing %s: %s of raw files, at most %s to write, %s free",
+        spec.name,
+        *(_size(x) for x in (raw.bytes, needed, free)),
+    )
     if needed > free:
         raise InputError(
             f"{spec.name} may need {_size(needed)} in {spec.prepared_dir.parent}, {_size(free)} are free:"
@@ -245,7 +267,12 @@ def _size(count: float) -> str:
 
 
 def open_rows(
-    spec: DatasetSpec, raw: RawFiles, split: str, paths: list[Path] | None = None, first: int = 0, limit: int | None = None
+    spec: DatasetSpec,
+    raw: RawFiles,
+    split: str,
+    paths: list[Path] | None = None,
+    first: int = 0,
+    limit: int | None = None,
 ) -> pl.LazyFrame:
     """Raw columns, `__short` and `__split` (a number of SPLITS) of a split's files, or of all files.
 
@@ -259,7 +286,11 @@ def open_rows(
     rows = rows if limit is None else rows.head(limit)
     if split != ALL:
         return rows.with_columns(pl.lit(SPLITS.index(split), pl.Int8).alias(SPLIT))
-    return rows.with_row_index("__row", first).with_columns(split_of(pl.col("__row"), spec.split_seed).alias(SPLIT)).drop("__row")
+    return (
+        rows.with_row_index("__row", first)
+        .with_columns(split_of(pl.col("__row"), spec.split_seed).alias(SPLIT))
+        .drop("__row")
+    )
 
 
 def split_of(row: pl.Expr, seed: int) -> pl.Expr:
@@ -285,8 +316,12 @@ def count_batches(
     for batch in rows.collect_batches(chunk_size=BATCH_ROWS, engine="streaming"):
         lazy = batch.lazy()
         train = lazy.filter(pl.col(SPLIT) == 0)
-        queries = [lazy.group_by(SPLIT).agg(pl.len().alias("rows"), label(spec).sum().alias("clicks"), *faults.checks(spec))]
-        queries += [counts[field.name].query(train.select(field.value())) for field in spec.fields if field.name in counts]
+        queries = [
+            lazy.group_by(SPLIT).agg(pl.len().alias("rows"), label(spec).sum().alias("clicks"), *faults.checks(spec))
+        ]
+        queries += [
+            counts[field.name].query(train.select(field.value())) for field in spec.fields if field.name in counts
+        ]
         queries += [groups.query(lazy.select(groups.name))] if groups else []
         checks, *results = pl.collect_all(queries)
         found.append(checks)
@@ -304,10 +339,15 @@ def _checked(spec: DatasetSpec, raw: RawFiles, source: str, checks: pl.DataFrame
     wanted = SPLITS if source == ALL else (source,)
     empty = {"rows": 0, "clicks": 0}
     by_split = {split: counted.get(SPLITS.index(split), empty) for split in wanted}
-    return {split: {"rows": row["rows"], "click_rate": row["clicks"] / max(1, row["rows"])} for split, row in by_split.items()}
+    return {
+        split: {"rows": row["rows"], "click_rate": row["clicks"] / max(1, row["rows"])}
+        for split, row in by_split.items()
+    }
 
 
-def make_encoders(spec: DatasetSpec, schema: Schema, values: dict[str, pl.Series], groups: pl.Series | None) -> list[pl.Expr]:
+def make_encoders(
+    spec: DatasetSpec, schema: Schema, values: dict[str, pl.Series], groups: pl.Series | None
+) -> list[pl.Expr]:
     """Raw columns -> the prepared ones: a row of ids, the label, the group."""
     made = {field.name: field.value() for field in spec.fields}
     encoders = [
@@ -318,13 +358,22 @@ def make_encoders(spec: DatasetSpec, schema: Schema, values: dict[str, pl.Series
     encoders.append(pl.col(spec.label).cast(pl.Int32).alias(LABEL))
     if groups is not None:
         # a group code is an index into all groups of all splits: a user unseen in training is still one user
-        encoders.append(pl.col(str(spec.group)).cast(pl.Enum(groups)).to_physical().cast(pl.Int64).fill_null(len(groups)).alias(GROUP))
+        encoders.append(
+            pl.col(str(spec.group))
+            .cast(pl.Enum(groups))
+            .to_physical()
+            .cast(pl.Int64)
+            .fill_null(len(groups))
+            .alias(GROUP)
+        )
     return encoders
 
 
 def _best_auc(spec: DatasetSpec, rows: pl.LazyFrame) -> float:
     """AUC of the true click probability itself: no model can be expected to do better on these rows."""
-    from tf4ctr.metrics import auc  # not at the top: torch is a third of a gigabyte that reading raw files does not need
+    from tf4ctr.metrics import (
+        auc,  # not at the top: torch is a third of a gigabyte that reading raw files does not need
+    )
 
     name = str(spec.click_probability)
     drawn = rows.select(pl.col(name).cast(pl.Float64), label(spec)).collect(engine="streaming")
@@ -344,7 +393,13 @@ def _ticking(rows: pl.LazyFrame, tick: Callable[[int], None]) -> pl.LazyFrame:
 @contextmanager
 def _progress(name: str) -> Iterator[Callable[..., Any]]:
     """A progress bar; yields `step(description, total)`, a context that yields `tick(rows)`."""
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("rows"), TimeElapsedColumn())
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("rows"),
+        TimeElapsedColumn(),
+    )
     with Progress(*columns) as bar:
 
         @contextmanager

@@ -28,7 +28,9 @@ class BadRow(NamedTuple):
     reason: str
 
 
-def csv(paths: list[Path], columns: list[str], separator: str = ",", header: Sequence[str] | None = None) -> pl.LazyFrame:
+def csv(
+    paths: list[Path], columns: list[str], separator: str = ",", header: Sequence[str] | None = None
+) -> pl.LazyFrame:
     """Read delimited text files, plain or gzipped; an empty cell is a missing value.
 
     Args:
@@ -46,14 +48,20 @@ def csv(paths: list[Path], columns: list[str], separator: str = ",", header: Seq
             if column not in found:
                 raise InputError(f"{path}: no column '{column}' in its header ({did_you_mean(column, found)})")
             if found.count(column) > 1:
-                raise InputError(f"{path}: its header names column '{column}' {found.count(column)} times: rename or remove all but one")
+                raise InputError(
+                    f"{path}: its header names column '{column}' {found.count(column)} times: rename or remove all but one"
+                )
         if found != names[0]:
-            raise InputError(f"{path} has other columns than {paths[0].name}: {', '.join(found)}, expected {', '.join(names[0])}")
+            raise InputError(
+                f"{path} has other columns than {paths[0].name}: {', '.join(found)}, expected {', '.join(names[0])}"
+            )
     # told the names, polars reads nothing yet; a name that comes twice is one that nobody asked for
     schema = {name if name not in names[0][:i] else f"{name}.{i}": pl.String for i, name in enumerate(names[0])}
     rows = pl.scan_csv(paths, separator=separator, has_header=header is None, schema=schema)
     rows = rows.filter(~pl.all_horizontal(pl.col(name).is_null() for name in columns))  # blank lines
-    return rows.select(*columns, pl.col(next(reversed(schema))).is_null().alias("__short"))  # the last is null where a row is cut short
+    return rows.select(
+        *columns, pl.col(next(reversed(schema))).is_null().alias("__short")
+    )  # the last is null where a row is cut short
 
 
 def _csv_header(path: Path, separator: str) -> list[str]:
@@ -77,11 +85,16 @@ def csv_lines(path: Path, separator: str = ",", header: Sequence[str] | None = N
     return (_csv_header(path, separator), lines.slice(1)) if header is None else (list(header), lines)
 
 
-def csv_bad_rows(path: Path, columns: list[str], separator: str = ",", header: Sequence[str] | None = None) -> list[BadRow]:
+def csv_bad_rows(
+    path: Path, columns: list[str], separator: str = ",", header: Sequence[str] | None = None
+) -> list[BadRow]:
     """Find the lines whose number of cells is not the header's (the first ten)."""
     names, lines = csv_lines(path, separator, header)
     bad = lines.filter(pl.col("cells") != len(names)).head(10).collect(engine="streaming")
-    return [BadRow(row + 1, f"{cells} cells, the header has {len(names)}") for row, cells in bad.select("row", "cells").rows()]
+    return [
+        BadRow(row + 1, f"{cells} cells, the header has {len(names)}")
+        for row, cells in bad.select("row", "cells").rows()
+    ]
 
 
 def libsvm(paths: list[Path], columns: list[str]) -> pl.LazyFrame:
@@ -131,12 +144,14 @@ def parquet_bad_rows(path: Path, columns: list[str]) -> list[BadRow]:
 def grouplens(paths: list[Path], columns: list[str]) -> pl.LazyFrame:
     """Read MovieLens' ratings.dat (`UserID::MovieID::Rating::Timestamp`) with the users.dat beside it; label 1 for a rating of 4 or 5."""
     ratings = pl.concat([_cells(path, ("UserID", "MovieID", "Rating", "Timestamp")) for path in paths])
-    users = _cells(paths[0].with_name("users.dat"), ("UserID", "Gender", "Age", "Occupation", "Zip-code")).drop("Zip-code")
+    users = _cells(paths[0].with_name("users.dat"), ("UserID", "Gender", "Age", "Occupation", "Zip-code")).drop(
+        "Zip-code"
+    )
     rating = pl.col("Rating").cast(pl.Int64, strict=False)
     rows = ratings.join(users, on="UserID", how="left", maintain_order="left")
-    return rows.select(pl.when(rating.is_between(1, 5)).then((rating >= 4).cast(pl.Int8).cast(pl.String)).alias("label"), pl.all()).select(
-        *columns, pl.any_horizontal(pl.col("Timestamp").is_null(), rating.is_null()).alias("__short")
-    )
+    return rows.select(
+        pl.when(rating.is_between(1, 5)).then((rating >= 4).cast(pl.Int8).cast(pl.String)).alias("label"), pl.all()
+    ).select(*columns, pl.any_horizontal(pl.col("Timestamp").is_null(), rating.is_null()).alias("__short"))
 
 
 def grouplens_bad_rows(path: Path, columns: list[str]) -> list[BadRow]:
@@ -156,7 +171,11 @@ def kkbox(paths: list[Path], columns: list[str]) -> pl.LazyFrame:
     own = ["target", "msno", "song_id", "source_system_tab", "source_screen_name", "source_type"]
     rows = csv(paths, own).rename({"target": "label"})
     for name, (key, found) in KKBOX_BESIDE.items():
-        beside = csv([paths[0].with_name(name)], [key, *found]).drop("__short").unique(key, keep="first", maintain_order=True)
+        beside = (
+            csv([paths[0].with_name(name)], [key, *found])
+            .drop("__short")
+            .unique(key, keep="first", maintain_order=True)
+        )
         rows = rows.join(beside, on=key, how="left", maintain_order="left")
     return rows.select(*columns, "__short")
 
@@ -178,7 +197,12 @@ def _cells(path: Path, names: Sequence[str]) -> pl.LazyFrame:
 
 
 def _not_matching(path: Path, pattern: str, expected: str) -> list[BadRow]:
-    bad = _lines(path).filter(~pl.col("line").str.strip_chars().str.contains(pattern)).head(10).collect(engine="streaming")
+    bad = (
+        _lines(path)
+        .filter(~pl.col("line").str.strip_chars().str.contains(pattern))
+        .head(10)
+        .collect(engine="streaming")
+    )
     return [BadRow(row + 1, f"'{text[:60]}', {expected}") for row, text in bad.select("row", "line").rows()]
 
 

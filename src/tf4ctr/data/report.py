@@ -20,7 +20,9 @@ def out_of_vocabulary(folder: Path, schema: Schema, split: str) -> dict[str, flo
     return pl.scan_parquet(folder / f"{split}.parquet").select(counts).collect(engine="streaming").row(0, named=True)
 
 
-def write(folder: Path, schema: Schema, splits: Mapping[str, Mapping[str, Any]], top: Mapping[str, pl.DataFrame]) -> None:
+def write(
+    folder: Path, schema: Schema, splits: Mapping[str, Mapping[str, Any]], top: Mapping[str, pl.DataFrame]
+) -> None:
     """Write both files.
 
     Args:
@@ -32,11 +34,18 @@ def write(folder: Path, schema: Schema, splits: Mapping[str, Mapping[str, Any]],
     train_rows = splits["train"]["rows"]
     lines = [f"# {schema.dataset}", "", "| split | rows | click rate |", "|---|---:|---:|"]
     lines += [f"| {split} | {found['rows']:,} | {found['click_rate']:.4f} |" for split, found in splits.items()]
-    lines += ["", "| field | vocabulary | " + " | ".join(f"unknown in {split}" for split in splits) + " | most frequent in training |"]
+    lines += [
+        "",
+        "| field | vocabulary | "
+        + " | ".join(f"unknown in {split}" for split in splits)
+        + " | most frequent in training |",
+    ]
     lines += ["|---|---:|" + "---:|" * len(splits) + "---|"]
     for field in schema.fields:
         unknown = " | ".join(f"{found['out_of_vocabulary'][field.name]:.2%}" for found in splits.values())
-        often = ", ".join(f"`{str(value)[:24].replace('|', '/')}` {count / train_rows:.1%}" for value, count in top[field.name].rows())
+        often = ", ".join(
+            f"`{str(value)[:24].replace('|', '/')}` {count / train_rows:.1%}" for value, count in top[field.name].rows()
+        )
         lines.append(f"| {field.name} | {field.vocabulary_size:,} | {unknown} | {often} |")
     (folder / "report.md").write_text("\n".join(lines) + "\n\n![rows, click rates, vocabularies](report.png)\n")
     _draw(folder / "report.png", schema, splits)

@@ -63,12 +63,18 @@ class FieldSpec:
                 raise InputError(f"dataset.fields: {key} is not an option of a field: {did_you_mean(key, known)}")
         name = options.get("name")
         if not isinstance(name, str) or not re.fullmatch(r"\w[\w.-]*", name) or name.startswith("__"):
-            raise InputError(f"dataset.fields: '{name}' cannot be a field's name: use letters, digits, '.', '-' and '_'")
+            raise InputError(
+                f"dataset.fields: '{name}' cannot be a field's name: use letters, digits, '.', '-' and '_'"
+            )
         spec = cls(**options)
         if spec.transform and spec.transform not in TRANSFORMS:
-            raise InputError(f"dataset.fields: {name}.transform={spec.transform}: {did_you_mean(spec.transform, TRANSFORMS)}")
+            raise InputError(
+                f"dataset.fields: {name}.transform={spec.transform}: {did_you_mean(spec.transform, TRANSFORMS)}"
+            )
         if not isinstance(spec.width, int) or spec.width < 1 or (spec.width > 1) != bool(spec.separator):
-            raise InputError(f"dataset.fields: {name}.width is {spec.width!r}: beside a separator a whole number from 2 on, without one 1")
+            raise InputError(
+                f"dataset.fields: {name}.width is {spec.width!r}: beside a separator a whole number from 2 on, without one 1"
+            )
         return spec
 
 
@@ -190,7 +196,9 @@ class DatasetSpec:
         raw = [field.raw for field in self.fields]
         for key in ("label", "click_probability"):
             if getattr(self, key) in raw:
-                raise InputError(f"dataset.{key} '{getattr(self, key)}' is among dataset.fields: the network would see the answer")
+                raise InputError(
+                    f"dataset.{key} '{getattr(self, key)}' is among dataset.fields: the network would see the answer"
+                )
         for key in ("min_count", "limit_rows"):
             value = getattr(self, key)
             if value is not None and (not isinstance(value, int) or value < 1):
@@ -201,7 +209,9 @@ class DatasetSpec:
                 raise InputError(f"dataset.layouts: no reader '{reader}', {did_you_mean(str(reader), READERS)}")
             files = [key for key in layout if key not in ("reader", *READERS[reader].options)]
             if set(files) not in ({*SPLITS}, {ALL}):
-                raise InputError(f"dataset.layouts: expected reader and train, valid, test (or all), found {', '.join(layout)}")
+                raise InputError(
+                    f"dataset.layouts: expected reader and train, valid, test (or all), found {', '.join(layout)}"
+                )
 
     @property
     def columns(self) -> list[str]:
@@ -229,7 +239,8 @@ class DatasetSpec:
                 return RawFiles(layout["reader"], {key: layout[key] for key in reader.options if key in layout}, files)
             parts = [*names.values(), *reader.beside]
             wanted.append(
-                f"  {layout['reader']:9} " + ", ".join(f"{part} ({'found' if any(folder.glob(part)) else 'missing'})" for part in parts)
+                f"  {layout['reader']:9} "
+                + ", ".join(f"{part} ({'found' if any(folder.glob(part)) else 'missing'})" for part in parts)
             )
         get_it = f"  python src/prepare.py dataset={self.name} download=true fetches them.\n" if self.download else ""
         raise InputError(

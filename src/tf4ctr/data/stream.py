@@ -130,7 +130,9 @@ class Stream(ABC):
 
     def _tensors(self, table: pl.DataFrame) -> Batch:
         ids = torch.from_numpy(table.select(self.schema.columns).to_numpy(order="c", writable=True))
-        return Batch(ids, table[LABEL].cast(pl.Float32).to_torch(), table[GROUP].to_torch() if self.schema.group else None)
+        return Batch(
+            ids, table[LABEL].cast(pl.Float32).to_torch(), table[GROUP].to_torch() if self.schema.group else None
+        )
 
     def start_epoch(self, epoch: int) -> None:
         """Go to the start of `epoch`, unless that is where we are: then go on from `position`."""
@@ -218,13 +220,17 @@ class DiskStream(Stream):
     def _order(self, pool: int, rows: int) -> NDArray[np.int64] | None:
         """The order to take a pool's rows in; None for the file's."""
         # torch's randperm is quicker, but leaves its threads spinning as its copies do
-        return np.random.default_rng([self.seed, self.epoch, self.rank, pool]).permutation(rows) if self.shuffle else None
+        return (
+            np.random.default_rng([self.seed, self.epoch, self.rank, pool]).permutation(rows) if self.shuffle else None
+        )
 
     def _read(self, stretches: list[tuple[int, int]], bounds: list[int], pool: int) -> Batch:
         """The rows of a pool in the file's order."""
         first, last = bounds[pool * self.pool_batches], bounds[min((pool + 1) * self.pool_batches, len(bounds) - 1)]
         each, left = divmod(self.split_rows, self.world_size)
-        share = self.rank * each + (0 if self.shuffle else min(self.rank, left))  # in evaluation the first `left` ranks have one more
+        share = self.rank * each + (
+            0 if self.shuffle else min(self.rank, left)
+        )  # in evaluation the first `left` ranks have one more
         first, last = first + share, last + share
         ends = list(accumulate(rows for _, rows in stretches))
         parts = []

@@ -43,9 +43,14 @@ class ClickModel:
 
     def __init__(self, seed: int) -> None:
         rng = np.random.default_rng([seed, 0])
-        self.popularity = {name: (p := 1.0 / np.arange(1, size + 1) ** exponent) / p.sum() for name, (size, exponent) in FIELDS.items()}
+        self.popularity = {
+            name: (p := 1.0 / np.arange(1, size + 1) ** exponent) / p.sum() for name, (size, exponent) in FIELDS.items()
+        }
         self.weight = {name: rng.normal(size=size) for name, (size, _) in FIELDS.items() if name != "region"}
-        self.factors = {(f, g): (rng.normal(size=(FIELDS[f][0], PAIR_RANK)), rng.normal(size=(FIELDS[g][0], PAIR_RANK))) for f, g in PAIRS}
+        self.factors = {
+            (f, g): (rng.normal(size=(FIELDS[f][0], PAIR_RANK)), rng.normal(size=(FIELDS[g][0], PAIR_RANK)))
+            for f, g in PAIRS
+        }
         sample = self._values(rng, 100_000)
         self.mean, self.deviation = 0.0, 1.0
         score = self._score(sample)
@@ -60,7 +65,8 @@ class ClickModel:
 
     def _values(self, rng: np.random.Generator, rows: int) -> dict[str, np.ndarray]:
         return {
-            name: np.searchsorted(np.cumsum(p)[:-1], rng.random(rows), side="right").astype(np.int32) for name, p in self.popularity.items()
+            name: np.searchsorted(np.cumsum(p)[:-1], rng.random(rows), side="right").astype(np.int32)
+            for name, p in self.popularity.items()
         }
 
     def _score(self, values: dict[str, np.ndarray]) -> np.ndarray:
@@ -69,7 +75,9 @@ class ClickModel:
         return (first_order + second_order - self.mean) / self.deviation
 
 
-def generate(folder: Path, train: int, valid: int, test: int, seed: int, tick: Callable[[int], None] = lambda rows: None) -> None:
+def generate(
+    folder: Path, train: int, valid: int, test: int, seed: int, tick: Callable[[int], None] = lambda rows: None
+) -> None:
     """Write `folder/{train,valid,test}/part-*.parquet` with so many rows each, a chunk at a time.
 
     Args:

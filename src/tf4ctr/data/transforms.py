@@ -37,9 +37,14 @@ YYMMDDHH = r"^\d\d(0[1-9]|1[0-2])(0[1-9]|[12]\d|3[01])([01]\d|2[0-3])$"
 
 TRANSFORMS = {
     "hour_of_day": Transform(YYMMDDHH, "a time as YYMMDDHH", "14102100", lambda text: text.str.slice(6, 2)),
-    "weekday": Transform(YYMMDDHH, "a time as YYMMDDHH", "14102100", lambda text: _avazu_date(text).dt.weekday().cast(pl.String)),
+    "weekday": Transform(
+        YYMMDDHH, "a time as YYMMDDHH", "14102100", lambda text: _avazu_date(text).dt.weekday().cast(pl.String)
+    ),
     "weekend": Transform(
-        YYMMDDHH, "a time as YYMMDDHH", "14102100", lambda text: (_avazu_date(text).dt.weekday() > 5).cast(pl.Int8).cast(pl.String)
+        YYMMDDHH,
+        "a time as YYMMDDHH",
+        "14102100",
+        lambda text: (_avazu_date(text).dt.weekday() > 5).cast(pl.Int8).cast(pl.String),
     ),
     "log_bucket": Transform(NUMBER, "a number", "27", _log_bucket),
     "age_decade": Transform(NUMBER, "a number", "27", _age_decade),

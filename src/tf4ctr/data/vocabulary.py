@@ -61,7 +61,9 @@ def encode(field: Field, value: pl.Expr, values: pl.Series, offset: int) -> list
     parts = [value.list.get(i, null_on_oob=True) for i in range(field.width)]
     unused = [0 if i else unknown for i in range(field.width)]
     return [
-        (pl.when(part.is_null()).then(pl.lit(rest, pl.Int32)).otherwise(known(part).fill_null(unknown)) + offset).alias(column)
+        (pl.when(part.is_null()).then(pl.lit(rest, pl.Int32)).otherwise(known(part).fill_null(unknown)) + offset).alias(
+            column
+        )
         for part, rest, column in zip(parts, unused, field.columns, strict=True)
     ]
 

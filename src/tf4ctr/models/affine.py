@@ -18,7 +18,11 @@ class Affine(nn.Linear):
 
     def forward(self, x: Tensor) -> Tensor:
         """[..., in_features] -> [..., out_features]"""
-        if torch.compiler.is_compiling() or torch.is_autocast_enabled("cpu") or not torch.backends.mkldnn.is_available():
+        if (
+            torch.compiler.is_compiling()
+            or torch.is_autocast_enabled("cpu")
+            or not torch.backends.mkldnn.is_available()
+        ):
             return super().forward(x)
         if x.device.type != "cpu" or not x.dtype == self.weight.dtype == torch.float32 or not x.numel():
             return super().forward(x)

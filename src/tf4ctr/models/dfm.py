@@ -76,7 +76,9 @@ class Voting(nn.Module):
     def forward(self, hidden: Sequence[Tensor]) -> Fused:
         heads = read(self.heads, hidden)
         if self.training:
-            weight_BK = nn.functional.gumbel_softmax(torch.stack(read(self.votes, hidden), 1), tau=self.temperature, dim=1)
+            weight_BK = nn.functional.gumbel_softmax(
+                torch.stack(read(self.votes, hidden), 1), tau=self.temperature, dim=1
+            )
         else:
             weight_BK = self.weights(hidden)
         return (weight_BK * torch.stack(heads, 1)).sum(1), heads
@@ -126,10 +128,14 @@ class BilinearFusion(nn.Module):
     def __init__(self, features: Sequence[int], num_heads: int) -> None:
         super().__init__()
         if len(features) != 2 or num_heads < 1 or any(each % num_heads for each in features):
-            raise InputError(f"bilinear fusion: {num_heads} heads, encoders of {list(features)} outputs; it needs two, in multiples of it")
+            raise InputError(
+                f"bilinear fusion: {num_heads} heads, encoders of {list(features)} outputs; it needs two, in multiples of it"
+            )
         self.num_heads = num_heads
         left, right = (each // num_heads for each in features)
-        self.weight = nn.Parameter(nn.init.xavier_normal_(torch.empty(num_heads * left, right)).view(num_heads, left, right))
+        self.weight = nn.Parameter(
+            nn.init.xavier_normal_(torch.empty(num_heads * left, right)).view(num_heads, left, right)
+        )
 
     def forward(self, hidden: Sequence[Tensor]) -> Tensor:
         """-> [B]"""

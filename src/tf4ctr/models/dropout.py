@@ -44,7 +44,10 @@ def _mask(x: Tensor, seed: Tensor, dropped: int) -> Tensor:
     random = np.random.PCG64(int(seed))
     mask, integer = torch.empty(x.shape, dtype=x.dtype), INTEGERS[x.element_size()]
     # numpy knows no bfloat16: the scale's bits times 0 or 1 are the bits of 0 or the scale, in any type
-    bits, scale = mask.view(integer).flatten().numpy(), torch.tensor(WORDS / (WORDS - dropped), dtype=x.dtype).view(integer).numpy()
+    bits, scale = (
+        mask.view(integer).flatten().numpy(),
+        torch.tensor(WORDS / (WORDS - dropped), dtype=x.dtype).view(integer).numpy(),
+    )
     for start in range(0, bits.size, CHUNK):
         chunk = bits[start : start + CHUNK]
         drawn = random.random_raw(-(-chunk.size // 4)).view(np.uint16)[: chunk.size]

@@ -4,17 +4,15 @@ Shapes in the names of tensors, here and in every model file: B batch, F fields,
 fields), D embedding size, H hidden size.
 """
 
-from typing import Any
-
 import torch
 import torch.distributed
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.tensor import DTensor, Replicate, Shard, distribute_tensor
 from torch.nn import functional as F
 
 from tf4ctr.data.schema import Schema
+from tf4ctr.models.rows import Lookup
 
 
 class FieldEmbedding(nn.Module):
@@ -32,7 +30,9 @@ class FieldEmbedding(nn.Module):
     field_W: Tensor
     padding_W: Tensor
 
-    def __init__(self, schema: Schema, dim: int, init_std: float = 1e-4, sparse: bool = False, sharded: bool = False) -> None:
+    def __init__(
+        self, schema: Schema, dim: int, init_std: float = 1e-4, sparse: bool = False, sharded: bool = False
+    ) -> None:
         super().__init__()
         self.dim, self.sparse, self.sharded = dim, sparse, sharded
         self.weight = nn.Parameter(torch.empty(schema.num_ids, dim))
@@ -44,7 +44,9 @@ class FieldEmbedding(nn.Module):
         if self.has_lists:
             field_of_column = [number for number, field in enumerate(schema.fields) for _ in range(field.width)]
             self.register_buffer("field_W", torch.tensor(field_of_column), persistent=False)
-            self.register_buffer("padding_W", torch.tensor([schema.offsets[number] for number in field_of_column]), persistent=False)
+            self.register_buffer(
+                "padding_W", torch.tensor([schema.offsets[number] for number in field_of_column]), persistent=False
+            )
 
     def shard(self, mesh: DeviceMesh) -> None:
         """Keep this rank's rows alone, an equal stretch of them: the weight becomes a distributed tensor. Every rank must call it.
@@ -62,7 +64,7 @@ class FieldEmbedding(nn.Module):
         elif self.weight.device.type != "cpu" or not torch.is_grad_enabled() or torch.compiler.is_compiling():
             emb_BWD = F.embedding(ids_BW, self.weight, sparse=self.sparse)
         else:
-            emb_BWD = _Lookup.apply(self.weight, ids_BW.flatten(), self.sparse).view(*ids_BW.shape, self.dim)
+            emb_BWD = Lookup.apply(self.weight, ids_BW.flatten(), self.sparse).view(*ids_BW.shape, self.dim)
         if not self.has_lists:
             return emb_BWD
         emb_BWD = emb_BWD * (ids_BW != self.padding_W).unsqueeze(2)
@@ -80,48 +82,3 @@ class FieldEmbedding(nn.Module):
         if emb_BWD.requires_grad:
             emb_BWD.register_hook(lambda gradient: gradient / mesh.size())
         return emb_BWD[:rows]
-
-
-def take_rows(table_RD: Tensor, rows_N: Tensor) -> Tensor:
-    """table[rows] [N, D], without a gradient.
-
-    On a CPU these are bags of one row each, whose loop fetches ahead: half the time of `index_select` where the table leaves the caches.
-    """
-    if table_RD.device.type != "cpu":
-        return table_RD.index_select(0, rows_N)
-    return F.embedding_bag(rows_N, table_RD.detach(), torch.arange(len(rows_N), dtype=rows_N.dtype), mode="sum")
-
-
-def put_rows(table_RD: Tensor, rows_N: Tensor, values_ND: Tensor) -> None:
-    """table[rows] = values, where no row comes twice. torch copies a row number by number: two float32 travel as one float64."""
-    if table_RD.dtype == torch.float32 and table_RD.shape[1] % 2 == 0:
-        table_RD, values_ND = table_RD.view(torch.float64), values_ND.view(torch.float64)
-    table_RD.index_copy_(0, rows_N, values_ND)
-
-
-class _Lookup(torch.autograd.Function):
-    """weight [R, D], ids [N] -> weight[ids] [N, D], on a CPU.
-
-    The gradient, equal to torch's to the bit, is made by one sort of the ids and one sum for each row that comes up: a fifth of the time
-    of coalescing torch's sparse one, half of its dense one's.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, weight_RD: Tensor, ids_N: Tensor, sparse: bool) -> Tensor:
-        ctx.save_for_backward(ids_N)
-        ctx.shape, ctx.sparse = weight_RD.shape, sparse
-        return take_rows(weight_RD, ids_N)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad_ND: Tensor) -> tuple[Tensor, None, None]:
-        (ids_N,) = ctx.saved_tensors
-        ordered_N, order_N = ids_N.sort(stable=True)
-        rows_R, counts_R = torch.unique_consecutive(ordered_N, return_counts=True)
-        rows_R = rows_R.long()
-        sums_RD = F.embedding_bag(order_N, grad_ND.contiguous(), counts_R.cumsum(0) - counts_R, mode="sum")
-        if ctx.sparse:
-            return torch.sparse_coo_tensor(rows_R.unsqueeze(0), sums_RD, ctx.shape, check_invariants=False), None, None
-        gradient_RD = grad_ND.new_zeros(ctx.shape)
-        put_rows(gradient_RD, rows_R, sums_RD)
-        return gradient_RD, None, None

@@ -73,18 +73,24 @@ class TFLoss(nn.Module):
     def __init__(self, alpha: float, gamma: float, c: float, focus: Sequence[float] | None = None) -> None:
         super().__init__()
         if not 0 <= alpha <= 1:
-            raise InputError(f"loss.alpha is {alpha}: it shares the loss between the two heads, so it must lie between 0 and 1")
+            raise InputError(
+                f"loss.alpha is {alpha}: it shares the loss between the two heads, so it must lie between 0 and 1"
+            )
         if gamma < 0:
             raise InputError(f"loss.gamma is {gamma}: it must not be negative")
         if not 0 <= c <= 2:
-            raise InputError(f"loss.c is {c}: it must lie between 0 and 2, or a modulating factor is negative for every sample")
+            raise InputError(
+                f"loss.c is {c}: it must lie between 0 and 2, or a modulating factor is negative for every sample"
+            )
         if c > 1 and gamma % 2:
             raise InputError(
                 f"loss.c is {c} and loss.gamma {gamma}: with c above 1 the factor (2 - c) - q is negative for well predicted samples,"
                 " and only an even gamma makes a weight of it; use gamma 0, 2, 4 ... or c up to 1"
             )
         if focus is not None and (len(focus) < 2 or sorted(focus) != list(focus) or (focus[0], focus[-1]) != (0, 1)):
-            raise InputError(f"loss.focus is {list(focus)}: it must rise from 0 (the simple head) to 1 (the complex one)")
+            raise InputError(
+                f"loss.focus is {list(focus)}: it must rise from 0 (the simple head) to 1 (the complex one)"
+            )
         self.alpha, self.gamma, self.c = float(alpha), float(gamma), float(c)
         self.focus = None if focus is None else [float(each) for each in focus]
 
@@ -95,9 +101,13 @@ class TFLoss(nn.Module):
             InputError: there is one head, or another number of them than of focuses.
         """
         if heads < 2:
-            raise InputError("loss=tf needs a simple and a complex encoder, and this backbone has one: add framework=plain, or loss=bce")
+            raise InputError(
+                "loss=tf needs a simple and a complex encoder, and this backbone has one: add framework=plain, or loss=bce"
+            )
         if self.focus is not None and len(self.focus) != heads:
-            raise InputError(f"loss.focus has {len(self.focus)} numbers, and the backbone {heads} encoders: one for each, or null")
+            raise InputError(
+                f"loss.focus has {len(self.focus)} numbers, and the backbone {heads} encoders: one for each, or null"
+            )
         return self.focus or [number / (heads - 1) for number in range(heads)]
 
     def forward(self, logits: Logits, label_B: Tensor) -> dict[str, Tensor]:
@@ -115,5 +125,7 @@ class TFLoss(nn.Module):
         # 2 - c - q = (1 - c) + (1 - q), and 1 - q = sigmoid(-logit) keeps its digits where q is near 1
         factor_B = (1 - focus) * (self.c + torch.sigmoid(true_B)) + focus * ((1 - self.c) + torch.sigmoid(-true_B))
         if self.c <= 1:
-            factor_B = factor_B.clamp_min(torch.finfo(factor_B.dtype).tiny)  # the slope of 0 ** gamma is infinite for gamma < 1
+            factor_B = factor_B.clamp_min(
+                torch.finfo(factor_B.dtype).tiny
+            )  # the slope of 0 ** gamma is infinite for gamma < 1
         return (factor_B**self.gamma * F.softplus(-true_B)).mean()

@@ -60,14 +60,20 @@ class Network(nn.Module):
     ) -> None:
         super().__init__()
         if len(encoders) != 1 and not {"simple", "complex"} <= set(encoders):
-            raise InputError(f"the backbone has the encoders {list(encoders)}: it needs one, or a simple and a complex one among them")
+            raise InputError(
+                f"the backbone has the encoders {list(encoders)}: it needs one, or a simple and a complex one among them"
+            )
         if len(encoders) == 1 and (_made(ssem), _made(dfm)) != (Shared, Sum):
-            raise InputError("this backbone has one encoder: there is nothing to select or to fuse; add framework=plain")
+            raise InputError(
+                "this backbone has one encoder: there is nothing to select or to fuse; add framework=plain"
+            )
         names = sorted(encoders, key=lambda name: {"simple": 0, "complex": 2}.get(name, 1))
         looks = [getattr(_made(encoders[name]), "uses_embeddings", True) for name in names]
         self.ssem = ssem(schema, embedding, dim, looks)
         dims: list[int] = self.ssem.dims  # type: ignore[assignment]
-        self.encoders = nn.ModuleDict({name: encoders[name](schema, dim) for name, dim in zip(names, dims, strict=True)})
+        self.encoders = nn.ModuleDict(
+            {name: encoders[name](schema, dim) for name, dim in zip(names, dims, strict=True)}
+        )
         self.dfm = dfm([encoder.out_features for encoder in self.encoders.values()])
         self.apply(_init_linear)
         options = embedding.keywords if isinstance(embedding, partial) else {}

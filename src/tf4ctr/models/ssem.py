@@ -37,10 +37,14 @@ class SeparateRepresentation(nn.Module):
     def __init__(self, schema: Schema, embedding: EmbeddingFactory, dim: int, looks: Sequence[bool]) -> None:
         super().__init__()
         if dim % 2:
-            raise InputError(f"embedding.dim is {dim}: ssem=ser gives half of it to the simple encoder, so it must be even")
+            raise InputError(
+                f"embedding.dim is {dim}: ssem=ser gives half of it to the simple encoder, so it must be even"
+            )
         self.dims = [dim // 2] + [dim] * (len(looks) - 1)
         self.looks = tuple(looks)
-        self.tables = nn.ModuleList(embedding(schema, each) for each, look in zip(self.dims, looks, strict=True) if look)
+        self.tables = nn.ModuleList(
+            embedding(schema, each) for each, look in zip(self.dims, looks, strict=True) if look
+        )
 
     def forward(self, ids_BW: Tensor) -> list[Tensor | None]:
         tables = iter(self.tables)
@@ -54,14 +58,22 @@ class GatingMechanism(nn.Module):
     """
 
     def __init__(
-        self, schema: Schema, embedding: EmbeddingFactory, dim: int, looks: Sequence[bool], dropout: float = 0.0, batch_norm: bool = True
+        self,
+        schema: Schema,
+        embedding: EmbeddingFactory,
+        dim: int,
+        looks: Sequence[bool],
+        dropout: float = 0.0,
+        batch_norm: bool = True,
     ) -> None:
         super().__init__()
         self.dims = [dim] * len(looks)
         self.table = embedding(schema, dim)
         features = schema.num_fields * dim
         quarter = max(1, features // 4)
-        self.gate = nn.Sequential(*hidden_layers(features, [quarter], dropout, batch_norm), Affine(quarter, len(looks) - 1))
+        self.gate = nn.Sequential(
+            *hidden_layers(features, [quarter], dropout, batch_norm), Affine(quarter, len(looks) - 1)
+        )
 
     def forward(self, ids_BW: Tensor) -> list[Tensor]:
         emb_BFD = self.table(ids_BW)
@@ -80,7 +92,13 @@ class MixtureOfExperts(nn.Module):
     """
 
     def __init__(
-        self, schema: Schema, embedding: EmbeddingFactory, dim: int, looks: Sequence[bool], dropout: float = 0.0, batch_norm: bool = True
+        self,
+        schema: Schema,
+        embedding: EmbeddingFactory,
+        dim: int,
+        looks: Sequence[bool],
+        dropout: float = 0.0,
+        batch_norm: bool = True,
     ) -> None:
         super().__init__()
         self.dims = [dim] * len(looks)
@@ -90,7 +108,9 @@ class MixtureOfExperts(nn.Module):
         self.looks = tuple(looks)
         self.experts = nn.ModuleList(hidden_layers(features, [half, features], dropout, batch_norm) for _ in looks)
         self.gates = nn.ModuleList(
-            nn.Sequential(*hidden_layers(features, [quarter], dropout, batch_norm), Affine(quarter, len(looks))) for look in looks if look
+            nn.Sequential(*hidden_layers(features, [quarter], dropout, batch_norm), Affine(quarter, len(looks)))
+            for look in looks
+            if look
         )
 
     def forward(self, ids_BW: Tensor) -> list[Tensor | None]:

@@ -7,7 +7,10 @@ from tf4ctr.models.encoders.attention import Attention
 
 
 def test_equals_attention_head_by_head_and_field_by_field(schema):
-    encoder, emb = Attention(schema, 4, num_layers=2, units=6, num_heads=2).double(), torch.randn(5, 3, 4, dtype=torch.float64)
+    encoder, emb = (
+        Attention(schema, 4, num_layers=2, units=6, num_heads=2).double(),
+        torch.randn(5, 3, 4, dtype=torch.float64),
+    )
     out = encoder(emb, None)
     assert out.shape == (5, encoder.out_features) == (5, 18)
     for row in range(5):
@@ -27,7 +30,9 @@ def test_equals_attention_head_by_head_and_field_by_field(schema):
 
 def test_gradients(schema):
     encoder = Attention(schema, 4, num_layers=2, units=6, num_heads=3).double()
-    assert torch.autograd.gradcheck(lambda emb: encoder(emb, None), torch.randn(4, 3, 4, dtype=torch.float64, requires_grad=True))
+    assert torch.autograd.gradcheck(
+        lambda emb: encoder(emb, None), torch.randn(4, 3, 4, dtype=torch.float64, requires_grad=True)
+    )
 
 
 @pytest.mark.parametrize("options", [(0, 6, 2), (1, 5, 2)])

@@ -27,7 +27,9 @@ def test_equals_pairs_of_plain_and_weighted_embeddings_under_an_mlp(schema, weig
         for view, interaction in ((e, encoder.plain), (importance[:, None] * e, encoder.weighted)):
             for (f, g), which in zip(PAIRS, WHICH[weights], strict=True):
                 inputs.append((view[f] @ array(interaction.weight[which])) * view[g])
-        np.testing.assert_allclose(array(out[row]), run(encoder.layers, np.array([np.concatenate(inputs)]))[0], atol=1e-9)
+        np.testing.assert_allclose(
+            array(out[row]), run(encoder.layers, np.array([np.concatenate(inputs)]))[0], atol=1e-9
+        )
 
 
 @pytest.mark.parametrize("weights", ["all", "field", "pair"])
@@ -35,7 +37,9 @@ def test_gradients(schema, weights):
     check_gradients(ready(Bilinear(schema, 4, hidden_units=[6], weights=weights)))
 
 
-@pytest.mark.parametrize(("options", "message"), [({"weights": "pairs"}, "did you mean 'pair'"), ({"reduction": 0}, "reduction is 0")])
+@pytest.mark.parametrize(
+    ("options", "message"), [({"weights": "pairs"}, "did you mean 'pair'"), ({"reduction": 0}, "reduction is 0")]
+)
 def test_what_cannot_be_is_refused(schema, options, message):
     with pytest.raises(InputError, match=message):
         Bilinear(schema, 4, hidden_units=[6], **options)

@@ -38,7 +38,9 @@ def test_without_the_linear_part(schema):
 
 def test_gradients(schema):
     encoder, ids = CIN(schema, 4, layer_units=[5, 3]).double(), draw_ids(schema, 5)
-    assert torch.autograd.gradcheck(lambda emb: encoder(emb, ids), torch.randn(5, 3, 4, dtype=torch.float64, requires_grad=True))
+    assert torch.autograd.gradcheck(
+        lambda emb: encoder(emb, ids), torch.randn(5, 3, 4, dtype=torch.float64, requires_grad=True)
+    )
 
 
 def test_no_layer_is_refused(schema):

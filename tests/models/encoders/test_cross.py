@@ -25,4 +25,6 @@ def test_equals_the_recurrence(schema):
 
 def test_gradients(schema):
     encoder = make(schema)
-    assert torch.autograd.gradcheck(lambda emb: encoder(emb, None), torch.randn(5, 3, 4, dtype=torch.float64, requires_grad=True))
+    assert torch.autograd.gradcheck(
+        lambda emb: encoder(emb, None), torch.randn(5, 3, 4, dtype=torch.float64, requires_grad=True)
+    )

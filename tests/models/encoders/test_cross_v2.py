@@ -21,7 +21,9 @@ def test_equals_the_recurrence(schema):
 
 def test_gradients(schema):
     encoder = CrossV2(schema, 4, num_layers=2).double()
-    assert torch.autograd.gradcheck(lambda emb: encoder(emb, None), torch.randn(5, 3, 4, dtype=torch.float64, requires_grad=True))
+    assert torch.autograd.gradcheck(
+        lambda emb: encoder(emb, None), torch.randn(5, 3, 4, dtype=torch.float64, requires_grad=True)
+    )
 
 
 def test_a_mixture_equals_its_formula_expert_by_expert(schema):

@@ -45,7 +45,8 @@ def test_gradients(schema, bridge):
 
 
 @pytest.mark.parametrize(
-    ("options", "message"), [({"bridge": "sums"}, "did you mean 'sum'"), ({"temperature": 0}, "positive"), ({"num_layers": 0}, "one layer")]
+    ("options", "message"),
+    [({"bridge": "sums"}, "did you mean 'sum'"), ({"temperature": 0}, "positive"), ({"num_layers": 0}, "one layer")],
 )
 def test_what_cannot_be_is_refused(schema, options, message):
     with pytest.raises(InputError, match=message):

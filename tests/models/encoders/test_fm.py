@@ -12,7 +12,9 @@ def test_equals_the_sum_over_pairs(schema):
     out = encoder(emb, ids)
     assert out.shape == (6, encoder.out_features)
     for row in range(6):
-        expected = encoder.linear.bias.item() + sum(encoder.linear.weight.weight[i, 0].item() for i in ids[row].tolist())
+        expected = encoder.linear.bias.item() + sum(
+            encoder.linear.weight.weight[i, 0].item() for i in ids[row].tolist()
+        )
         for f in range(3):
             for g in range(f + 1, 3):
                 expected += sum(float(emb[row, f, d] * emb[row, g, d]) for d in range(4))
@@ -22,4 +24,6 @@ def test_equals_the_sum_over_pairs(schema):
 def test_gradients(schema):
     encoder = FM(schema, 4).double()
     ids = draw_ids(schema, 5)
-    assert torch.autograd.gradcheck(lambda emb: encoder(emb, ids), torch.randn(5, 3, 4, dtype=torch.float64, requires_grad=True))
+    assert torch.autograd.gradcheck(
+        lambda emb: encoder(emb, ids), torch.randn(5, 3, 4, dtype=torch.float64, requires_grad=True)
+    )

@@ -17,7 +17,9 @@ def test_equals_an_mlp_over_what_the_gate_selects(schema, context):
         e = dict(zip(("user", "item", "hour"), array(emb[row]), strict=True))
         seen = np.concatenate([e[name] for name in context]) if context else array(encoder.constant)[0]
         gate = 2 * sigmoid(run(encoder.gate, seen[None])[0])
-        np.testing.assert_allclose(array(out[row]), run(encoder.layers, (gate * array(emb[row]).ravel())[None])[0], atol=1e-9)
+        np.testing.assert_allclose(
+            array(out[row]), run(encoder.layers, (gate * array(emb[row]).ravel())[None])[0], atol=1e-9
+        )
 
 
 def test_the_gate_begins_near_one(schema):
@@ -34,7 +36,9 @@ def test_gradients(schema, context):
     check_gradients(ready(GatedMLP(schema, 4, hidden_units=[6], context=context, gate_units=7)))
 
 
-@pytest.mark.parametrize(("options", "message"), [({"context": ["itme"]}, "did you mean 'item'"), ({"gate_units": 0}, "gate_units is 0")])
+@pytest.mark.parametrize(
+    ("options", "message"), [({"context": ["itme"]}, "did you mean 'item'"), ({"gate_units": 0}, "gate_units is 0")]
+)
 def test_what_cannot_be_is_refused(schema, options, message):
     with pytest.raises(InputError, match=message):
         GatedMLP(schema, 4, hidden_units=[6], **options)

@@ -47,7 +47,9 @@ def test_serial_equals_blocks_one_on_the_other(schema):
         np.testing.assert_allclose(array(out[row]), hidden, atol=1e-9)
 
 
-@pytest.mark.parametrize("make", [lambda schema: ParallelMaskNet(schema, 4, [5, 3], [6]), lambda schema: SerialMaskNet(schema, 4, [5, 3])])
+@pytest.mark.parametrize(
+    "make", [lambda schema: ParallelMaskNet(schema, 4, [5, 3], [6]), lambda schema: SerialMaskNet(schema, 4, [5, 3])]
+)
 def test_gradients(schema, make):
     check_gradients(ready(make(schema)))
 

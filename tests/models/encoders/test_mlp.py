@@ -36,7 +36,9 @@ def test_dropout_works_in_training_only(schema):
 
 def test_gradients(schema):
     encoder = MLP(schema, 4, hidden_units=[6, 5]).double()
-    assert torch.autograd.gradcheck(lambda emb: encoder(emb, None), torch.randn(7, 3, 4, dtype=torch.float64, requires_grad=True))
+    assert torch.autograd.gradcheck(
+        lambda emb: encoder(emb, None), torch.randn(7, 3, 4, dtype=torch.float64, requires_grad=True)
+    )
 
 
 @pytest.mark.parametrize("hidden_units", [[], [10, 0]])

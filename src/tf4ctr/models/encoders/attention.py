@@ -19,7 +19,8 @@ class InteractingLayer(nn.Module):
     def forward(self, emb_BFD: Tensor) -> Tensor:
         """[B, F, inputs] -> [B, F, units]"""
         query, key, value = (
-            part(emb_BFD).unflatten(2, (self.num_heads, -1)).transpose(1, 2) for part in (self.query, self.key, self.value)
+            part(emb_BFD).unflatten(2, (self.num_heads, -1)).transpose(1, 2)
+            for part in (self.query, self.key, self.value)
         )
         out_BHFD = torch.softmax(query @ key.transpose(2, 3), 3) @ value
         return torch.relu(out_BHFD.transpose(1, 2).flatten(2) + self.residual(emb_BFD))
@@ -40,7 +41,9 @@ class Attention(nn.Module):
             raise InputError(
                 f"num_layers {num_layers}, units {units}, num_heads {num_heads}: at least one layer, units a multiple of num_heads"
             )
-        self.layers = nn.Sequential(*(InteractingLayer(units if i else embedding_dim, units, num_heads) for i in range(num_layers)))
+        self.layers = nn.Sequential(
+            *(InteractingLayer(units if i else embedding_dim, units, num_heads) for i in range(num_layers))
+        )
         self.out_features = schema.num_fields * units
 
     def forward(self, emb_BFD: Tensor, ids_BW: Tensor) -> Tensor:

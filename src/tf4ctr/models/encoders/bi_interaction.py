@@ -16,7 +16,12 @@ class BiInteraction(nn.Module):
     """
 
     def __init__(
-        self, schema: Schema, embedding_dim: int, hidden_units: Sequence[int], dropout: float = 0.0, batch_norm: bool = True
+        self,
+        schema: Schema,
+        embedding_dim: int,
+        hidden_units: Sequence[int],
+        dropout: float = 0.0,
+        batch_norm: bool = True,
     ) -> None:
         super().__init__()
         self.norm = nn.BatchNorm1d(embedding_dim) if batch_norm else nn.Identity()

@@ -18,7 +18,9 @@ class SENET(nn.Module):
     def __init__(self, num_fields: int, reduction: int) -> None:
         super().__init__()
         if reduction < 1:
-            raise InputError(f"reduction is {reduction}: SENET divides the number of fields by it, so it must be at least 1")
+            raise InputError(
+                f"reduction is {reduction}: SENET divides the number of fields by it, so it must be at least 1"
+            )
         reduced = max(1, num_fields // reduction)
         self.squeeze, self.excite = Affine(num_fields, reduced, bias=False), Affine(reduced, num_fields, bias=False)
 

@@ -24,7 +24,9 @@ class CIN(nn.Module):
     def __init__(self, schema: Schema, embedding_dim: int, layer_units: Sequence[int], linear: bool = True) -> None:
         super().__init__()
         if not layer_units or min(layer_units) < 1:
-            raise InputError(f"layer_units is {list(layer_units)}: a CIN needs at least one layer, each of at least one feature map")
+            raise InputError(
+                f"layer_units is {list(layer_units)}: a CIN needs at least one layer, each of at least one feature map"
+            )
         fields = schema.num_fields
         self.layers = nn.ModuleList(
             Affine(maps * fields, units) for maps, units in zip([fields, *layer_units[:-1]], layer_units, strict=True)

@@ -36,7 +36,9 @@ class CrossMixLayer(nn.Module):
         self.down = Affine(features, num_experts * rank, bias=False)  # every V_k
         std = (2 / (rank + rank)) ** 0.5  # Xavier's, for each of the matrices
         self.middle = nn.Parameter(torch.randn(num_experts, rank, rank) * std)  # C_k
-        self.up = nn.Parameter(torch.randn(num_experts, rank, features) * (2 / (rank + features)) ** 0.5)  # U_k, transposed
+        self.up = nn.Parameter(
+            torch.randn(num_experts, rank, features) * (2 / (rank + features)) ** 0.5
+        )  # U_k, transposed
         self.bias = nn.Parameter(torch.zeros(features))
         self.gate = Affine(features, num_experts, bias=False)
 

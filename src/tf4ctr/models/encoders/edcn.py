@@ -84,7 +84,9 @@ class EDCN(nn.Module):
         if bridge not in BRIDGES:
             raise InputError(f"bridge is '{bridge}': {did_you_mean(bridge, BRIDGES)}")
         if num_layers < 1 or temperature <= 0:
-            raise InputError(f"num_layers {num_layers}, temperature {temperature}: at least one layer, and a positive temperature")
+            raise InputError(
+                f"num_layers {num_layers}, temperature {temperature}: at least one layer, and a positive temperature"
+            )
         features = schema.num_fields * embedding_dim
         self.regulations = nn.ModuleList(Regulation(schema.num_fields, temperature) for _ in range(num_layers))
         self.crosses = nn.ModuleList(Affine(features, 1, bias=False) for _ in range(num_layers))

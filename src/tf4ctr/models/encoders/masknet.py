@@ -42,7 +42,9 @@ class MaskBlock(nn.Module):
 
 def _check(block_units: Sequence[int], ratio: float) -> None:
     if not block_units or min(block_units) < 1 or ratio <= 0:
-        raise InputError(f"block_units {list(block_units)}, ratio {ratio}: at least one mask block, units and ratio positive")
+        raise InputError(
+            f"block_units {list(block_units)}, ratio {ratio}: at least one mask block, units and ratio positive"
+        )
 
 
 class ParallelMaskNet(nn.Module):
@@ -92,7 +94,9 @@ class SerialMaskNet(nn.Module):
         features = schema.num_fields * embedding_dim
         self.norm = FieldLayerNorm(schema.num_fields, embedding_dim)
         inputs = [features, *block_units[:-1]]
-        self.blocks = nn.ModuleList(MaskBlock(features, *sizes, ratio) for sizes in zip(inputs, block_units, strict=True))
+        self.blocks = nn.ModuleList(
+            MaskBlock(features, *sizes, ratio) for sizes in zip(inputs, block_units, strict=True)
+        )
         self.out_features = block_units[-1]
 
     def forward(self, emb_BFD: Tensor, ids_BW: Tensor) -> Tensor:

@@ -12,7 +12,11 @@ from tf4ctr.models.dropout import Dropout
 
 
 def hidden_layers(
-    inputs: int, hidden_units: Sequence[int], dropout: float, batch_norm: bool, layer: Callable[[int, int], nn.Module] = Affine
+    inputs: int,
+    hidden_units: Sequence[int],
+    dropout: float,
+    batch_norm: bool,
+    layer: Callable[[int, int], nn.Module] = Affine,
 ) -> nn.Sequential:
     """h_l = dropout(relu(batch_norm(W_l h_(l-1) + b_l))): [B, inputs] -> [B, hidden_units[-1]]; `layer` in place of W h + b.
 
@@ -20,7 +24,9 @@ def hidden_layers(
         InputError: no layer, one without units, or a dropout that is no share.
     """
     if not hidden_units or min(hidden_units) < 1:
-        raise InputError(f"hidden_units is {list(hidden_units)}: it needs at least one layer, each of at least one unit")
+        raise InputError(
+            f"hidden_units is {list(hidden_units)}: it needs at least one layer, each of at least one unit"
+        )
     if not 0 <= dropout < 1:
         raise InputError(f"dropout is {dropout}: it is the share of outputs set to zero, from 0 to below 1")
     layers: list[nn.Module] = []
@@ -44,7 +50,12 @@ class MLP(nn.Module):
     """
 
     def __init__(
-        self, schema: Schema, embedding_dim: int, hidden_units: Sequence[int], dropout: float = 0.0, batch_norm: bool = True
+        self,
+        schema: Schema,
+        embedding_dim: int,
+        hidden_units: Sequence[int],
+        dropout: float = 0.0,
+        batch_norm: bool = True,
     ) -> None:
         super().__init__()
         self.layers = hidden_layers(schema.num_fields * embedding_dim, hidden_units, dropout, batch_norm)

@@ -1,0 +1,1 @@
+"""What stands above one training: runs' folders, sweeps, searches, comparisons."""

@@ -1,0 +1,1 @@
+"""A finished run and new rows: evaluation, prediction, export, serving."""

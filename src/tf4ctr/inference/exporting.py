@@ -1,0 +1,207 @@
+"""A trained run -> a folder that scores raw rows elsewhere: the fused head, the vocabulary, and what is known of both."""
+
+import json
+import logging
+import shutil
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from omegaconf import DictConfig, OmegaConf
+from rich.table import Table
+from torch import Tensor, nn
+
+import tf4ctr
+from tf4ctr.assembly import build_network, load_run
+from tf4ctr.data import vocabulary
+from tf4ctr.data.encoding import RowEncoder
+from tf4ctr.data.schema import Schema
+from tf4ctr.data.spec import DatasetSpec
+from tf4ctr.errors import InputError, did_you_mean
+from tf4ctr.models.network import Network
+
+FILES = {"onnx": "model.onnx", "torch_export": "model.pt2", "safetensors": "model.safetensors"}
+MANIFEST = "export.json"
+CHECK_ROWS = 10_000
+TOLERANCE = 1e-5
+LATENCY = {1: 300, 1_000: 30}  # batch size: calls
+PROTOBUF_LIMIT = (
+    2**31 - 2**26
+)  # bytes that one .onnx file can hold, less some for the graph; more go into a file beside it
+
+Model = Callable[[NDArray[np.int32]], NDArray[np.float32]]
+
+
+class Export(NamedTuple):
+    """What was written: the folder, the largest difference from the run's own probabilities, and milliseconds a call by batch size."""
+
+    folder: Path
+    difference: float
+    latency_ms: dict[int, float]
+
+
+class Probability(nn.Module):
+    """ids [B, W] -> p [B]: the fused head and its sigmoid."""
+
+    def __init__(self, network: Network) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, ids_BW: Tensor) -> Tensor:
+        return torch.sigmoid(self.network(ids_BW).fused)
+
+
+def export(run: Path, form: str, output: Path, seed: int = 2019) -> Export:
+    """Write a run's best weights as `form` into the folder `output`, checked against the run on 10,000 random rows.
+
+    `onnx` takes `ids` int32 [B, W] and gives `p` float32 [B], for any B, and so does `torch_export` (`torch.export.load(...).module()`);
+    `safetensors` has the weights under the network's names, which `load_safetensors` reads. Beside the model: `vocabulary/`, `config.yaml`
+    and `export.json` with schema, fields, versions and the check. The folder appears whole or not at all.
+
+    Raises:
+        InputError: an unknown form, a package that is not installed, a folder that is something else, or probabilities that are off by
+            more than 1e-5.
+    """
+    if form not in FILES:
+        raise InputError(f"format={form}: {did_you_mean(form, FILES)}")
+    if output.exists() and not (output / MANIFEST).exists():
+        raise InputError(f"output={output} is there and is no export: name another folder")
+    network, schema, config = load_run(run)
+    spec = DatasetSpec.from_config(OmegaConf.to_container(config.dataset, resolve=True))  # type: ignore[arg-type]
+    RowEncoder(schema, spec.fields, run / "vocabulary")  # tells a vocabulary that is missing or another's
+    model = Probability(network).eval()
+    ids = random_ids(schema, CHECK_ROWS, seed)
+    with torch.inference_mode():
+        expected = model(torch.from_numpy(ids)).numpy()
+    output.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{output.name}.", dir=output.parent) as made:
+        folder = Path(made) / output.name
+        folder.mkdir()
+        shutil.copyfile(run / "config.yaml", folder / "config.yaml")
+        vocabulary.keep(run, folder)
+        manifest: dict[str, Any] = {
+            "format": form,
+            "model": FILES[form],
+            "run": str(run),
+            "made": datetime.now(UTC).isoformat(timespec="seconds"),
+            "versions": {"tf4ctr": tf4ctr.__version__, "torch": torch.__version__},
+            "schema": schema.to_dict(),
+            "fields": [asdict(field) for field in spec.fields],
+        }
+        (folder / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n")
+        written = _WRITERS[form](model, torch.from_numpy(ids[:64]), folder)
+        difference = float(np.abs(written(ids) - expected).max())
+        if not difference <= TOLERANCE:
+            raise InputError(
+                f"the exported model is off by {difference:.1e} on {CHECK_ROWS:,} rows, more than {TOLERANCE}: nothing is written"
+            )
+        latency = {size: _milliseconds(written, ids[:size], calls) for size, calls in LATENCY.items()}
+        manifest["check"] = {"rows": CHECK_ROWS, "seed": seed, "largest_difference": difference, "latency_ms": latency}
+        (folder / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n")
+        if output.exists():
+            output.rename(Path(made) / "old")
+        folder.rename(output)
+    return Export(output, difference, latency)
+
+
+def random_ids(schema: Schema, rows: int, seed: int) -> NDArray[np.int32]:
+    """Known and unknown values of each field, all as likely; a list is full: ids [rows, W]."""
+    random = np.random.default_rng(seed)
+    columns = [
+        offset + random.integers(1, field.vocabulary_size, rows, dtype=np.int32)
+        for field, offset in zip(schema.fields, schema.offsets, strict=True)
+        for _ in range(field.width)
+    ]
+    return np.stack(columns, 1).astype(np.int32)
+
+
+def load_safetensors(folder: Path) -> Network:
+    """The network of a `format=safetensors` export, with its weights, in evaluation mode."""
+    from safetensors.torch import load_file
+
+    schema = Schema.from_dict(json.loads((folder / MANIFEST).read_text())["schema"])
+    config: DictConfig = OmegaConf.load(folder / "config.yaml")  # type: ignore[assignment]
+    network = build_network(config, schema)
+    network.load_state_dict(load_file(folder / FILES["safetensors"]))
+    return network.eval()
+
+
+def _to_onnx(model: Probability, example: Tensor, folder: Path) -> Model:
+    try:
+        import onnxruntime
+        import onnxscript  # noqa: F401, torch's exporter writes with it
+    except ImportError as error:
+        raise InputError(f"format=onnx needs {error.name}: pip install -e '.[export]'") from error
+    for name in ("torch.onnx", "onnxscript", "onnx_ir"):  # the exporter's passes, told one by one
+        logging.getLogger(name).setLevel(logging.ERROR)
+    path = folder / FILES["onnx"]
+    graph = _graph(model, example)
+    program = torch.onnx.export(graph, (example,), input_names=["ids"], output_names=["p"], dynamo=True, verbose=False)
+    assert program is not None
+    size = sum(parameter.numel() * parameter.element_size() for parameter in model.parameters())
+    program.save(path, external_data=size > PROTOBUF_LIMIT)
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    return lambda ids: session.run(["p"], {"ids": ids})[0]
+
+
+def _to_torch_export(model: Probability, example: Tensor, folder: Path) -> Model:
+    path = folder / FILES["torch_export"]
+    torch.export.save(_graph(model, example), path)
+    return _scored_by(torch.export.load(path).module())
+
+
+def _to_safetensors(model: Probability, example: Tensor, folder: Path) -> Model:
+    try:
+        from safetensors.torch import save_file
+    except ImportError as error:
+        raise InputError("format=safetensors needs safetensors: pip install -e '.[export]'") from error
+    save_file(model.network.state_dict(), folder / FILES["safetensors"])
+    return _scored_by(Probability(load_safetensors(folder)))
+
+
+_WRITERS: dict[str, Callable[[Probability, Tensor, Path], Model]] = {
+    "onnx": _to_onnx,
+    "torch_export": _to_torch_export,
+    "safetensors": _to_safetensors,
+}
+
+
+def _graph(model: Probability, example: Tensor) -> torch.export.ExportedProgram:
+    return torch.export.export(model, (example,), dynamic_shapes=({0: torch.export.Dim("batch")},))
+
+
+def _scored_by(module: nn.Module) -> Model:
+    def model(ids: NDArray[np.int32]) -> NDArray[np.float32]:
+        with torch.inference_mode():
+            return module(torch.from_numpy(ids)).numpy()
+
+    return model
+
+
+def _milliseconds(model: Model, ids: NDArray[np.int32], calls: int) -> float:
+    """Median of `calls` calls."""
+    seconds = []
+    for _ in range(calls):
+        begun = time.perf_counter()
+        model(ids)
+        seconds.append(time.perf_counter() - begun)
+    return round(1e3 * statistics.median(seconds), 4)
+
+
+def export_table(form: str, done: Export) -> Table:
+    """The check and the latency."""
+    table = Table(title=f"{form}: {done.folder}", title_justify="left")
+    table.add_column("check", style="bold")
+    table.add_column("value", justify="right")
+    table.add_row(f"largest difference of p, {CHECK_ROWS:,} rows", f"{done.difference:.1e}")
+    for size, milliseconds in done.latency_ms.items():
+        table.add_row(f"median latency, batch {size:,}", f"{milliseconds:.3f} ms")
+    return table

@@ -1,0 +1,1 @@
+"""A network, a loss and a stream of batches -> a trained run: the module, its optimiser and callbacks."""

@@ -1,0 +1,47 @@
+"""A learning rate that falls when validation stops improving, and resumes exactly."""
+
+from typing import Any
+
+from lightning import LightningModule, Trainer
+from lightning.pytorch.callbacks import Callback
+from torch.optim.lr_scheduler import ReduceLROnPlateau
+
+
+class LRPlateau(Callback):
+    """Multiply the learning rate by `factor` after every validation whose `monitor` is no improvement.
+
+    Not Lightning's own plateau scheduling: that steps after the checkpoint of the epoch is written and is left out when the run
+    resumes from there, so a resumed run would go on with another learning rate.
+
+    Args:
+        monitor: logged metric to maximise.
+        factor: what the learning rate is multiplied by.
+        patience: validations without improvement that are let pass first.
+        min_delta: an improvement is more than this.
+        min_lr: the learning rate never falls below.
+    """
+
+    def __init__(self, monitor: str, factor: float, patience: int, min_delta: float, min_lr: float) -> None:
+        self.monitor = monitor
+        self.settings = {"factor": factor, "patience": patience, "threshold": min_delta, "min_lr": min_lr}
+        self.scheduler: ReduceLROnPlateau | None = None
+        self._restored: dict[str, Any] | None = None
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.scheduler = ReduceLROnPlateau(trainer.optimizers[0], mode="max", threshold_mode="abs", **self.settings)  # type: ignore[arg-type]
+        if self._restored is not None:
+            self.scheduler.load_state_dict(self._restored)
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self.scheduler is not None and trainer.state.fn == "fit" and not trainer.sanity_checking:
+            self.scheduler.step(float(trainer.callback_metrics[self.monitor]))
+
+    def state_dict(self) -> dict[str, Any]:
+        if self.scheduler is None:
+            return {}
+        keys = ("best", "num_bad_epochs", "cooldown_counter", "last_epoch")
+        state = self.scheduler.state_dict()
+        return {key: float(state[key]) if key == "best" else state[key] for key in keys}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self._restored = state_dict or None

@@ -1,0 +1,83 @@
+"""The tables of a training on the terminal: settings, the network's parts, metrics."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from rich.table import Table
+from torch import nn
+
+from tf4ctr.models.network import Network
+
+# in config.yaml, and of no interest at a glance
+UNSHOWN = (
+    "layouts",
+    "source",
+    "dirpath",
+    "save_dir",
+    "default_root_dir",
+    "monitor",
+    "mode",
+    "filename",
+    "enable_version_counter",
+)
+
+
+def settings_table(choices: Mapping[str, str], config: Mapping[str, Any]) -> Table:
+    """The composed settings: a row for each config group with the option chosen and its values."""
+    table = Table(title="Settings", title_justify="left", show_lines=False)
+    table.add_column("group", style="bold")
+    table.add_column("option", style="cyan")
+    table.add_column("values", overflow="fold")
+    for group, node in config.items():
+        if isinstance(node, Mapping):
+            table.add_row(group, choices.get(group) or "", _flat(node))
+        elif node is not None:
+            table.add_row(group, "", str(node))
+    return table
+
+
+def _flat(node: Mapping[str, Any], prefix: str = "") -> str:
+    parts = []
+    for key, value in node.items():
+        if isinstance(value, Mapping):
+            parts.append(_flat(value, f"{prefix}{key}."))
+        elif not key.startswith("_") and key not in UNSHOWN and value is not None:
+            parts.append(f"{prefix}{key}={value}")
+    return "  ".join(part for part in parts if part)
+
+
+def count_parameters(module: nn.Module) -> int:
+    """Trainable parameters."""
+    return sum(parameter.numel() for parameter in module.parameters() if parameter.requires_grad)
+
+
+def parts_table(network: Network) -> Table:
+    """The network's parts and their parameters."""
+    table = Table(title="Network", title_justify="left", show_footer=True)
+    table.add_column("part", footer="total", style="bold")
+    table.add_column("module", style="cyan")
+    table.add_column("parameters", footer=f"{count_parameters(network):,}", justify="right")
+    for name, part in {"ssem": network.ssem, **network.encoders, "dfm": network.dfm}.items():
+        table.add_row(name, type(part).__name__, f"{count_parameters(part):,}")
+    return table
+
+
+def metrics_table(metrics: Mapping[str, Any]) -> Table:
+    """Validation (best epoch) and test metrics of every head, the best possible AUC where it is known."""
+    table = Table(title=f"Best epoch {metrics['best_epoch']} of {metrics['epochs']}", title_justify="left")
+    table.add_column("split", style="bold")
+    table.add_column("head")
+    names = {"auc": "AUC", "logloss": "logloss", **({"gauc": "gAUC"} if "val/gauc" in metrics else {})}
+    for title in names.values():
+        table.add_column(title, justify="right")
+    heads = dict.fromkeys(key.split("/")[1] for key in metrics if key.count("/") == 2)
+    for stage in ("val", "test"):
+        for head in ("fused", *heads, "best"):
+            keys = [
+                f"{stage}/best_{name}" if head == "best" else f"{stage}/{'' if head == 'fused' else head + '/'}{name}"
+                for name in names
+            ]
+            cells = [f"{metrics[key]:.6f}" if key in metrics else "" for key in keys]
+            if any(cells):
+                table.add_row(stage, "best possible" if head == "best" else head, *cells, end_section=head == "best")
+    return table

@@ -1,0 +1,78 @@
+import json
+import os
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from tf4ctr.errors import InputError
+from tf4ctr.experiments import runs
+
+
+@pytest.fixture
+def root(tmp_path, monkeypatch):
+    monkeypatch.setattr(runs, "ROOT", tmp_path)
+    runs.run_folder.cache_clear()
+    yield tmp_path
+    runs.run_folder.cache_clear()
+
+
+def make_run(root, name, age):
+    checkpoint = root / "outputs" / "2026-01-01" / name / "checkpoints" / "last.ckpt"
+    checkpoint.parent.mkdir(parents=True)
+    checkpoint.touch()
+    os.utime(checkpoint, (age, age))
+    (checkpoint.parent.parent / "config.yaml").write_text("seed: 1\n")
+    return checkpoint
+
+
+def test_runs_of_the_same_second_get_folders_of_their_own(root):
+    start = threading.Barrier(8)
+
+    def new(_):
+        start.wait()
+        return runs.run_folder.__wrapped__(None, "deepfm-frappe")
+
+    with ThreadPoolExecutor(8) as pool:
+        folders = list(pool.map(new, range(8)))
+    assert len(set(folders)) == 8
+    assert all(folder.is_dir() and "deepfm-frappe" in folder.name for folder in folders)
+
+
+def test_one_process_asks_often_and_gets_one_folder(root):
+    assert runs.run_folder(None, "a") == runs.run_folder(None, "a")
+
+
+def test_last_is_the_newest_checkpoint_and_goes_on_in_its_folder(root):
+    make_run(root, "old", 1000)
+    newest = make_run(root, "new", 3000)
+    make_run(root, "middle", 2000)
+    assert runs.find_checkpoint("last") == newest
+    assert runs.run_folder("last", "x") == newest.parent.parent
+    assert runs.run_folder(str(newest), "x") == newest.parent.parent
+
+
+def test_a_checkpoint_away_from_its_run_starts_a_new_folder(root):
+    (root / "lonely.ckpt").touch()
+    assert runs.run_folder(str(root / "lonely.ckpt"), "x").parent.parent == root / "outputs"
+
+
+def test_no_checkpoint_says_so(root):
+    with pytest.raises(InputError, match="no run in .* has a checkpoints/last.ckpt"):
+        runs.find_checkpoint("last")
+    with pytest.raises(InputError, match="ckpt=nowhere.ckpt: there is no such file"):
+        runs.find_checkpoint("nowhere.ckpt")
+
+
+def test_other_settings_are_refused_by_name(tmp_path):
+    config = {
+        "seed": 1,
+        "loss": {"alpha": 0.25, "c": 1},
+        "trainer": {"max_epochs": 3},
+        "dataset": {"raw_dir": "a", "min_count": 2},
+    }
+    (tmp_path / "config.yaml").write_text(json.dumps(config))
+    runs.check_same_run(tmp_path, config)
+    runs.check_same_run(tmp_path, {**config, "trainer": {"max_epochs": 9}, "dataset": {"raw_dir": "b", "min_count": 2}})
+    with pytest.raises(InputError, match=r"(?s)loss.alpha: 0.25 -> 0.5.*seed: 1 -> 2"):
+        runs.check_same_run(tmp_path, {**config, "seed": 2, "loss": {"alpha": 0.5, "c": 1}})

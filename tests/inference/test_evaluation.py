@@ -1,0 +1,187 @@
+import json
+
+import numpy as np
+import polars as pl
+import pytest
+import torch
+from sklearn.metrics import log_loss, roc_auc_score
+
+from conftest import run_script
+from tf4ctr.assembly import load_run
+from tf4ctr.data import vocabulary
+from tf4ctr.data.schema import Field, Schema
+from tf4ctr.errors import InputError
+from tf4ctr.inference.evaluation import (
+    Scores,
+    bootstrap,
+    by_value,
+    draw_reliability,
+    extremes,
+    measure,
+    metrics_table,
+    rows_table,
+    score,
+    values_table,
+)
+
+SCHEMA = Schema("toy", (Field("user", 5), Field("tags", 4, 2)), "click", "user")
+
+
+def make_scores(rows=400, scale=1.0):
+    """Rows whose label follows `scale` times their fused logit."""
+    random = np.random.default_rng(3)
+    fused = torch.from_numpy(random.normal(size=rows)).round(decimals=1)  # ties
+    label = torch.from_numpy(random.random(rows)) < torch.sigmoid(scale * fused)
+    ids = torch.from_numpy(
+        np.stack([random.integers(1, 5, rows), 5 + random.integers(1, 4, rows), 5 + random.integers(0, 4, rows)], 1)
+    )
+    return Scores({"fused": fused, "simple": fused / 2, "complex": -fused}, label.float(), ids[:, 0], ids)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A vocabulary/ for SCHEMA."""
+    for name, values in (("user", ["a", "b", "c"]), ("tags", ["x", "y"])):
+        vocabulary.save(pl.Series(name, values), tmp_path / "vocabulary")
+    return tmp_path / "vocabulary"
+
+
+def test_metrics_of_every_head_are_scikit_learns():
+    scores = make_scores()
+    results = measure(scores, 0, 0)
+    for name, logit in scores.logits.items():
+        prefix, probability = "" if name == "fused" else f"{name}/", torch.sigmoid(logit)
+        assert results[f"{prefix}auc"] == pytest.approx(roc_auc_score(scores.label, logit), abs=1e-9)
+        assert results[f"{prefix}logloss"] == pytest.approx(log_loss(scores.label, probability), abs=1e-9)
+    assert results["predicted_over_observed"] == pytest.approx(
+        float(torch.sigmoid(scores.logits["fused"]).sum() / scores.label.sum())
+    )
+    assert not any(name.endswith("_low") for name in results)
+    assert "gauc" in results
+
+
+def test_the_calibration_error_is_small_where_the_label_follows_the_probability():
+    right, sure = (measure(make_scores(20_000, scale), 0, 0)["ece"] for scale in (1.0, 0.2))
+    assert right < 0.02
+    assert sure > 0.1
+
+
+def test_bootstrap_equals_resampling_by_hand():
+    scores = make_scores(60)
+    fused, label = scores.logits["fused"].numpy(), scores.label.numpy()
+    loss = np.random.default_rng(1).random(60)
+    found = bootstrap(fused, label, loss, 20, seed=5)
+    random, order = np.random.default_rng(5), np.argsort(fused)
+    for auc, mean in found:
+        rows = np.repeat(order, random.poisson(1.0, 60))
+        assert auc == pytest.approx(roc_auc_score(label[rows], fused[rows]), abs=1e-12)
+        assert mean == pytest.approx(loss[rows].mean())
+
+
+def test_intervals_hold_the_metric_and_shrink_with_the_rows():
+    small, large = (measure(make_scores(rows), 300, 1) for rows in (400, 6400))
+    widths = []
+    for results in (small, large):
+        assert results["auc_low"] < results["auc"] < results["auc_high"]
+        assert results["logloss_low"] < results["logloss"] < results["logloss_high"]
+        widths.append(results["auc_high"] - results["auc_low"])
+    assert widths[1] == pytest.approx(widths[0] / 4, rel=0.3)
+
+
+def test_by_value_counts_and_measures_each_value(folder):
+    scores = make_scores()
+    table = by_value(scores, SCHEMA, "user", folder)
+    assert set(table["value"]) == {"a", "b", "c", "(out of vocabulary)"}
+    assert table["rows"].to_list() == sorted(table["rows"], reverse=True)
+    for row in table.iter_rows(named=True):
+        number = ["(none)", "a", "b", "c", "(out of vocabulary)"].index(row["value"])
+        mask = scores.ids[:, 0] == number
+        assert row["rows"] == int(mask.sum())
+        assert row["click_rate"] == pytest.approx(float(scores.label[mask].mean()))
+        assert row["auc"] == pytest.approx(roc_auc_score(scores.label[mask], scores.logits["fused"][mask]), abs=1e-9)
+
+
+def test_a_row_counts_for_each_value_of_its_list_and_none_for_padding(folder):
+    scores = make_scores()
+    table = by_value(scores, SCHEMA, "tags", folder)
+    ids = scores.ids[:, 1:] - 5
+    assert dict(zip(table["value"], table["rows"], strict=True)) == {
+        name: int((ids == number).sum()) for number, name in enumerate(("x", "y", "(out of vocabulary)"), start=1)
+    }
+
+
+def test_a_value_of_one_class_has_no_auc(folder):
+    scores = make_scores()
+    scores.label[scores.ids[:, 0] == 2] = 1
+    table = by_value(scores, SCHEMA, "user", folder)
+    assert table.filter(value="b")["auc"].to_list() == [None]
+
+
+def test_an_unknown_field_is_refused(folder):
+    with pytest.raises(InputError, match="by=usr: toy has no such field, did you mean 'user'"):
+        by_value(make_scores(), SCHEMA, "usr", folder)
+
+
+def test_the_hardest_and_the_easiest_rows_come_with_their_values(folder):
+    scores = make_scores()
+    probability = torch.sigmoid(scores.logits["fused"]).numpy()
+    q = np.where(scores.label.numpy() == 1, probability, 1 - probability)
+    hardest, easiest = extremes(scores, SCHEMA, 7, folder)
+    np.testing.assert_allclose(hardest["q"], np.sort(q)[:7])
+    np.testing.assert_allclose(easiest["q"], np.sort(q)[::-1][:7])
+    assert hardest.columns == ["row", "label", "q", "q_simple", "q_complex", "user", "tags"]
+    users, tags = ["(none)", "a", "b", "c", "(out of vocabulary)"], ["", "x", "y", "(out of vocabulary)"]
+    for table in (hardest, easiest):
+        for row in table.iter_rows(named=True):
+            ids = scores.ids[row["row"] - 1].tolist()
+            assert row["label"] == scores.label[row["row"] - 1]
+            assert row["user"] == users[ids[0]]
+            assert row["tags"] == "|".join(tags[each - 5] for each in ids[1:] if each > 5)
+
+
+def test_tables_and_picture(folder, tmp_path):
+    scores = make_scores()
+    assert metrics_table("t", measure(scores, 5, 0)).row_count == 9
+    hardest, _ = extremes(scores, SCHEMA, 3, folder)
+    table = rows_table("t", hardest)
+    assert [column.header for column in table.columns] == ["row", "label", "q", "q_simple", "q_complex", "values"]
+    assert next(iter(table.columns[-1].cells)) == f"user={hardest['user'][0]}  tags={hardest['tags'][0]}"
+    assert values_table("user", by_value(scores, SCHEMA, "user", folder)).row_count == 4
+    draw_reliability(scores, tmp_path / "r.png")
+    assert (tmp_path / "r.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_run_is_measured_as_it_measured_itself(toy, tmp_path):
+    assert run_script("train.py", *toy, "logger=csv").returncode == 0
+    done = run_script("evaluate.py", f"run={tmp_path}/run", "by=item", "bootstrap=10")
+    assert done.returncode == 0, done.stdout + done.stderr
+    told = json.loads((tmp_path / "run" / "metrics.json").read_text())
+    found = json.loads((tmp_path / "run" / "evaluation" / "test.json").read_text())
+    assert {"auc", "logloss", "gauc", "simple/auc", "complex/logloss"} <= set(found)
+    for name, value in found.items():
+        if f"test/{name}" in told:
+            assert value == pytest.approx(told[f"test/{name}"], abs=1e-6)
+    assert (tmp_path / "run" / "evaluation" / "test-by-item.csv").read_text().startswith("value,rows,click_rate")
+    assert "95 % interval" in done.stdout
+    hardest, easiest = (
+        pl.read_csv(tmp_path / "run" / "evaluation" / f"test-{name}.csv") for name in ("hardest", "easiest")
+    )
+    assert len(hardest) == len(easiest) == 10
+    assert hardest["q"].max() < easiest["q"].min()
+    raw = pl.read_csv(tmp_path / "raw" / "test.csv", infer_schema=False)
+    shown = hardest.with_columns(pl.col("user", "item", "hour").cast(pl.String)).row(0, named=True)
+    told = raw.row(shown["row"] - 1, named=True)
+    assert str(shown["label"]) == told["click"]
+    assert all(shown[name] in (told[name], "(out of vocabulary)") for name in ("user", "item", "hour"))
+    for arguments, message in (
+        ([], "run= is missing"),
+        ([f"run={tmp_path}"], "no config.yaml"),
+        ([f"run={tmp_path}/run", "split=tset"], "'test'"),
+    ):
+        refused = run_script("evaluate.py", *arguments)
+        assert refused.returncode == 2
+        assert message in refused.stderr
+    network, schema, _ = load_run(tmp_path / "run")
+    other = Schema("toy", schema.fields[:2], "click", "user")
+    with pytest.raises(InputError, match="other fields or vocabularies"):
+        score(network, other, tmp_path / "prepared" / "toy", "test", 50)

@@ -1,0 +1,138 @@
+import csv
+import json
+import struct
+
+import pytest
+import wandb
+from matplotlib.figure import Figure
+from wandb.proto import wandb_internal_pb2
+
+from tf4ctr.training.loggers import EpochCSV, send_report, wandb_logger
+
+
+def read(path):
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_one_row_an_epoch_of_training_and_validation(tmp_path):
+    logger = EpochCSV(str(tmp_path))
+    logger.log_metrics({"step/loss": 3.0, "epoch": 0}, 5)
+    logger.log_metrics({"val/auc": 0.7, "lr": 1e-3, "epoch": 0}, 9)
+    logger.log_metrics({"train/loss": 0.5, "epoch": 0}, 9)
+    logger.log_metrics({"val/auc": 0.8, "lr": 1e-3, "epoch": 1}, 19)
+    logger.log_metrics({"test/auc": 0.6, "epoch": 2}, 20)
+    assert read(tmp_path / "metrics.csv") == [
+        {"epoch": "1", "step": "9", "lr": "0.001", "train/loss": "0.5", "val/auc": "0.7"},
+        {"epoch": "2", "step": "19", "lr": "0.001", "train/loss": "", "val/auc": "0.8"},
+    ]
+
+
+def test_a_resumed_run_keeps_the_past_and_drops_the_future(tmp_path):
+    first = EpochCSV(str(tmp_path))
+    for epoch in range(4):
+        first.log_metrics({"val/auc": epoch / 10, "epoch": epoch}, epoch)
+    second = EpochCSV(str(tmp_path))
+    second.log_metrics({"val/auc": 0.9, "epoch": 2}, 2)
+    assert [(row["epoch"], row["val/auc"]) for row in read(tmp_path / "metrics.csv")] == [
+        ("1", "0.0"),
+        ("2", "0.1"),
+        ("3", "0.9"),
+    ]
+
+
+def records(data):
+    """Records of an offline run's file: a 7-byte header, then LevelDB's log format (blocks of 32 KiB, records split over them)."""
+    assert data.startswith(b":W&B")
+    position, record = 7, b""
+    while position + 7 <= len(data):
+        left = 32768 - position % 32768
+        if left < 7:  # too short for a record's header: padding
+            position += left
+            continue
+        _, length, kind = struct.unpack("<IHB", data[position : position + 7])
+        record += data[position + 7 : position + 7 + length]
+        position += 7 + length
+        if kind in (1, 4):  # whole, or the last part
+            yield record
+            record = b""
+
+
+def offline_records(folder, kind):
+    """What an offline W&B run holds of a kind: `run`, `history`, ..."""
+    (path,) = folder.glob("wandb/offline-run-*/*.wandb")
+    found = []
+    for data in records(path.read_bytes()):
+        record = wandb_internal_pb2.Record()
+        record.ParseFromString(data)
+        if record.WhichOneof("record_type") == kind:
+            found.append(getattr(record, kind))
+    return found
+
+
+def offline_history(folder):
+    """The metrics that an offline W&B run holds, row by row."""
+    return [
+        {"/".join(item.nested_key) or item.key: json.loads(item.value_json) for item in history.item}
+        for history in offline_records(folder, "history")
+    ]
+
+
+def test_without_a_key_wandb_logs_offline_and_says_so_once(tmp_path, monkeypatch, caplog):
+    for name in ("WANDB_API_KEY", "WANDB_MODE", "NETRC"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    caplog.set_level("INFO")
+    logger = wandb_logger(str(tmp_path), project="p", name="n")
+    logger.log_metrics({"val/auc": 0.75, "epoch": 0}, 9)
+    logger.log_metrics({"train/loss": 0.5, "epoch": 0}, 9)
+    logger.experiment.finish()
+    wandb.teardown()  # the service writes the file after finish() has returned; this waits for it
+    history = offline_history(tmp_path)
+    assert any(row.get("val/auc") == 0.75 for row in history)
+    assert any(row.get("train/loss") == 0.5 for row in history)
+    assert caplog.text.count("no API key found, logging offline") == 1
+
+
+@pytest.mark.parametrize(
+    ("environment", "mode"), [({"WANDB_API_KEY": "k" * 40}, "online"), ({"WANDB_MODE": "disabled"}, "disabled")]
+)
+def test_a_key_or_a_mode_is_followed(tmp_path, monkeypatch, environment, mode):
+    monkeypatch.delenv("WANDB_MODE", raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    logger = wandb_logger(str(tmp_path), project="p", name="n")  # nothing is contacted before the first metric
+    assert logger._wandb_init["mode"] == mode
+
+
+def test_a_report_is_one_run_in_the_group_of_its_jobs(tmp_path, monkeypatch):
+    for name in ("WANDB_API_KEY", "WANDB_MODE", "NETRC"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    sweep = tmp_path / "2026-01-02" / "03-04-05"
+    (sweep / "0").mkdir(parents=True)
+    (sweep / "0" / "config.yaml").write_text(
+        "logger: {wandb: {project: ctr, group: 2026-01-02/03-04-05, entity: null}}"
+    )
+    Figure().savefig(sweep / "curves.png")
+    send_report(sweep, [["setting", "test AUC"], ["ssem=ser", "0.9869"], ["ssem=gm", "0.9850"]])
+    wandb.teardown()  # as above
+    (run,) = offline_records(sweep, "run")
+    assert (run.display_name, run.run_id, run.run_group, run.project) == (
+        "report-2026-01-02-03-04-05",
+        "report-2026-01-02-03-04-05",
+        "2026-01-02/03-04-05",
+        "ctr",
+    )
+    (path,) = sweep.glob("wandb/offline-run-*/files/media/table/report*.json")
+    table = json.loads(path.read_text())
+    assert table["columns"] == ["setting", "test AUC"]
+    assert table["data"] == [["ssem=ser", "0.9869"], ["ssem=gm", "0.9850"]]
+    assert list(sweep.glob("wandb/offline-run-*/files/media/images/curves*.png"))
+
+
+def test_a_report_of_jobs_without_wandb_stays_here(tmp_path):
+    (tmp_path / "0").mkdir()
+    (tmp_path / "0" / "config.yaml").write_text("logger: {csv: {}}")
+    send_report(tmp_path, [["setting"], ["a"]])
+    assert [path.name for path in tmp_path.iterdir()] == ["0"]

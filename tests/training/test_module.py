@@ -1,0 +1,162 @@
+from functools import partial
+
+import pytest
+import torch
+from lightning import Trainer
+from sklearn.metrics import log_loss, roc_auc_score
+
+from conftest import draw_ids
+from tf4ctr.data.datamodule import CTRDataModule
+from tf4ctr.data.stream import Batch
+from tf4ctr.models.dfm import WeightedSum
+from tf4ctr.models.embedding import FieldEmbedding
+from tf4ctr.models.encoders.fm import FM
+from tf4ctr.models.encoders.mlp import MLP
+from tf4ctr.models.losses import TFLoss
+from tf4ctr.models.network import Network
+from tf4ctr.models.ssem import SeparateRepresentation
+from tf4ctr.training.module import CTRModule
+from tf4ctr.training.optim import RowwiseAdam
+
+
+def make_module(schema, l2=0.0, batch_norm=True, compiled=False):
+    mlp = partial(MLP, hidden_units=[8], batch_norm=batch_norm)
+    network = Network(
+        schema,
+        partial(FieldEmbedding, init_std=0.1),
+        4,
+        SeparateRepresentation,
+        {"simple": FM, "complex": mlp},
+        WeightedSum,
+    )
+    return CTRModule(schema, network, TFLoss(0.25, 1, 0.7), partial(torch.optim.Adam, lr=1e-2), l2, compiled)
+
+
+@pytest.fixture
+def trainer(tmp_path):
+    quiet = {
+        "logger": False,
+        "enable_checkpointing": False,
+        "enable_progress_bar": False,
+        "enable_model_summary": False,
+    }
+    return Trainer(accelerator="cpu", max_epochs=2, num_sanity_val_steps=0, default_root_dir=tmp_path, **quiet)
+
+
+def test_l2_as_weight_decay_equals_half_lambda_times_the_squared_norm(schema):
+    """One Adam step with the decay against one with (lambda / 2) ||E||^2 in the loss."""
+    torch.manual_seed(1)
+    first = make_module(
+        schema, l2=0.3, batch_norm=False
+    )  # a bias before a batch norm has no gradient but rounding noise
+    torch.manual_seed(1)
+    second = make_module(schema, l2=0.0, batch_norm=False)
+    batch = Batch(draw_ids(schema, 64), torch.randint(0, 2, (64,)).float(), None)
+    for module, explicit in ((first, 0.0), (second, 0.3)):
+        optimizer = module.configure_optimizers()
+        for _ in range(3):
+            optimizer.zero_grad()
+            loss = module.loss(module.network(batch.ids), batch.label)["loss"]
+            (loss + explicit / 2 * sum(table.square().sum() for table in module.network.tables())).backward()
+            optimizer.step()
+    for a, b in zip(first.network.parameters(), second.network.parameters(), strict=True):
+        assert torch.allclose(a, b, atol=1e-6)
+
+
+def test_every_parameter_is_optimised_once(schema):
+    groups = make_module(schema, l2=0.3).configure_optimizers().param_groups
+    assert [group["weight_decay"] for group in groups] == [0.3, 0.0]
+    ids = [id(parameter) for group in groups for parameter in group["params"]]
+    assert len(ids) == len(set(ids)) == len(list(make_module(schema).network.parameters()))
+
+
+def test_logged_metrics_are_those_of_all_the_rows(prepared, trainer):
+    data = CTRDataModule(prepared, batch_size=64)
+    module = make_module(data.schema)
+    trainer.fit(module, data)
+    trainer.test(module, data, verbose=False)
+    module.eval()
+    batches = list(data.test_dataloader())
+    label = torch.cat([batch.label for batch in batches])
+    with torch.no_grad():
+        logits = [
+            torch.cat(column) for column in zip(*(module.network(batch.ids)[:3] for batch in batches), strict=True)
+        ]
+    for prefix, logit in zip(("", "simple/", "complex/"), logits, strict=True):
+        probability = torch.sigmoid(logit.double())
+        assert module.results[f"test/{prefix}auc"] == pytest.approx(roc_auc_score(label, probability), abs=1e-6)
+        assert module.results[f"test/{prefix}logloss"] == pytest.approx(log_loss(label, probability), abs=1e-6)
+    assert module.results["test/monitor"] == module.results["test/auc"] + module.results["test/gauc"]
+    assert float(trainer.callback_metrics["test/auc"]) == pytest.approx(module.results["test/auc"], abs=1e-6)
+
+
+def test_training_terms_are_averaged_over_rows(prepared, trainer):
+    data = CTRDataModule(prepared, batch_size=150)  # 150, 150, 100
+    module = make_module(data.schema)
+    seen = []
+    compute = module.loss.forward
+    module.loss.forward = lambda logits, label: seen.append((len(label), compute(logits, label))) or seen[-1][1]
+    trainer.fit_loop.max_epochs = 1
+    trainer.fit(module, data)
+    assert [rows for rows, _ in seen] == [150, 150, 100]
+    for name in ("loss", "bce", "tf_simple", "tf_complex"):
+        expected = sum(rows * float(terms[name].detach()) for rows, terms in seen) / 400
+        assert float(trainer.callback_metrics[f"train/{name}"]) == pytest.approx(expected, rel=1e-6)
+
+
+def test_the_checkpoint_carries_the_schema_and_loads_as_weights_only(prepared, trainer, tmp_path):
+    data = CTRDataModule(prepared, batch_size=64)
+    trainer.fit(make_module(data.schema), data)
+    trainer.save_checkpoint(tmp_path / "a.ckpt")
+    checkpoint = torch.load(tmp_path / "a.ckpt", weights_only=True)
+    assert type(data.schema).from_dict(checkpoint["schema"]) == data.schema
+
+
+def test_a_compiled_step_is_the_plain_one(prepared, trainer):
+    data = CTRDataModule(prepared, batch_size=200)  # whole batches: one graph
+    module = make_module(data.schema, compiled=True)
+    trainer.fit(module, data)
+    assert module.results["val/logloss"] > 0
+    batch = next(iter(data.train_dataloader()))
+    results = []
+    for terms_of in (module.train()._terms, module._terms_of):
+        module.zero_grad()
+        terms = terms_of(batch.ids, batch.label)
+        terms["loss"].backward()
+        results.append((terms, [parameter.grad for parameter in module.parameters()]))
+    torch.testing.assert_close(*results)
+
+
+def test_half_precision_keeps_weights_and_loss_whole(prepared, tmp_path):
+    quiet = {
+        "logger": False,
+        "enable_checkpointing": False,
+        "enable_progress_bar": False,
+        "enable_model_summary": False,
+    }
+    results, data = {}, CTRDataModule(prepared, batch_size=64)
+    for precision in ("32-true", "bf16-mixed"):
+        torch.manual_seed(2)
+        module = make_module(data.schema)
+        module.make_optimizer = partial(RowwiseAdam, lr=1e-2, fused=True)
+        options = {"max_epochs": 1, "precision": precision, "gradient_clip_val": 0.5, "default_root_dir": tmp_path}
+        Trainer(accelerator="cpu", **options, **quiet).fit(module, data)
+        assert all(parameter.dtype == torch.float32 for parameter in module.parameters())
+        batch = next(iter(data.train_dataloader()))
+        with torch.autocast("cpu", torch.bfloat16):
+            assert module.network(batch.ids).complex.dtype == torch.bfloat16
+            assert all(term.dtype == torch.float32 for term in module._terms_of(batch.ids, batch.label).values())
+        results[precision] = module.results["val/logloss"]
+    assert results["bf16-mixed"] == pytest.approx(results["32-true"], abs=5e-3)
+    assert results["bf16-mixed"] != results["32-true"]
+
+
+def test_without_a_group_there_is_no_gauc(raw_dir, trainer):
+    from conftest import make_spec
+    from tf4ctr.data.preparation import prepare
+
+    data = CTRDataModule(prepare(make_spec(raw_dir, group=None)), batch_size=64)
+    module = make_module(data.schema)
+    trainer.fit(module, data)
+    assert "val/gauc" not in module.results
+    assert module.results["val/monitor"] == module.results["val/auc"]
