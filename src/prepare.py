@@ -10,8 +10,8 @@ from tf4ctr import cli
 
 @hydra.main(version_base="1.3", config_path="../conf", config_name="prepare")
 def main(config: DictConfig) -> None:
-    """Fetch the raw files of `dataset` if asked to, and prepare them, or find them prepared already."""
-    from tf4ctr.data.preparation import prepare  # here, not at the top: --help should not wait for torch
+    """Prepare `dataset` unless it is prepared; with `download=true` download its files first."""
+    from tf4ctr.data.preparation import prepare
     from tf4ctr.data.spec import DatasetSpec
 
     dataset: dict[str, Any] = OmegaConf.to_container(config.dataset, resolve=True)  # type: ignore[assignment]

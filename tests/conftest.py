@@ -12,7 +12,7 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
-if "PYTEST_XDIST_WORKER" in os.environ:  # tests run side by side: each on a core of its own
+if "PYTEST_XDIST_WORKER" in os.environ:  # several tests run at once, one core each
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import numpy as np
@@ -25,7 +25,7 @@ from tf4ctr.data.schema import Field, Schema
 from tf4ctr.data.spec import DatasetSpec
 
 ROOT = Path(__file__).resolve().parents[1]
-# importing is most of a short run: done once, in a process that does nothing else
+# A short run spends most of its time on imports. A server process imports once, and forks.
 WARM = multiprocessing.get_context("forkserver")
 WARM.set_forkserver_preload(
     [
@@ -51,7 +51,7 @@ def schema() -> Schema:
 
 
 def draw_ids(schema: Schema, rows: int) -> torch.Tensor:
-    """Random known or unknown values (never padding), int32 [rows, F]."""
+    """Random ids of known or unknown values, without padding, int32 [rows, F]."""
     columns = [
         offset + torch.randint(1, field.vocabulary_size, (rows,))
         for offset, field in zip(schema.offsets, schema.fields, strict=True)
@@ -60,7 +60,7 @@ def draw_ids(schema: Schema, rows: int) -> torch.Tensor:
 
 
 def write_raw(folder: Path) -> Path:
-    """A csv dataset of 400 / 100 / 100 rows with three fields of numbers, values from 0 on in each."""
+    """Write a csv dataset of 400 / 100 / 100 rows and three fields with values 0, 1, 2, ..."""
     folder.mkdir()
     for seed, (split, rows) in enumerate({"train": 400, "valid": 100, "test": 100}.items()):
         rng = np.random.default_rng(seed)
@@ -96,7 +96,7 @@ def make_spec(folder: Path, **options: Any) -> DatasetSpec:
 
 
 def leftovers(spec: DatasetSpec) -> list[str]:
-    """What preparation has left beside the prepared folder."""
+    """Names of temporary files that preparation did not remove."""
     return [path.name for path in spec.prepared_dir.parent.glob(".*") if path.suffix != ".lock"]
 
 
@@ -111,7 +111,7 @@ def prepared(spec: DatasetSpec) -> Path:
 
 
 def need_shared(name: str) -> Path:
-    """Folder of a real dataset, or skip."""
+    """The folder of a real dataset; the test is skipped if it does not exist."""
     folder = SHARED / "data" / name
     if not folder.exists():
         pytest.skip(f"needs the {name} files in {folder}")
@@ -120,7 +120,10 @@ def need_shared(name: str) -> Path:
 
 @contextmanager
 def started_script(script: str, *overrides: str, cwd: Path = ROOT) -> Iterator[tuple[BaseProcess, list[Path]]]:
-    """An entry point of src/ as a person would start it, in a process that has imported torch already; and its stdout and stderr."""
+    """Start an entry point of src/ in a process that has imported torch.
+
+    Yields the process and the files of its stdout and stderr.
+    """
     environment = {key: value for key, value in os.environ.items() if not key.startswith("WANDB")} | {"COLUMNS": "160"}
     with tempfile.TemporaryDirectory() as folder:
         outputs = [Path(folder) / name for name in ("stdout", "stderr")]
@@ -137,7 +140,7 @@ def started_script(script: str, *overrides: str, cwd: Path = ROOT) -> Iterator[t
 def run_script(
     script: str, *overrides: str, cwd: Path = ROOT, timeout: float = 300
 ) -> subprocess.CompletedProcess[str]:
-    """Run an entry point of src/ to its end."""
+    """Run an entry point of src/ and return its exit status, stdout and stderr."""
     with started_script(script, *overrides, cwd=cwd) as (process, outputs):
         process.join(timeout)
         if process.exitcode is None:
@@ -161,7 +164,7 @@ def _run_here(command: list[str], cwd: Path, environment: dict[str, str], output
 
 @pytest.fixture
 def toy(tmp_path, raw_dir):
-    """Overrides that train a small network on the small raw dataset, with its folder of runs elsewhere than in outputs/."""
+    """Overrides that train a small network on the small raw dataset, in a temporary folder."""
     return [
         "dataset=frappe",
         f"dataset.raw_dir={raw_dir}",
@@ -183,7 +186,7 @@ def without_times(metrics):
 
 @pytest.fixture(scope="session")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Folder of a run on a small raw dataset, which lies beside it in raw/; for reading only."""
+    """The folder of a finished run, with its raw dataset in raw/ beside it. Tests only read it."""
     folder = tmp_path_factory.mktemp("trained")
     write_raw(folder / "raw")
     options = [
@@ -201,6 +204,6 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ),
         *("backbone.complex.hidden_units=[16]", "stream.batch_size=64", f"hydra.run.dir={folder}/run"),
     ]
-    done = run_script("train.py", *options)
-    assert done.returncode == 0, done.stdout + done.stderr
+    result = run_script("train.py", *options)
+    assert result.returncode == 0, result.stdout + result.stderr
     return folder / "run"

@@ -1,4 +1,4 @@
-"""Every conf/dataset/*.yaml, from small raw files in each of its layouts to a batch."""
+"""Every dataset in conf/dataset and every one of its layouts: from small raw files to a batch."""
 
 import gzip
 
@@ -11,14 +11,15 @@ from conftest import ROOT
 from test_assembly import composed, options, spec_of
 from tf4ctr.assembly import build_module, check_config
 from tf4ctr.data.datamodule import CTRDataModule
-from tf4ctr.data.preparation import prepare, read_manifest
+from tf4ctr.data.manifest import read_manifest
+from tf4ctr.data.preparation import prepare
 from tf4ctr.data.schema import Schema
 
 ROWS = 60
 
 
 def csv(folder, name, columns, header=True, separator=",", rows=ROWS):
-    """Rows drawn from `columns`: name -> values taken in turn."""
+    """Write a csv file; `columns` is name -> values, which repeat over the rows."""
     frame = pl.DataFrame({column: [values[i % len(values)] for i in range(rows)] for column, values in columns.items()})
     text = frame.write_csv(include_header=header, separator=separator)
     opened = gzip.open if name.endswith(".gz") else open
@@ -60,7 +61,7 @@ MEMBERS = {"city": [1, 13], "gender": ["male", None], "registered_via": [7, 9], 
 ISRC = {"isrc": ["TWUM71", None]}
 
 
-def kkbox_of_kaggle(folder):
+def kkbox_from_kaggle(folder):
     csv(folder, "train.csv", KKBOX | {"target": CLICK})
     csv(folder, "songs.csv", {"song_id": ["s1", "s2"], **SONGS}, rows=2)
     csv(folder, "members.csv", {"msno": ["u1", "u2"], **MEMBERS}, rows=2)
@@ -97,7 +98,7 @@ LAYOUTS = {
         ),
         lambda folder: libsvm(folder, 10),
     ],
-    "kkbox": [lambda folder: splits(folder, KKBOX | {"label": CLICK} | SONGS | MEMBERS | ISRC), kkbox_of_kaggle],
+    "kkbox": [lambda folder: splits(folder, KKBOX | {"label": CLICK} | SONGS | MEMBERS | ISRC), kkbox_from_kaggle],
     "movielens_1m": [
         lambda folder: splits(
             folder, {"label": CLICK, **{name: [1, 2] for name in ("UserID", "Gender", "Age", "Occupation", "MovieID")}}
@@ -111,14 +112,14 @@ LAYOUTS = {
 }
 
 
-def test_every_dataset_and_layout_is_tried():
+def test_every_dataset_and_layout_is_tested():
     assert {*LAYOUTS, "synthetic"} == {*options("dataset")}
-    for name, made in LAYOUTS.items():
-        assert len(made) == len(yaml.safe_load((ROOT / "conf" / "dataset" / f"{name}.yaml").read_text())["layouts"])
+    for name, writers in LAYOUTS.items():
+        assert len(writers) == len(yaml.safe_load((ROOT / "conf" / "dataset" / f"{name}.yaml").read_text())["layouts"])
 
 
-@pytest.mark.parametrize(("name", "number"), [(name, i) for name, made in LAYOUTS.items() for i in range(len(made))])
-def test_a_layout_becomes_batches_that_a_network_takes(tmp_path, name, number):
+@pytest.mark.parametrize(("name", "number"), [(name, i) for name in LAYOUTS for i in range(len(LAYOUTS[name]))])
+def test_a_network_takes_the_batches_of_a_layout(tmp_path, name, number):
     raw = tmp_path / "raw"
     raw.mkdir()
     LAYOUTS[name][number](raw)
@@ -134,7 +135,7 @@ def test_a_layout_becomes_batches_that_a_network_takes(tmp_path, name, number):
     check_config(config, spec)
     assert spec.raw_files(raw).reader == spec.layouts[number]["reader"]
     folder = prepare(spec)
-    total = sum(found["rows"] for found in read_manifest(folder)["splits"].values())
+    total = sum(split["rows"] for split in read_manifest(folder)["splits"].values())
     assert total == ROWS * (3 if "train" in spec.layouts[number] else 2 if (raw / "train-1.csv").exists() else 1)
     batch = next(iter(CTRDataModule(folder, batch_size=32).train_dataloader()))
     module = build_module(config, Schema.load(folder))
@@ -143,12 +144,12 @@ def test_a_layout_becomes_batches_that_a_network_takes(tmp_path, name, number):
     assert batch.ids.shape[1] == sum(field.width for field in spec.fields)
 
 
-def test_kkbox_of_kaggle_equals_its_joined_form(tmp_path):
+def test_kkbox_from_kaggle_equals_the_joined_files(tmp_path):
     ids = []
     for number in (0, 1):
         raw = tmp_path / f"raw{number}"
         raw.mkdir()
-        kkbox_of_kaggle(raw)
+        kkbox_from_kaggle(raw)
         if number == 0:  # the same rows, joined by hand
             row = pl.read_csv(raw / "train.csv").rename({"target": "label"})
             for other, key in (("songs.csv", "song_id"), ("members.csv", "msno"), ("song_extra_info.csv", "song_id")):

@@ -1,4 +1,4 @@
-"""Against servers on loopback that answer as the hub and as a file server do."""
+"""Downloads from local servers that answer like the hub and like a file server."""
 
 import hashlib
 import io
@@ -25,7 +25,7 @@ def md5(content):
 
 def archive():
     content = io.BytesIO()
-    with zipfile.ZipFile(content, "w") as zipped:  # stored, not deflated: large enough to be cut in the middle
+    with zipfile.ZipFile(content, "w") as zipped:  # not compressed: large enough to be cut in the middle
         for name, data in FILES.items():
             zipped.writestr(f"Toy_x1/{name}", data)
     return content.getvalue()
@@ -52,7 +52,7 @@ class Handler(BaseHTTPRequestHandler):
         self.answer(body=True)
 
     def answer(self, body):
-        if self.path.startswith("/api/"):  # what the hub's client asks beside the file, once a process
+        if self.path.startswith("/api/"):  # a request of the hub's client besides the file, once per process
             self.send_error(404)
             return
         content = self.server.content
@@ -95,7 +95,7 @@ def names(spec):
     return {path.name for path in spec.raw_dir.iterdir() if path.is_file()}
 
 
-def test_a_hub_archive_is_unpacked_and_checked(tmp_path, server, monkeypatch):
+def test_a_hub_archive_is_unpacked(tmp_path, server, monkeypatch):
     monkeypatch.setenv("HF_ENDPOINT", server.url)
     spec = toy(tmp_path, hub="reczoo/Toy_x1")
     fetch(spec)
@@ -103,14 +103,13 @@ def test_a_hub_archive_is_unpacked_and_checked(tmp_path, server, monkeypatch):
     assert names(spec) == {*FILES}
     requests = len(server.ranges)
     fetch(spec)
-    assert len(server.ranges) == requests  # nothing is fetched twice
+    assert len(server.ranges) == requests  # nothing is downloaded twice
 
 
-def test_a_broken_download_goes_on_where_it_stopped(tmp_path, server, monkeypatch):
+def test_an_interrupted_download_resumes(tmp_path, server, monkeypatch):
     monkeypatch.setenv("HF_ENDPOINT", server.url)
-    monkeypatch.setattr(
-        "huggingface_hub.constants.DOWNLOAD_CHUNK_SIZE", 10_000
-    )  # what is kept at least, ten megabytes otherwise
+    # bytes that the client writes at a time, 10 MB by default: smaller parts are lost
+    monkeypatch.setattr("huggingface_hub.constants.DOWNLOAD_CHUNK_SIZE", 10_000)
     server.cut = 1
     spec = toy(tmp_path, hub="reczoo/Toy_x1")
     for _ in range(2):
@@ -123,7 +122,7 @@ def test_a_broken_download_goes_on_where_it_stopped(tmp_path, server, monkeypatc
     assert any(start > 0 for start in server.ranges)
 
 
-def test_another_checksum_is_refused_and_nothing_keeps_the_name(tmp_path, server, monkeypatch):
+def test_a_member_with_a_wrong_checksum_is_refused_and_gets_no_final_name(tmp_path, server, monkeypatch):
     monkeypatch.setenv("HF_ENDPOINT", server.url)
     spec = toy(tmp_path, hub="reczoo/Toy_x1")
     spec.download["md5"]["valid.csv"] = "0" * 32
@@ -132,7 +131,7 @@ def test_another_checksum_is_refused_and_nothing_keeps_the_name(tmp_path, server
     assert not names(spec) & {*FILES}
 
 
-def test_an_archive_by_its_address(tmp_path, server):
+def test_an_archive_is_downloaded_by_url(tmp_path, server):
     sums = {"toy.zip": md5(server.content)}
     spec = make_spec(
         tmp_path / "raw", download={"url": f"{server.url}/a/toy.zip", "md5": sums, "unpack": ["Toy_x1/train.csv"]}
@@ -141,36 +140,36 @@ def test_an_archive_by_its_address(tmp_path, server):
     assert names(spec) == {"train.csv"}
 
 
-def test_an_archive_with_another_checksum(tmp_path, server):
+def test_an_archive_with_a_wrong_checksum_is_refused(tmp_path, server):
     download = {"url": f"{server.url}/a/toy.zip", "md5": {"toy.zip": "0" * 32}, "unpack": ["train.csv"]}
     spec = make_spec(tmp_path / "raw", download=download)
-    with pytest.raises(InputError, match="has another checksum than md5 0{32}"):
+    with pytest.raises(InputError, match="the checksum is not the expected md5 0{32}"):
         fetch(spec)
     assert not names(spec)
 
 
-def test_what_must_be_fetched_by_hand_says_how(tmp_path):
+def test_a_dataset_without_a_download_says_how_to_get_it(tmp_path):
     with pytest.raises(
-        InputError, match=r"toy cannot be downloaded by itself\.\nAsk the owner\.\nThen put the files into"
+        InputError, match=r"toy cannot be downloaded automatically\.\nAsk the owner\.\nThen put the files into"
     ):
         fetch(make_spec(tmp_path / "raw", source="Ask the owner."))
 
 
-def test_without_a_network_one_clear_error(tmp_path, monkeypatch):
+def test_without_a_network_there_is_one_clear_error(tmp_path, monkeypatch):
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
-    monkeypatch.setattr("time.sleep", lambda seconds: None)  # between the hub's own attempts
+    monkeypatch.setattr("time.sleep", lambda seconds: None)  # between the attempts of the hub's client
     with pytest.raises(
         InputError,
-        match=r"Toy_x1\.zip of reczoo/Toy_x1 cannot be fetched \(.*\): is there a network\? .*goes on from there",
+        match=r"Toy_x1\.zip of reczoo/Toy_x1 cannot be downloaded \(.*\): check the network.* continues with the part",
     ):
         fetch(toy(tmp_path, hub="reczoo/Toy_x1"))
 
 
-def test_prepare_fetches_when_it_is_told_to(tmp_path):
-    done = run_script(
+def test_prepare_downloads_with_download_true(tmp_path):
+    result = run_script(
         "prepare.py", "dataset=avazu", "~dataset.download", "download=true", f"dataset.raw_dir={tmp_path}/raw"
     )
-    assert done.returncode == 2
-    assert "avazu cannot be downloaded by itself" in done.stderr
-    assert "kaggle competitions download -c avazu-ctr-prediction" in done.stderr
-    assert "Traceback" not in done.stderr
+    assert result.returncode == 2
+    assert "avazu cannot be downloaded automatically" in result.stderr
+    assert "kaggle competitions download -c avazu-ctr-prediction" in result.stderr
+    assert "Traceback" not in result.stderr

@@ -5,7 +5,8 @@ import pytest
 from tf4ctr.data import vocabulary
 from tf4ctr.data.encoding import RowEncoder
 from tf4ctr.data.preparation import prepare
-from tf4ctr.data.schema import Schema
+from tf4ctr.data.schema import Field, Schema
+from tf4ctr.data.spec import FieldSpec
 from tf4ctr.errors import InputError
 
 
@@ -20,6 +21,32 @@ def test_raw_rows_get_the_ids_that_preparation_gave_them(spec):
         {name: ["never seen", None] for name in encoder.columns}, schema=dict.fromkeys(encoder.columns, pl.String)
     )
     assert (encoder.ids(nothing) == encoder.unknown_W).all()
+
+
+@pytest.mark.parametrize("written", [("3.0", "7.0"), ("3", "7")])
+def test_whole_numbers_are_the_same_with_and_without_a_fraction(tmp_path, written):
+    """pandas writes 3.0 if a value is missing, and the row to predict has 3, or the reverse."""
+    schema = Schema("toy", (Field("user", 4),), "click")
+    vocabulary.save(pl.Series("user", written), tmp_path)
+    encoder = RowEncoder(schema, [FieldSpec("user")], tmp_path)
+    assert encoder.ids(pl.DataFrame({"user": ["3", "3.0", "7.0", "7", "8", None]})).T.tolist() == [[1, 1, 2, 2, 3, 3]]
+
+
+@pytest.mark.parametrize("known", [["1", "1.0"], ["1", "x"], ["v1", "v1.0"]])
+def test_other_texts_are_compared_as_they_are(tmp_path, known):
+    vocabulary.save(pl.Series("user", known), tmp_path)
+    encoder = RowEncoder(Schema("toy", (Field("user", 4),), "click"), [FieldSpec("user")], tmp_path)
+    assert encoder.ids(pl.DataFrame({"user": [*known, f"{known[1]}.0", f"{known[0]}.00"]})).T.tolist() == [[1, 2, 3, 3]]
+
+
+def test_a_list_field_takes_lists_and_texts(tmp_path):
+    vocabulary.save(pl.Series("tags", ["a", "b"]), tmp_path)
+    encoder = RowEncoder(
+        Schema("toy", (Field("tags", 4, 2),), "y"), [FieldSpec("tags", separator="|", width=2)], tmp_path
+    )
+    lists = pl.DataFrame({"tags": [["a", None, "b"], [], None, ["b", "c", "a"]]})
+    texts = pl.DataFrame({"tags": ["a||b", "", None, "b|c|a"]})
+    assert encoder.ids(lists).tolist() == encoder.ids(texts).tolist() == [[1, 2], [3, 0], [3, 0], [2, 3]]
 
 
 def test_a_fault_names_column_value_and_what_was_expected(spec):

@@ -5,16 +5,21 @@ import pytest
 from polars.testing import assert_frame_equal
 
 from conftest import leftovers, make_spec
-from tf4ctr.data.preparation import prepare, read_manifest
+from tf4ctr.data.manifest import read_manifest
+from tf4ctr.data.preparation import prepare
 from tf4ctr.errors import InputError
 
 
 @pytest.mark.parametrize(
     ("line", "text", "message"),
     [
-        (12, "1,3,4", r"train\.csv has rows that are cut short or too long:\n  line 12: 3 cells, the header has 4"),
+        (12, "1,3,4", r"train\.csv has invalid rows:\n  line 12: 3 cells, the header has 4"),
         (12, "1,3,4,5,6", r"line 12: 5 cells, the header has 4"),
-        (12, "2,3,4,5", r"train\.csv, line 12: column 'click' is '2', expected 0 or 1 \(1 such rows\)"),
+        (
+            12,
+            "2,3,4,5",
+            r"train\.csv, line 12: column 'click' is '2', expected 0 or 1, or .* \(1 such rows\)\n  2,3,4,5$",
+        ),
         (12, "yes,3,4,5", r"line 12: column 'click' is 'yes'"),
         (12, ",3,4,5", r"line 12: column 'click' is None"),
         (1, "click,user,itme,hour", r"no column 'item' in its header \(did you mean 'itme'\?\)"),
@@ -41,7 +46,7 @@ def test_a_file_cut_in_half_is_refused(raw_dir):
     with pytest.raises(InputError, match=r"train\.csv has \d+ rows, toy has 400 in its train split"):
         prepare(make_spec(raw_dir, rows=rows))
     path.write_bytes(content[: end - 4])  # and within one
-    with pytest.raises(InputError, match=r"cut short|has \d+ rows"):
+    with pytest.raises(InputError, match=r"invalid rows|has \d+ rows"):
         prepare(make_spec(raw_dir, rows=rows))
     assert not make_spec(raw_dir).prepared_dir.exists()
 
@@ -69,13 +74,13 @@ def break_train(raw_dir, change):
         (lambda b: b.replace(b"\n", b"\n\n", 2) + b"\n2,3,4,5\n", r"line 405: column 'click' is '2', expected 0 or 1"),
         (
             lambda b: b + b,
-            r"line 402: column 'click' is 'click' \(the header again: files put one after the other\?\), expected 0 or 1",
+            r"line 402: column 'click' is 'click' \(the header again: were files joined\?\), expected 0 or 1",
         ),
         (
             lambda b: b.replace(b"click,user,item", b"click,user,user", 1),
             r"no column 'item'|names column 'user' 2 times",
         ),
-        (lambda b: b + b'1,2,"3,4\n', r"train\.csv has rows that are cut short|cannot be read"),
+        (lambda b: b + b'1,2,"3,4\n', r"line 402: a quote without its pair: 1,2,\"3,4"),
         (lambda b: b.replace(b"\n", b"\r"), r"train\.csv ends its lines with carriage returns alone"),
         (lambda b: gzip.compress(b)[:-400], r"train\.csv cannot be read.*download it again"),
     ],
@@ -133,3 +138,53 @@ def test_parquet_cut_short_is_refused(raw_dir):
     (raw_dir / "train.parquet").write_bytes(content[: len(content) // 2])
     with pytest.raises(InputError, match=r"train\.parquet is not a readable parquet file"):
         prepare(make_spec(raw_dir, layouts=[layout]))
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be"])
+def test_utf_16_is_named_with_the_command_that_converts(raw_dir, encoding):
+    text = (raw_dir / "train.csv").read_text()
+    (raw_dir / "train.csv").write_text(text, encoding=encoding)
+    with pytest.raises(InputError, match=r"train\.csv is encoded as UTF-16, expected UTF-8; .*iconv -f utf-16"):
+        prepare(make_spec(raw_dir))
+
+
+@pytest.mark.parametrize("cells", ['1,2,3,4,6" screen', '1,2,3,4,"screen', '1,2,3,4,"a"b'])
+def test_a_stray_quote_in_a_column_that_is_not_read_is_named(raw_dir, cells):
+    rows = [f"{line},t" for line in (raw_dir / "train.csv").read_text().splitlines()]
+    rows[0] = rows[0].removesuffix("t") + "title"
+    rows[5] = cells
+    (raw_dir / "train.csv").write_text("\n".join(rows) + "\n")
+    layout = {"reader": "csv", "train": "train.csv", "valid": "valid.csv", "test": "test.csv"}
+    with pytest.raises(InputError, match=r"line 6: |could not parse"):
+        prepare(make_spec(raw_dir))
+    prepared = prepare(make_spec(raw_dir, layouts=[{**layout, "quote": None}]))
+    assert read_manifest(prepared)["splits"]["train"]["rows"] == 400
+
+
+def test_all_bad_labels_of_files_without_splits_are_counted(tmp_path):
+    (tmp_path / "raw").mkdir()
+    lines = ["click,user", *(f"{'maybe' if i % 4 == 0 else i % 2},u{i % 7}" for i in range(760))]
+    (tmp_path / "raw" / "log.csv").write_text("\n".join(lines) + "\n")
+    layouts = [{"reader": "csv", "all": "log.csv"}]
+    with pytest.raises(
+        InputError, match=r"line 2: column 'click' is 'maybe', expected .*\(190 such rows\)\n  maybe,u0"
+    ):
+        prepare(make_spec(tmp_path / "raw", fields=["user"], group=None, layouts=layouts))
+
+
+def test_a_bad_label_of_parquet_is_named_by_its_row(raw_dir):
+    for split in ("train", "valid", "test"):
+        rows = pl.read_csv(raw_dir / f"{split}.csv")
+        rows.with_columns(click=pl.when(pl.int_range(len(rows)) == 3).then(5).otherwise("click")).write_parquet(
+            raw_dir / f"{split}.parquet"
+        )
+    layout = {"reader": "parquet", "train": "train.parquet", "valid": "valid.parquet", "test": "test.parquet"}
+    with pytest.raises(InputError, match=r"train\.parquet, row 4: column 'click' is '5', .*\(1 such rows\)$"):
+        prepare(make_spec(raw_dir, layouts=[layout]))
+
+
+def test_labels_that_are_other_words_are_refused(raw_dir):
+    text = (raw_dir / "train.csv").read_text().replace("\n1,", "\nclicked,")
+    (raw_dir / "train.csv").write_text(text)
+    with pytest.raises(InputError, match="column 'click' is 'clicked', expected 0 or 1, or true or false"):
+        prepare(make_spec(raw_dir))

@@ -16,10 +16,12 @@ from polars.testing import assert_frame_equal
 from scipy import stats
 
 from conftest import CSV, ROOT, leftovers, make_spec, need_shared
-from tf4ctr.data import preparation, vocabulary
-from tf4ctr.data.preparation import GROUP, LABEL, prepare, read_manifest
-from tf4ctr.data.schema import Schema
-from tf4ctr.data.spec import DatasetSpec
+from tf4ctr.data import manifest, preparation, vocabulary
+from tf4ctr.data.manifest import read_manifest
+from tf4ctr.data.passes import Tally, open_rows
+from tf4ctr.data.preparation import prepare
+from tf4ctr.data.schema import GROUP, LABEL, Schema
+from tf4ctr.data.spec import SPLITS, DatasetSpec
 from tf4ctr.errors import InputError
 
 
@@ -43,7 +45,7 @@ def test_labels_and_groups(spec, prepared):
     assert rows[LABEL].to_list() == raw["click"].to_list()
     assert rows[LABEL].dtype == pl.Int32
     assert rows[GROUP].dtype == pl.Int64
-    # the same user has the same group in every split, also where the vocabulary does not know the user
+    # a user has the same group in every split, in the vocabulary or not
     seen = {}
     for split in ("train", "valid", "test"):
         users = pl.read_csv(spec.raw_dir / f"{split}.csv")["user"]
@@ -137,7 +139,7 @@ def test_what_a_killed_process_left_is_cleared(spec):
 SLOW_PREPARATION = (
     "import sys, time; sys.path[:0] = [sys.argv[1], sys.argv[2]]\n"
     "from pathlib import Path; from conftest import make_spec; from tf4ctr.data import preparation as p\n"
-    "where, name = (p, sys.argv[4]) if hasattr(p, sys.argv[4]) else (getattr(p, sys.argv[4].split('.')[0]), sys.argv[4].split('.')[1])\n"
+    "module, _, name = sys.argv[4].rpartition('.'); where = getattr(p, module) if module else p\n"
     "real = getattr(where, name)\n"
     "def slow(*a): print('reached', flush=True); time.sleep(60); return real(*a)\n"
     "setattr(where, name, slow)\n"
@@ -149,14 +151,14 @@ SLOW_PREPARATION = (
     ("number", "moment"),
     [
         (signal.SIGINT, "vocabulary.save"),
-        (signal.SIGKILL, "count_batches"),
-        (signal.SIGKILL, "make_encoders"),
+        (signal.SIGKILL, "_count"),
+        (signal.SIGKILL, "faults.refuse_counts"),
         (signal.SIGKILL, "vocabulary.save"),
         (signal.SIGKILL, "report.write"),
     ],
 )
 def test_stopped_while_preparing_keeps_the_old_prepared_dataset(spec, prepared, number, moment):
-    """SIGINT (Ctrl-C) also clears the half-made folder; SIGKILL can't, the next preparation does."""
+    """SIGINT (Ctrl-C) also removes the partial folder; after SIGKILL the next one does."""
     before = (prepared / "manifest.json").read_text()
     command = [
         sys.executable,
@@ -180,7 +182,8 @@ def test_stopped_while_preparing_keeps_the_old_prepared_dataset(spec, prepared, 
 
 def test_two_processes_take_turns(raw_dir):
     program = (
-        "import sys, time, logging; sys.path[:0] = [sys.argv[1], sys.argv[2]]; logging.basicConfig(level=20, stream=sys.stdout)\n"
+        "import sys, time, logging; sys.path[:0] = [sys.argv[1], sys.argv[2]]\n"
+        "logging.basicConfig(level=20, stream=sys.stdout)\n"
         "from pathlib import Path; from conftest import make_spec; from tf4ctr.data import preparation as p\n"
         "p.prepare(make_spec(Path(sys.argv[3])))\n"
     )
@@ -193,24 +196,134 @@ def test_two_processes_take_turns(raw_dir):
 
 def test_ids_beyond_int32_are_refused(spec, monkeypatch):
     monkeypatch.setattr(vocabulary, "size", lambda values: 2**30)
-    with pytest.raises(InputError, match="do not fit int32 ids: raise dataset.min_count"):
+    with pytest.raises(InputError, match="too many for int32 ids: raise dataset.min_count"):
         prepare(spec)
 
 
 def test_format_change_prepares_again(spec, prepared, monkeypatch, caplog):
     caplog.set_level(logging.INFO)
-    monkeypatch.setattr(preparation, "FORMAT", 99)
+    monkeypatch.setattr(manifest, "FORMAT", 99)
     prepare(spec)
     assert "prepared by another version" in caplog.text
     assert json.loads((prepared / "manifest.json").read_text())["format"] == 99
 
 
 def test_the_training_rows_are_counted_in_one_pass(spec):
-    seen = []
-    counts = {field.name: vocabulary.Counts(field.name) for field in spec.fields}
-    rows = preparation.open_rows(spec, spec.raw_files(spec.raw_dir), "train")
-    checks = preparation.count_batches(spec, rows, counts, vocabulary.Counts("user"), seen.append)
-    assert sum(seen) == 400 == checks["rows"].item()
+    ticks, tally = [], Tally(spec, "train")
+    tally.count(open_rows(spec, spec.raw_files(spec.raw_dir), "train"), ticks.append)
+    assert sum(ticks) == 400 == tally.checks["rows"].item()
+
+
+def test_tallies_add_up(spec):
+    """Two workers that have counted the same rows."""
+    rows = open_rows(spec, spec.raw_files(spec.raw_dir), "train")
+    once, twice = Tally(spec, "train"), Tally(spec, "train")
+    once.count(rows, lambda rows: None)
+    for _ in range(2):
+        other = Tally(spec, "train")
+        other.count(rows, lambda rows: None)
+        twice.add(other)
+    doubled = [pl.col(name) * 2 for name in once.checks.columns if name != "__split"]
+    assert twice.checks.equals(once.checks.with_columns(doubled))
+    for name, counts in once.fields.items():
+        assert twice.fields[name].seen(1).equals(counts.seen(1).with_columns(pl.col("count") * 2))
+    assert twice.groups.seen(1)["count"].sum() == 800
+
+
+NO_YES = {0: "false", 1: "true"}
+
+
+@pytest.mark.parametrize(
+    "texts",
+    [{0: "0.0", 1: "1.0"}, NO_YES, {0: "False", 1: "True"}, {0: "FALSE", 1: "TRUE"}],
+    ids=["floats", "lower case", "title case", "upper case"],
+)
+def test_labels_in_csv_may_be_floats_or_truth_values(raw_dir, prepared, texts):
+    plain = {split: pl.read_parquet(prepared / f"{split}.parquet") for split in SPLITS}
+    for split in SPLITS:
+        rows = pl.read_csv(raw_dir / f"{split}.csv")
+        rows.with_columns(pl.col("click").replace_strict(texts)).write_csv(raw_dir / f"{split}.csv")
+    folder = prepare(make_spec(raw_dir))
+    assert all(pl.read_parquet(folder / f"{split}.parquet").equals(plain[split]) for split in SPLITS)
+
+
+PARQUET = {"reader": "parquet", "train": "train.parquet", "valid": "valid.parquet", "test": "test.parquet"}
+
+
+def to_parquet(raw_dir, *changes):
+    """The raw csv files as parquet, with changed columns."""
+    for split in SPLITS:
+        pl.read_csv(raw_dir / f"{split}.csv").with_columns(*changes).write_parquet(raw_dir / f"{split}.parquet")
+    return make_spec(raw_dir, layouts=[PARQUET])
+
+
+@pytest.mark.parametrize("kind", [pl.Float64, pl.Boolean, pl.Float32, pl.Int64])
+def test_labels_in_parquet_may_have_any_type(raw_dir, prepared, kind):
+    plain = {split: pl.read_parquet(prepared / f"{split}.parquet") for split in SPLITS}
+    folder = prepare(to_parquet(raw_dir, pl.col("click").cast(kind)))
+    assert all(pl.read_parquet(folder / f"{split}.parquet").equals(plain[split]) for split in SPLITS)
+
+
+def test_whole_numbers_of_a_float_column_are_the_integers_that_they_are(raw_dir, prepared):
+    plain = {split: pl.read_parquet(prepared / f"{split}.parquet") for split in SPLITS}
+    folder = prepare(to_parquet(raw_dir, pl.col("user").cast(pl.Float64), pl.col("item").cast(pl.Float32)))
+    assert all(pl.read_parquet(folder / f"{split}.parquet").equals(plain[split]) for split in SPLITS)
+
+
+def test_lists_of_parquet_are_a_list_field_without_a_separator(tmp_path):
+    """Also null, empty lists and null elements. The same texts in csv give the same ids."""
+    tags = [["a", "b"], None, [], [None, "b"], ["c", None, "a", "b"], ["zzz"]] * 20
+    rows = pl.DataFrame({"click": [0, 1] * 60, "tags": tags, "sizes": [[1.0, 2.0, None]] * 120})
+    texts = rows.with_columns(
+        pl.col("tags").list.eval(pl.element().fill_null("")).list.join("|"), pl.lit("1|2|").alias("sizes")
+    )
+    (tmp_path / "raw").mkdir()
+    for split in SPLITS:
+        rows.write_parquet(tmp_path / "raw" / f"{split}.parquet")
+        texts.write_csv(tmp_path / "raw" / f"{split}.csv")
+    lists = [{"name": name, "width": 3} for name in ("tags", "sizes")]
+    folders = []
+    for layout, fields in ((PARQUET, lists), (CSV, [{**field, "separator": "|"} for field in lists])):
+        options = {"fields": fields, "group": None, "layouts": [layout], "prepared_dir": tmp_path / layout["reader"]}
+        folders.append(prepare(make_spec(tmp_path / "raw", **options)))
+    ids = [pl.read_parquet(folder / "train.parquet") for folder in folders]
+    assert ids[0].equals(ids[1])
+    offset, unknown = 0, 5  # tags: padding, a, b, c, zzz, unknown
+    assert ids[0].select("tags.0", "tags.1", "tags.2").rows()[:5] == [
+        (1, 2, offset),
+        (unknown, offset, offset),
+        (unknown, offset, offset),
+        (2, offset, offset),
+        (3, 1, 2),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        (["tags"], "field 'tags': its column 'tags' is a list: set the field's width"),
+        ([{"name": "tags", "width": 2, "transform": "country_code"}], "is a list, and a transform takes one text"),
+        ([{"name": "name", "width": 2}], "field 'name': its column 'name' is text: set the field's separator"),
+    ],
+)
+def test_a_list_where_a_field_takes_one_value_is_refused_and_the_reverse(tmp_path, fields, message):
+    (tmp_path / "raw").mkdir()
+    for split in SPLITS:
+        rows = pl.DataFrame({"click": [0, 1], "tags": [["a"], ["b"]], "name": ["x", "y"]})
+        rows.write_parquet(tmp_path / "raw" / f"{split}.parquet")
+    with pytest.raises(InputError, match=message):
+        prepare(make_spec(tmp_path / "raw", fields=fields, group=None, layouts=[PARQUET]))
+
+
+def test_another_quote_reads_the_files_again(raw_dir):
+    prepare(make_spec(raw_dir))
+    with (raw_dir / "train.csv").open("a") as file:
+        file.write('1,2,3,4"\n')
+    with pytest.raises(InputError, match=r"(?s)line 402: a quote without its pair.*quote: null"):
+        prepare(make_spec(raw_dir))
+    assert (
+        read_manifest(prepare(make_spec(raw_dir, layouts=[{**CSV, "quote": None}])))["splits"]["train"]["rows"] == 401
+    )
 
 
 def test_files_without_splits_are_split_eight_one_one(tmp_path):

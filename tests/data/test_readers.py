@@ -4,7 +4,7 @@ import polars as pl
 import pytest
 
 from conftest import need_shared
-from tf4ctr.data.readers import READERS
+from tf4ctr.data.readers import READERS, as_text
 from tf4ctr.errors import InputError
 
 COLUMNS = ["label", "user", "item"]
@@ -96,13 +96,22 @@ def test_csv_reads_several_files_plain_and_gzipped(tmp_path):
         ]
 
 
-def test_csv_files_with_other_columns_are_refused(tmp_path):
-    (tmp_path / "a.csv").write_text("label,user,item\n1,a,b\n")
-    (tmp_path / "b.csv").write_text("label,item,user\n1,a,b\n")
-    with pytest.raises(
-        InputError, match=r"b\.csv has other columns than a\.csv: label, item, user, expected label, user, item"
-    ):
-        READERS["csv"].rows([tmp_path / "a.csv", tmp_path / "b.csv"], COLUMNS)
+def test_csv_files_with_their_columns_in_another_order_are_read_by_name(tmp_path):
+    (tmp_path / "a.csv").write_text("label,user,item\n1,a,b\n0,c\n")
+    (tmp_path / "b.csv").write_text("item,more,label,user\nb,x,1,a\nd,x,0,c\n")
+    (tmp_path / "c.csv").write_text("label,user,item\n0,e,f\n")
+    rows = READERS["csv"].rows([tmp_path / f"{name}.csv" for name in "abc"], COLUMNS).collect()
+    assert rows.select(COLUMNS).rows() == [
+        ("1", "a", "b"),
+        ("0", "c", None),
+        ("1", "a", "b"),
+        ("0", "c", "d"),
+        ("0", "e", "f"),
+    ]
+    assert rows["__short"].to_list() == [False, True, False, False, False]
+    (tmp_path / "c.csv").write_text("label,user,itme\n0,e,f\n")
+    with pytest.raises(InputError, match=r"c\.csv: no column 'item' in its header \(did you mean 'itme'\?\)"):
+        READERS["csv"].rows([tmp_path / f"{name}.csv" for name in "abc"], COLUMNS)
 
 
 def test_csv_without_a_header_takes_the_names_it_is_told(tmp_path):
@@ -135,12 +144,39 @@ def test_parquet_of_numbers_is_read_as_text(tmp_path):
     assert found == [("1", "7", "a"), ("1", "7", "b")]
 
 
-def test_parquet_with_a_nested_column_is_refused(tmp_path):
+def test_parquet_with_a_struct_is_refused_and_a_list_is_read(tmp_path):
     pl.DataFrame({"label": [1], "user": [["a"]], "item": ["x"]}).write_parquet(tmp_path / "a.parquet")
-    with pytest.raises(
-        InputError, match=r"column 'user' is List\(String\), expected text or numbers; .*separator and width"
-    ):
+    assert READERS["parquet"].rows([tmp_path / "a.parquet"], COLUMNS).collect()["user"].to_list() == [["a"]]
+    pl.DataFrame({"label": [1], "user": [{"id": 7}], "item": ["x"]}).write_parquet(tmp_path / "a.parquet")
+    with pytest.raises(InputError, match=r"column 'user' is Struct.*, expected text, numbers, or a list of them"):
         rows("parquet", tmp_path / "a.parquet")
+
+
+def test_parquet_files_must_agree_on_what_is_a_list(tmp_path):
+    pl.DataFrame({"label": [1], "user": [["a"]], "item": ["x"]}).write_parquet(tmp_path / "a.parquet")
+    pl.DataFrame({"label": [1.0], "user": ["a"], "item": [3]}).write_parquet(tmp_path / "b.parquet")
+    with pytest.raises(InputError, match=r"b\.parquet: column 'user' is String, in a\.parquet it is List\(String\)"):
+        READERS["parquet"].rows([tmp_path / "a.parquet", tmp_path / "b.parquet"], COLUMNS)
+
+
+@pytest.mark.parametrize(
+    ("values", "texts"),
+    [
+        (pl.Series([3.0, -2.0, 0.0, None, float("nan"), 2.5, 1e300]), ["3", "-2", "0", None, None, "2.5", "1e+300"]),
+        (pl.Series([3.0, 2.5], dtype=pl.Float32), ["3", "2.5"]),
+        (pl.Series([True, None, False]), ["true", None, "false"]),
+        (pl.Series(["3.0", "x"]), ["3.0", "x"]),
+        (pl.Series([2**63 - 1, -1]), ["9223372036854775807", "-1"]),
+        (pl.Series(["1.00", "2.50"]).cast(pl.Decimal(10, 2)), ["1", "2.5"]),
+        (pl.Series(["a", "b"], dtype=pl.Categorical), ["a", "b"]),
+        (pl.Series([[3.0, None], None, []], dtype=pl.List(pl.Float64)), [["3", None], None, []]),
+        (pl.Series([[3, 4]], dtype=pl.Array(pl.Int64, 2)), [["3", "4"]]),
+    ],
+    ids=["floats", "float32", "truth", "text", "integers", "decimals", "categories", "lists", "arrays"],
+)
+def test_a_column_of_any_type_becomes_text(values, texts):
+    frame = pl.DataFrame({"x": values})
+    assert frame.select(as_text(pl.col("x"), frame.schema["x"])).to_series().to_list() == texts
 
 
 def test_grouplens_joins_users_and_likes_from_four_on(tmp_path):

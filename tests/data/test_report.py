@@ -3,7 +3,8 @@ import pytest
 
 from conftest import CSV, make_spec
 from tf4ctr.data import report
-from tf4ctr.data.preparation import prepare, read_manifest
+from tf4ctr.data.manifest import read_manifest
+from tf4ctr.data.preparation import prepare
 from tf4ctr.data.schema import Schema
 
 
@@ -18,9 +19,10 @@ def folder(tmp_path):
     return prepare(make_spec(raw, fields=fields, group=None, layouts=[CSV]))
 
 
-def test_shares_of_unknown_values_count_no_padding(folder):
+def test_shares_of_unknown_values_exclude_padding(folder):
     schema = Schema.load(folder)
-    # known: u1 (3 times), a (4 times); training has u1 u1 u2 u1 and [a b] [a] [missing] [a c]
+    # training contains u1 u1 u2 u1 and [a b] [a] [missing] [a c]; known are u1 and a, the others
+    # occur once
     assert report.out_of_vocabulary(folder, schema, "train") == {"user": 1 / 4, "tags": 3 / 6}
     assert report.out_of_vocabulary(folder, schema, "valid") == {"user": 1 / 2, "tags": 2 / 3}
     assert read_manifest(folder)["splits"]["valid"]["out_of_vocabulary"] == {
@@ -29,7 +31,7 @@ def test_shares_of_unknown_values_count_no_padding(folder):
     }
 
 
-def test_the_report_tells_rows_rates_vocabularies_and_top_values(folder):
+def test_the_report_shows_rows_rates_vocabularies_and_top_values(folder):
     text = (folder / "report.md").read_text()
     assert "| train | 4 | 0.5000 |" in text
     assert "| user | 3 | 25.00% | 50.00% | 0.00% | `u1` 75.0% |" in text
@@ -37,7 +39,7 @@ def test_the_report_tells_rows_rates_vocabularies_and_top_values(folder):
     assert (folder / "report.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_a_bar_in_a_value_breaks_no_table(folder, tmp_path):
+def test_a_value_with_a_bar_does_not_break_the_table(folder, tmp_path):
     schema = Schema.load(folder)
     splits = {"train": {"rows": 4, "click_rate": 0.5, "out_of_vocabulary": {"user": 0.0, "tags": 0.0}}}
     top = {name: pl.DataFrame({name: ["x|y"], "count": [2]}) for name in ("user", "tags")}

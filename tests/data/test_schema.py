@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from tf4ctr.data.schema import Schema
+from tf4ctr.data.schema import Field, Schema
 from tf4ctr.errors import InputError
 
 
@@ -21,3 +21,14 @@ def test_round_trip(schema, tmp_path):
 def test_a_folder_without_schema_says_what_to_run(tmp_path):
     with pytest.raises(InputError, match="prepare.py"):
         Schema.load(tmp_path)
+
+
+def test_a_field_knows_its_columns_of_ids_and_its_rows():
+    schema = Schema("toy", (Field("user", 7), Field("tags", 6, 3), Field("hour", 4)), "click")
+    assert [schema.columns[schema.ids_of(name)] for name in ("user", "tags", "hour")] == [
+        ["user"],
+        ["tags.0", "tags.1", "tags.2"],
+        ["hour"],
+    ]
+    assert [schema.offset_of(name) for name in ("user", "tags", "hour")] == [0, 7, 13]
+    assert [schema.unknown_of(name) for name in ("user", "tags", "hour")] == [6, 12, 16]

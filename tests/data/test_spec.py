@@ -36,6 +36,9 @@ def test_from_config_takes_what_is_the_datasets():
         ({"limit_rows": "many"}, "dataset.limit_rows is 'many'"),
         ({"layouts": [{"reader": "csv"}]}, "expected reader and train, valid, test"),
         ({"layouts": [{**CSV, "reader": "cvs"}]}, "did you mean 'csv'"),
+        ({"layouts": [{**CSV, "quote": "''"}]}, "quote is \"''\": expected one character, or null"),
+        ({"fields": [{"name": "a", "width": 0}]}, "a.width is 0: expected a whole number from 1 on"),
+        ({"fields": [{"name": "a", "separator": "|"}]}, "has a separator and width 1"),
     ],
 )
 def test_a_mistake_is_refused_with_what_to_do(change, message):

@@ -8,14 +8,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tf4ctr.data import stream as stream_module
-from tf4ctr.data.preparation import GROUP, LABEL
+from tf4ctr.data.schema import GROUP, LABEL
 from tf4ctr.data.stream import Batch, DiskStream, MemoryStream
 from tf4ctr.errors import InputError
 
 
 @pytest.fixture(autouse=True)
 def _small_row_groups(monkeypatch):
-    monkeypatch.setattr(stream_module, "ROW_GROUP_SIZE", 37)  # several in a split of 400 rows
+    monkeypatch.setattr(stream_module, "ROW_GROUP_SIZE", 37)  # several groups in a split of 400 rows
 
 
 def on_disk(*args, **options):
@@ -30,7 +30,7 @@ def ids(batches):
 
 
 def rows(batches):
-    """Batches as a multiset of rows."""
+    """The rows of all batches, sorted."""
     return sorted(
         (*batch.ids[i].tolist(), batch.label[i].item(), batch.group[i].item())
         for batch in batches
@@ -39,7 +39,7 @@ def rows(batches):
 
 
 @tiers
-def test_evaluation_gives_every_row_in_order(prepared, make):
+def test_evaluation_yields_every_row_in_order(prepared, make):
     stream = make(prepared, "valid", batch_size=30)
     batches = list(stream)
     table = pl.read_parquet(prepared / "valid.parquet")
@@ -56,7 +56,7 @@ def test_evaluation_gives_every_row_in_order(prepared, make):
 
 
 @tiers
-def test_training_shuffles_by_seed_and_epoch_alone(prepared, make):
+def test_the_training_order_depends_on_seed_and_epoch_only(prepared, make):
     def epoch(seed, number):
         stream = make(prepared, "train", 64, shuffle=True, seed=seed)
         stream.start_epoch(number)
@@ -72,21 +72,21 @@ def test_training_shuffles_by_seed_and_epoch_alone(prepared, make):
 @tiers
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=30, deadline=None)
 @given(batch_size=st.integers(2, 500), epoch=st.integers(0, 3), share=st.floats(0, 1))
-def test_going_on_from_a_saved_position_gives_the_rest(prepared, make, batch_size, epoch, share):
+def test_a_restored_stream_yields_the_remaining_batches(prepared, make, batch_size, epoch, share):
     stream = make(prepared, "train", batch_size, shuffle=True, seed=3)
     stream.start_epoch(epoch)
     whole = list(stream)
     stream.position = round(share * len(whole))
     other = make(prepared, "train", batch_size, shuffle=True, seed=3)
     other.load_state_dict(stream.state_dict())
-    other.start_epoch(epoch)  # the epoch it is in: no way back to its start
-    rest = list(other)
-    assert len(rest) == len(whole) - stream.position
-    assert all(torch.equal(a.ids, b.ids) for a, b in zip(rest, whole[stream.position :], strict=True))
+    other.start_epoch(epoch)  # the epoch that the stream is in: this must not reset its position
+    remaining = list(other)
+    assert len(remaining) == len(whole) - stream.position
+    assert all(torch.equal(a.ids, b.ids) for a, b in zip(remaining, whole[stream.position :], strict=True))
 
 
 @tiers
-def test_iterating_does_not_count_as_training(prepared, make):
+def test_iterating_does_not_change_the_state(prepared, make):
     stream = make(prepared, "train", 64, shuffle=True)
     next(iter(stream))
     assert stream.state_dict() == {"epoch": 0, "position": 0, "order": stream.order}
@@ -102,29 +102,28 @@ def test_ranks_share_the_rows(prepared, make, world_size):
         ]
 
     training = [list(stream) for stream in streams("train", True)]
-    assert (
-        len({tuple(len(batch.label) for batch in batches) for batches in training}) == 1
-    )  # equal, so no rank waits for another
-    everything = rows(list(make(prepared, "train", 64)))
-    together = rows([batch for batches in training for batch in batches])
-    assert len(together) == 400 // world_size * world_size
-    assert all(row in everything for row in together)
+    sizes = {tuple(len(batch.label) for batch in batches) for batches in training}
+    assert len(sizes) == 1  # the same on all ranks, so no rank waits for another
+    all_rows = rows(list(make(prepared, "train", 64)))
+    rank_rows = rows([batch for batches in training for batch in batches])
+    assert len(rank_rows) == 400 // world_size * world_size
+    assert all(row in all_rows for row in rank_rows)
     evaluation = [batch for stream in streams("valid", False) for batch in stream]
     assert rows(evaluation) == rows(list(make(prepared, "valid", 64)))
-    # as many batches each, for what ranks do together: the last one empty where the others have a row left
-    few = [
+    # all ranks have equally many batches for their collective operations; the last one can be empty
+    uneven = [
         list(make(prepared, "valid", (100 - 1) // world_size, rank=rank, world_size=world_size))
         for rank in range(world_size)
     ]
-    assert len({len(batches) for batches in few}) == 1
-    assert rows([batch for batches in few for batch in batches]) == rows(evaluation)
+    assert len({len(batches) for batches in uneven}) == 1
+    assert rows([batch for batches in uneven for batch in batches]) == rows(evaluation)
 
 
 @tiers
 @pytest.mark.parametrize(
     ("batch_size", "sizes"), [(399, [400]), (57, [57] * 6 + [58]), (133, [133, 133, 134]), (150, [150, 150, 100])]
 )
-def test_a_single_left_over_row_joins_the_batch_before_it(prepared, make, batch_size, sizes):
+def test_a_single_remaining_row_joins_the_batch_before_it(prepared, make, batch_size, sizes):
     stream = make(prepared, "train", batch_size, shuffle=True)
     assert [len(batch.label) for batch in stream] == sizes
     assert len(stream) == len(sizes)
@@ -140,7 +139,7 @@ def test_without_a_group_batches_have_none(raw_dir, make):
 
 
 def test_any_number_of_ranks_trains_on_the_same_rows(prepared):
-    """400 rows divide by 1, 2, 4 and 5: then nothing is left out, whatever the tier."""
+    """1, 2, 4 and 5 ranks divide 400 rows, so no row is skipped in any tier."""
     for make in (MemoryStream, on_disk):
         for world_size in (1, 2, 4, 5):
             shares = [
@@ -152,12 +151,12 @@ def test_any_number_of_ranks_trains_on_the_same_rows(prepared):
 
 def test_disk_rows_of_a_pool_are_shuffled_across_row_groups(prepared):
     stream = on_disk(prepared, "train", 30, shuffle=True)
-    where = {row: number for number, row in enumerate(map(tuple, ids(list(on_disk(prepared, "train", 30))).tolist()))}
-    first = [where[tuple(row)] // 37 for row in ids([next(iter(stream))]).tolist()]
-    assert len(set(first)) > 2  # one batch holds rows of several groups
+    place_of = {row: i for i, row in enumerate(map(tuple, ids(list(on_disk(prepared, "train", 30))).tolist()))}
+    row_groups = {place_of[tuple(row)] // 37 for row in ids([next(iter(stream))]).tolist()}
+    assert len(row_groups) > 2
 
 
-def test_disk_stopped_in_the_middle_leaves_no_thread(prepared):
+def test_disk_ends_its_thread_if_iteration_stops_early(prepared):
     before = threading.active_count()
     batches = iter(on_disk(prepared, "train", 30, shuffle=True))
     next(batches)
@@ -166,34 +165,34 @@ def test_disk_stopped_in_the_middle_leaves_no_thread(prepared):
     assert threading.active_count() == before
 
 
-def test_the_device_tier_holds_and_shuffles_there(prepared):
+def test_the_device_tier_stores_and_shuffles_on_the_device(prepared):
     host = MemoryStream(prepared, "train", 64, shuffle=True)
-    there = MemoryStream(prepared, "train", 64, shuffle=True, device=torch.device("meta"))
-    assert all(batch.ids.device.type == "meta" for batch in there)
-    assert [batch.ids.shape for batch in there] == [batch.ids.shape for batch in host]
+    device = MemoryStream(prepared, "train", 64, shuffle=True, device=torch.device("meta"))
+    assert all(batch.ids.device.type == "meta" for batch in device)
+    assert [batch.ids.shape for batch in device] == [batch.ids.shape for batch in host]
 
 
-def test_a_run_does_not_go_on_in_another_order(prepared):
+def test_a_state_of_another_order_is_refused(prepared):
     state = on_disk(prepared, "train", 64, shuffle=True).state_dict()
-    with pytest.raises(InputError, match=r"began with rows in the order 'pools of 2 batches of 64'.*stream=disk"):
+    with pytest.raises(
+        InputError, match=r"saved with rows in the order 'pools of 2 batches of 64'.*order 'full'.*stream=disk"
+    ):
         MemoryStream(prepared, "train", 64, shuffle=True).load_state_dict(state)
 
 
 @tiers
-def test_pinned_batches_are_the_same_each_made_while_the_one_before_is_in_use(prepared, make, monkeypatch):
-    made = []
-    monkeypatch.setattr(
-        Batch, "pin", lambda batch: made.append(threading.current_thread()) or batch
-    )  # a CPU has no page-locked memory
+def test_a_thread_pins_the_next_batch_while_the_current_one_is_in_use(prepared, make, monkeypatch):
+    threads = []  # of the calls; without an accelerator there is no page-locked memory
+    monkeypatch.setattr(Batch, "pin", lambda batch: threads.append(threading.current_thread()) or batch)
     stream = make(prepared, "train", 64, shuffle=True, seed=3, pin=True)
     expected = list(make(prepared, "train", 64, shuffle=True, seed=3))
     batches = iter(stream)
-    found = [next(batches)]
+    pinned = [next(batches)]
     deadline = time.monotonic() + 10
-    while len(made) < 2 and time.monotonic() < deadline:
+    while len(threads) < 2 and time.monotonic() < deadline:
         time.sleep(0.01)
-    assert len(made) == 2
-    found += batches
-    assert rows(found) == rows(expected)
-    assert [len(batch.label) for batch in found] == [len(batch.label) for batch in expected]
-    assert threading.main_thread() not in made
+    assert len(threads) == 2
+    pinned += batches
+    assert rows(pinned) == rows(expected)
+    assert [len(batch.label) for batch in pinned] == [len(batch.label) for batch in expected]
+    assert threading.main_thread() not in threads

@@ -5,14 +5,15 @@ from sklearn.metrics import roc_auc_score
 
 from conftest import make_spec
 from tf4ctr.data import synthetic
-from tf4ctr.data.preparation import prepare, read_manifest
+from tf4ctr.data.manifest import read_manifest
+from tf4ctr.data.preparation import prepare
 
 
 def read(folder, split):
     return pl.read_parquet(folder / split)
 
 
-def test_the_same_seed_draws_the_same_rows_whatever_the_other_splits(tmp_path):
+def test_rows_depend_on_the_seed_and_not_on_the_sizes_of_other_splits(tmp_path):
     synthetic.generate(tmp_path / "a", train=1000, valid=200, test=300, seed=1)
     synthetic.generate(tmp_path / "b", train=50, valid=200, test=300, seed=1)
     synthetic.generate(tmp_path / "c", train=1000, valid=200, test=300, seed=2)
@@ -21,7 +22,7 @@ def test_the_same_seed_draws_the_same_rows_whatever_the_other_splits(tmp_path):
     assert not read(tmp_path / "a", "train").head(200).equals(read(tmp_path / "a", "valid"))
 
 
-def test_any_number_of_rows_in_parts(tmp_path, monkeypatch):
+def test_rows_are_written_in_chunks(tmp_path, monkeypatch):
     monkeypatch.setattr(synthetic, "CHUNK", 400)
     ticks = []
     synthetic.generate(tmp_path / "a", train=1000, valid=1, test=400, seed=1, tick=ticks.append)
@@ -30,7 +31,7 @@ def test_any_number_of_rows_in_parts(tmp_path, monkeypatch):
     assert ticks == [400, 400, 200, 1, 400]
 
 
-def test_clicks_follow_the_stated_probability():
+def test_clicks_follow_click_probability():
     rows = synthetic.ClickModel(0).draw(np.random.default_rng(0), 200_000)
     for part in rows.sort("click_probability").iter_slices(20_000):
         expected = part["click_probability"].mean()
@@ -46,7 +47,7 @@ def test_values_follow_the_power_law():
     assert counts / 200_000 == pytest.approx(expected / expected.sum(), abs=0.004)
 
 
-def test_one_region_is_easy_and_one_is_hard():
+def test_region_0_is_easier_than_region_1():
     rows = synthetic.ClickModel(0).draw(np.random.default_rng(0), 100_000)
     easy, hard = (rows.filter(pl.col("region") == region) for region in (0, 1))
     assert (
@@ -55,7 +56,7 @@ def test_one_region_is_easy_and_one_is_hard():
     )
 
 
-def test_the_best_auc_in_the_manifest_is_that_of_the_true_probability(tmp_path):
+def test_the_best_auc_in_the_manifest_is_the_auc_of_the_true_probability(tmp_path):
     spec = make_spec(
         tmp_path,
         name="synthetic",

@@ -20,7 +20,7 @@ def apply(name, texts):
 
 
 @given(st.lists(st.datetimes(datetime(2001, 1, 1), datetime(2068, 12, 31)), min_size=1, max_size=20))
-def test_hour_weekday_and_weekend_are_the_calendars(times):
+def test_hour_weekday_and_weekend_agree_with_the_calendar(times):
     texts = [f"{time:%y%m%d%H}" for time in times]
     assert apply("hour_of_day", texts) == [f"{time:%H}" for time in times]
     assert apply("weekday", texts) == [str(time.isoweekday()) for time in times]
@@ -57,21 +57,21 @@ def test_country_code_is_the_first_two_letters():
 
 
 @pytest.mark.parametrize(
-    ("name", "good", "bad"),
+    ("name", "valid", "invalid"),
     [
         ("weekday", ["14102100", "14123123"], ["2014102100", "14132100", "14103224", "14102124", "today"]),
         ("log_bucket", ["-1", "0", "3.5", "12"], ["", "1e", "abc", "0x68fd1e64"]),
         ("country_code", ["", "x"], []),
     ],
 )
-def test_patterns_tell_what_cannot_be(name, good, bad):
+def test_patterns_match_valid_texts_only(name, valid, invalid):
     pattern = re.compile(TRANSFORMS[name].pattern)
-    assert all(pattern.search(text) for text in good)
-    assert not any(pattern.search(text) for text in bad)
+    assert all(pattern.search(text) for text in valid)
+    assert not any(pattern.search(text) for text in invalid)
 
 
 @pytest.mark.parametrize("name", TRANSFORMS)
-def test_the_example_is_of_its_form_and_has_a_value(name):
+def test_the_example_is_valid_and_has_a_value(name):
     transform = TRANSFORMS[name]
     rows = pl.DataFrame({"raw": [transform.example]})
     assert rows.select(pl.col("raw").str.contains(transform.pattern)).item()

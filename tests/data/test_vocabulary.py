@@ -1,6 +1,7 @@
 from collections import Counter
 
 import polars as pl
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -17,7 +18,7 @@ def count(batches, min_count):
     return counts.seen(min_count).get_column("f")
 
 
-def test_counts_of_many_batches_are_those_of_one(monkeypatch):
+def test_counts_of_many_batches_equal_those_of_one(monkeypatch):
     monkeypatch.setattr(vocabulary, "MERGE_ROWS", 5)
     drawn = pl.Series("f", [f"v{i * i % 17}" for i in range(200)] + [None])
     counts = vocabulary.Counts("f")
@@ -31,8 +32,26 @@ def test_counts_of_many_batches_are_those_of_one(monkeypatch):
     )
 
 
+def test_counts_above_32_bits_are_exact(monkeypatch):
+    monkeypatch.setattr(vocabulary, "MERGE_ROWS", 1)  # some batches are merged before the last one
+    counts = vocabulary.Counts("f")
+    for _ in range(5):
+        counts.add(pl.DataFrame({"f": ["a", "b"], "count": [2**31, 1]}, schema_overrides={"count": pl.UInt64}))
+    assert counts.seen(1).rows() == [("a", 5 * 2**31), ("b", 5)]
+    assert counts.seen(2**33).rows() == [("a", 5 * 2**31)]
+
+
+@pytest.mark.parametrize("engine", ["in-memory", "streaming"])
+@pytest.mark.parametrize("rows", [["a", "b", "a", None], [["a", "b"], None, [], ["a", None]], [1, 2, 1, None]])
+def test_a_batch_is_counted_in_64_bits(rows, engine):
+    query = vocabulary.Counts("f").query(pl.DataFrame({"f": rows}).lazy())
+    counts = query.collect(engine=engine).sort("f")
+    assert counts.get_column("count").to_list() == [2, 1]
+    assert counts.schema["count"] == pl.UInt64
+
+
 @given(train=values, later=values, min_count=st.integers(1, 3), offset=st.integers(0, 1000))
-def test_rows_are_padding_then_sorted_known_values_then_unknown(train, later, min_count, offset):
+def test_table_rows_are_padding_sorted_known_values_unknown(train, later, min_count, offset):
     frame = pl.DataFrame({"f": train}, schema={"f": pl.String})
     known = count([frame], min_count)
     counts = Counter(value for value in train if value is not None)
@@ -48,7 +67,7 @@ def test_rows_are_padding_then_sorted_known_values_then_unknown(train, later, mi
     assert encoded.dtype == pl.Int32
 
 
-def test_round_trip(tmp_path):
+def test_a_saved_vocabulary_loads_unchanged(tmp_path):
     known = pl.Series("site", ["a,b", 'quo"te', "é\n"])
     vocabulary.save(known, tmp_path / "vocabulary")
     assert vocabulary.load("site", tmp_path / "vocabulary").equals(known)
@@ -58,7 +77,7 @@ lists = st.lists(st.one_of(st.none(), st.lists(st.sampled_from("abcd"), max_size
 
 
 @given(train=lists, later=lists, offset=st.integers(0, 1000))
-def test_a_list_is_its_first_values_then_padding(train, later, offset):
+def test_a_list_becomes_its_first_values_and_padding(train, later, offset):
     def frame(rows):
         return pl.DataFrame({"f": rows}, schema={"f": pl.List(pl.String)})
 

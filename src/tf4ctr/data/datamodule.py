@@ -1,6 +1,7 @@
 """CTRDataModule: the three splits of a prepared dataset as streams of `Batch`."""
 
 import logging
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -11,24 +12,30 @@ from lightning import LightningDataModule
 from tf4ctr.data.schema import Schema
 from tf4ctr.data.spec import SPLITS
 from tf4ctr.data.stream import DiskStream, MemoryStream, Stream, count_rows
-from tf4ctr.errors import InputError
+from tf4ctr.errors import InputError, did_you_mean
 
 log = logging.getLogger(__name__)
 
 TIERS = ("auto", "device", "memory", "disk")
-SHARE = 0.5  # of the free memory that a dataset may take, the rest is for the network, its optimiser and activations
+# share of the free memory that a dataset may take: the network, its optimiser and activations need the rest
+SHARE = 0.5
 
 
 class CTRDataModule(LightningDataModule):
     """Streams a prepared dataset, sharded over the trainer's ranks.
 
     Args:
-        prepared_dir: what `prepare` returned.
-        batch_size: rows a training step, shared equally by the ranks: however many there are, they take the same rows together.
+        prepared_dir: what `prepare` returns; it is read when the schema or a stream is asked for.
+        batch_size: rows per training step, shared equally by the ranks. All ranks together take the
+            same rows, however many ranks there are.
         eval_batch_size: the same in validation and test; None for `batch_size`.
-        tier: where the rows are held: `device`, `memory`, `disk`, or `auto`: the first of them whose free memory holds them twice.
+        tier: where the rows are stored: `device`, `memory` or `disk`; `auto` takes the first of them
+            with enough free memory for twice the rows.
         shuffle_rows: rows that are shuffled together in the disk tier.
         seed: of the training order.
+
+    Raises:
+        InputError: `batch_size` or `tier` is invalid.
     """
 
     def __init__(
@@ -41,20 +48,30 @@ class CTRDataModule(LightningDataModule):
         seed: int = 0,
     ) -> None:
         super().__init__()
+        if not isinstance(batch_size, int) or batch_size < 2:
+            raise InputError(
+                f"stream.batch_size is {batch_size}: expected an integer; batch norm needs at least 2 rows"
+            )
+        if tier not in TIERS:
+            raise InputError(f"stream.tier is '{tier}': {did_you_mean(str(tier), TIERS)}")
         self.prepared_dir, self.batch_size, self.seed = prepared_dir, batch_size, seed
         self.eval_batch_size = eval_batch_size or batch_size
         self.tier, self.shuffle_rows = tier, shuffle_rows
-        self.schema = Schema.load(prepared_dir)
+
+    @cached_property
+    def schema(self) -> Schema:
+        """The schema of the prepared dataset."""
+        return Schema.load(self.prepared_dir)
 
     @property
     def bytes(self) -> int:
-        """What all splits take in memory: int32 ids, float32 label, int64 group."""
+        """Memory of all splits in bytes: int32 ids, float32 label, int64 group."""
         row = 4 * len(self.schema.columns) + 4 + (8 if self.schema.group else 0)
         return row * sum(count_rows(self.prepared_dir, split) for split in SPLITS)
 
     @property
     def device(self) -> torch.device:
-        """The trainer's own device, the CPU without a trainer."""
+        """The trainer's device; the CPU without a trainer."""
         return self.trainer.strategy.root_device if self.trainer else torch.device("cpu")
 
     @property
@@ -63,19 +80,19 @@ class CTRDataModule(LightningDataModule):
 
     @property
     def _overfits(self) -> bool:
-        """Whether the same training batches are taken in every epoch, and validated on."""
+        """Whether every epoch trains and validates on the same training batches."""
         return bool(self.trainer and self.trainer.overfit_batches)  # type: ignore[attr-defined]
 
     def setup(self, stage: str) -> None:
-        """Settle the tier where it is `auto`.
+        """Choose the tier if it is `auto`.
 
         Raises:
-            InputError: ranks that cannot share a step's rows equally.
+            InputError: the ranks cannot share the rows of a step equally.
         """
         if self.batch_size % self._ranks or self.eval_batch_size < self._ranks:
             raise InputError(
-                f"stream.batch_size is {self.batch_size}, shared by {self._ranks} ranks: take a multiple of them"
-                f" (stream.eval_batch_size, {self.eval_batch_size}, must not be less than them)"
+                f"stream.batch_size is {self.batch_size}, shared by {self._ranks} ranks: expected a multiple of"
+                f" {self._ranks}; and stream.eval_batch_size, {self.eval_batch_size}, must be at least {self._ranks}"
             )
         if self.tier != "auto":
             return

@@ -1,4 +1,7 @@
-"""Fetch raw files that may be fetched, with resume, progress and checksum; what is not whole is not left under its name."""
+"""Download raw files, with resume, progress bar and checksums.
+
+An incomplete file never gets its final name.
+"""
 
 import hashlib
 import logging
@@ -16,26 +19,33 @@ from tf4ctr.errors import InputError
 
 log = logging.getLogger(__name__)
 
-CHUNK = 2**20
+CHUNK = 2**20  # bytes copied between two updates of the progress bar
+SHOWN_CHARACTERS = 150  # of a network error, which can be pages long
 
 
 def fetch(spec: DatasetSpec) -> None:
-    """Download what `dataset.download` names into the raw folder, unless it is there already.
+    """Download the files that `dataset.download` names into the raw folder, unless they exist.
 
-    `dataset.download` holds either `hub`, a dataset on the Hugging Face hub with an archive of its own name, or `url`, an archive;
-    `md5` of its files by name (of the archive itself where it is named); and `unpack`, the members to take, where not those of `md5`.
+    Keys of `dataset.download`:
+
+    - `hub`, a dataset on the Hugging Face hub that has a zip archive of its own name, or `url`,
+      the address of a zip archive;
+    - `md5`, the checksums: file name -> md5. With `url` the archive's own is required;
+    - `unpack`, the members to extract. The default is the files in `md5`.
 
     Raises:
-        InputError: the dataset must be fetched by hand, the network or the server does not answer, or a checksum is another.
+        InputError: the dataset has no `download`, the server cannot be reached, or a checksum is
+            wrong.
     """
     if spec.raw_dir is None or spec.download is None:
         raise InputError(
-            f"{spec.name} cannot be downloaded by itself.\n{spec.source.strip()}\nThen put the files into {spec.raw_dir}"
+            f"{spec.name} cannot be downloaded automatically.\n{spec.source.strip()}\n"
+            f"Then put the files into {spec.raw_dir}"
         )
     sums = spec.download.get("md5", {})
     members = spec.download.get("unpack") or list(sums)
     if all((spec.raw_dir / Path(member).name).exists() for member in members):
-        log.info("%s is there already: %s", ", ".join(Path(member).name for member in members), spec.raw_dir)
+        log.info("%s: already in %s", ", ".join(Path(member).name for member in members), spec.raw_dir)
         return
     spec.raw_dir.mkdir(parents=True, exist_ok=True)
     archive = (
@@ -43,15 +53,15 @@ def fetch(spec: DatasetSpec) -> None:
     )
     _unpack(archive, members, sums, spec.raw_dir)
     archive.unlink()
-    log.info("fetched %s: %s", spec.name, spec.raw_dir)
+    log.info("downloaded %s: %s", spec.name, spec.raw_dir)
 
 
 def _from_hub(spec: DatasetSpec, repository: str) -> Path:
-    from huggingface_hub import hf_hub_download  # here, not at the top: most runs download nothing
+    from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
     name = f"{repository.split('/')[-1]}.zip"
-    log.info("fetching %s of %s", name, repository)
+    log.info("downloading %s of %s", name, repository)
     try:
         endpoint = os.environ.get("HF_ENDPOINT")
         return Path(hf_hub_download(repository, name, repo_type="dataset", local_dir=spec.raw_dir, endpoint=endpoint))
@@ -60,62 +70,68 @@ def _from_hub(spec: DatasetSpec, repository: str) -> Path:
 
 
 def _from_url(spec: DatasetSpec, url: str, sums: dict[str, str]) -> Path:
-    import pooch  # here, not at the top: most runs download nothing
+    import pooch
 
     name = url.rsplit("/", 1)[-1]
     pooch.get_logger().setLevel("WARNING")
     try:
-        found = pooch.retrieve(url, known_hash=f"md5:{sums[name]}", fname=name, path=spec.raw_dir, progressbar=True)
-    except ValueError as error:  # pooch's word for another checksum
+        path = pooch.retrieve(url, known_hash=f"md5:{sums[name]}", fname=name, path=spec.raw_dir, progressbar=True)
+    except ValueError as error:  # pooch raises it for a wrong checksum
         raise InputError(
-            f"{url} has another checksum than md5 {sums[name]}: it was cut short or changed; try again"
+            f"{url}: the checksum is not the expected md5 {sums[name]}, so the download is incomplete or the file"
+            " has changed: try again"
         ) from error
     except OSError as error:
         raise _unreachable(spec, url, error) from error
-    return Path(found)
+    return Path(path)
 
 
-def _unreachable(spec: DatasetSpec, what: str, error: Exception) -> InputError:
-    reason = str(error).strip().splitlines()
+def _unreachable(spec: DatasetSpec, source: str, error: Exception) -> InputError:
+    lines = str(error).strip().splitlines()
+    reason = lines[0][:SHOWN_CHARACTERS] if lines else type(error).__name__
     return InputError(
-        f"{what} cannot be fetched ({reason[0][:150] if reason else type(error).__name__}): is there a network? What was fetched is kept"
-        f" in {spec.raw_dir}, the same command goes on from there. By hand: {spec.source.strip()}"
+        f"{source} cannot be downloaded ({reason}): check the network, then run the same command again."
+        f" It continues with the part that is already in {spec.raw_dir}. To download by hand: {spec.source.strip()}"
     )
 
 
 def _unpack(archive: Path, members: list[str], sums: dict[str, str], folder: Path) -> None:
-    """Take `members` out of a zip archive, check them, and only then give them their names.
+    """Extract `members` from a zip archive into `folder`, once all of them are checked.
 
     Raises:
-        InputError: the archive is no whole zip, lacks a member, or a member has another checksum.
+        InputError: the archive is not a complete zip file, lacks a member, or a member has a wrong
+            checksum.
     """
     staging = folder / ".unpacking"
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
     try:
         with zipfile.ZipFile(archive) as zipped, Progress(*columns) as bar:
             staging.mkdir(exist_ok=True)
-            inside = {Path(info.filename).name: info for info in zipped.infolist() if not info.is_dir()}
+            infos = {Path(info.filename).name: info for info in zipped.infolist() if not info.is_dir()}
             for name in (Path(member).name for member in members):
-                if name not in inside:
-                    raise InputError(f"{archive} holds no {name}, only {', '.join(inside)}")
-                task = bar.add_task(f"unpack {name}", total=inside[name].file_size)
-                with zipped.open(inside[name]) as source, (staging / name).open("wb") as target:
-                    found = _copy(source, target, lambda done, task=task: bar.advance(task, done))  # type: ignore[misc]
-                if sums.get(name, found) != found:
+                if name not in infos:
+                    raise InputError(f"{archive} does not contain {name}, only {', '.join(infos)}")
+                task = bar.add_task(f"unpack {name}", total=infos[name].file_size)
+                with zipped.open(infos[name]) as source, (staging / name).open("wb") as target:
+                    md5 = _copy(source, target, lambda count, task=task: bar.advance(task, count))  # type: ignore[misc]
+                if sums.get(name, md5) != md5:
                     raise InputError(
-                        f"{name} in {archive} has md5 {found}, expected {sums[name]}: remove the archive and fetch it again"
+                        f"{name} in {archive} has md5 {md5}, expected {sums[name]}:"
+                        " remove the archive and download it again"
                     )
         for path in staging.iterdir():
             path.replace(folder / path.name)
     except zipfile.BadZipFile as error:
         archive.unlink()
-        raise InputError(f"{archive} was no whole zip archive ({error}) and is removed: fetch it again") from error
+        raise InputError(
+            f"{archive} was not a complete zip archive ({error}) and has been removed: download it again"
+        ) from error
     finally:
         shutil.rmtree(staging, ignore_errors=True)
 
 
 def _copy(source: IO[bytes], target: IO[bytes], tick: Callable[[int], None]) -> str:
-    """Copy and return the md5 of what went by."""
+    """Copy all bytes, call `tick` with the size of each chunk, and return the md5 of the bytes."""
     digest = hashlib.md5(usedforsecurity=False)
     while chunk := source.read(CHUNK):
         digest.update(chunk)

@@ -1,4 +1,7 @@
-"""Raw rows -> ids, as preparation makes them: what prediction, export and serving share. Needs no torch."""
+"""Raw rows -> ids, as preparation creates them. Prediction, export and serving share it.
+
+Needs no torch.
+"""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,20 +17,27 @@ from tf4ctr.data.spec import FieldSpec
 from tf4ctr.data.transforms import TRANSFORMS
 from tf4ctr.errors import InputError
 
+FRACTION = ".0"  # the end of a whole number that was written as a float
+WHOLE = r"^-?\d+(\.0)?$"
+
 
 def value_names(field: str, folder: Path) -> pl.Series:
-    """What a person reads for each table row of a field: `(none)` for padding, the known values, `(out of vocabulary)`."""
-    return pl.concat(
-        [pl.Series(["(none)"]), vocabulary.load(field, folder).cast(pl.String), pl.Series(["(out of vocabulary)"])]
-    )
+    """Names of a field's table rows: `(none)`, the known values, `(out of vocabulary)`."""
+    known = vocabulary.load(field, folder).cast(pl.String)
+    return pl.concat([pl.Series(["(none)"]), known, pl.Series(["(out of vocabulary)"])])
 
 
 class RowEncoder:
-    """Encodes raw rows of text with a vocabulary folder; unknown and missing values become their field's last table row.
+    """Encodes raw rows with a vocabulary folder.
+
+    Unknown and missing values become their field's last table row.
+
+    Fields whose known values are all whole numbers compare them as numbers, so that 3 and 3.0 are
+    the same value whatever wrote them.
 
     Attributes:
         columns: raw columns that the fields are made of.
-        unknown_W: the id that says out of vocabulary, for each column of ids.
+        unknown_W: the id that means out of vocabulary, for each column of ids.
         values: the known values of each field, in table order.
 
     Args:
@@ -36,37 +46,46 @@ class RowEncoder:
         folder: `vocabulary/`, with FIELD.parquet for each field.
 
     Raises:
-        InputError: the vocabulary is not there, or of another size than the schema's.
+        InputError: the vocabulary is missing, or has another size than the schema's.
     """
 
     def __init__(self, schema: Schema, fields: Sequence[FieldSpec], folder: Path) -> None:
-        for field in schema.fields:
-            if not (folder / f"{field.name}.parquet").exists():
-                raise InputError(
-                    f"{folder / field.name}.parquet is missing: without the vocabulary no raw value has an id. Train again"
-                )
-        self.values = {field.name: vocabulary.load(field.name, folder) for field in schema.fields}
-        for field in schema.fields:
-            if vocabulary.size(found := self.values[field.name]) != field.vocabulary_size:
-                raise InputError(
-                    f"{folder / field.name}.parquet has {len(found)} values, the network {field.vocabulary_size - 2}"
-                )
-        self.fields = tuple(fields)
+        self.schema, self.fields = schema, tuple(fields)
+        self.values = {field.name: _load(field.name, field.vocabulary_size, folder) for field in schema.fields}
         self.columns = list(dict.fromkeys(field.raw for field in fields))
-        ends = [offset + field.vocabulary_size - 1 for field, offset in zip(schema.fields, schema.offsets, strict=True)]
-        self.unknown_W = np.repeat(ends, [field.width for field in schema.fields])
-        self._ids = [
-            column
-            for field, made, offset in zip(schema.fields, fields, schema.offsets, strict=True)
-            for column in vocabulary.encode(field, made.value(), self.values[field.name], offset)
-        ]
+        self.unknown_W = np.concatenate(
+            [np.repeat(schema.unknown_of(field.name), field.width) for field in schema.fields]
+        )
+        self._known = {name: _as_numbers(values) for name, values in self.values.items()}
+        self._expressions: dict[tuple[bool, ...], list[pl.Expr]] = {}
 
     def ids(self, rows: pl.DataFrame) -> NDArray[np.int32]:
-        """Text columns, `columns` among them -> ids [N, W]."""
-        return rows.select(self._ids).to_numpy(order="c", writable=True)
+        """Columns of text or lists of texts, `columns` among them -> ids [N, W].
+
+        Raises:
+            InputError: a list where a field takes one value, or the reverse.
+        """
+        lists = tuple(isinstance(rows.schema[column], pl.List) for column in self.columns)
+        if lists not in self._expressions:
+            self._expressions[lists] = self._encode(rows.schema)
+        return rows.select(self._expressions[lists]).to_numpy(order="c", writable=True)
+
+    def _encode(self, dtypes: pl.Schema) -> list[pl.Expr]:
+        columns = []
+        for field, encoded in zip(self.fields, self.schema.fields, strict=True):
+            value, numbers = field.value(dtypes[field.raw]), self._known[encoded.name]
+            if numbers is not None:
+                stripped = pl.element().str.strip_suffix(FRACTION)
+                value = value.str.strip_suffix(FRACTION) if encoded.width == 1 else value.list.eval(stripped)
+            known = self.values[encoded.name] if numbers is None else numbers
+            columns += vocabulary.encode(encoded, value, known, self.schema.offset_of(encoded.name))
+        return columns
 
     def fault(self) -> pl.Expr:
-        """What a row's first value is that its field's transform cannot take and what was expected; null for a good row."""
+        """The first invalid value of a row and what is expected instead; null for a valid row.
+
+        A value is invalid if its field's transform does not accept it.
+        """
         faults = [
             pl.when(bad_value(field.raw, field.transform)).then(
                 pl.format(
@@ -78,3 +97,21 @@ class RowEncoder:
             if field.transform
         ]
         return pl.coalesce(*faults, pl.lit(None, pl.String))
+
+
+def _load(name: str, size: int, folder: Path) -> pl.Series:
+    path = folder / f"{name}.parquet"
+    if not path.exists():
+        raise InputError(f"{path} is missing: without the vocabulary no raw value has an id. Train again")
+    values = vocabulary.load(name, folder)
+    if vocabulary.size(values) != size:
+        raise InputError(f"{path} has {len(values)} values, the network {size - 2}")
+    return values
+
+
+def _as_numbers(values: pl.Series) -> pl.Series | None:
+    """Known values without a fraction, if all are whole numbers and stay different; else None."""
+    if not len(values) or not values.str.contains(WHOLE).all():
+        return None
+    numbers = values.str.strip_suffix(FRACTION)
+    return numbers if numbers.n_unique() == len(numbers) else None

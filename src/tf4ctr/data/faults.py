@@ -1,31 +1,32 @@
-"""Which line of which raw file is at fault, and what to do: looked for only once preparation has met something wrong."""
+"""Which line of which raw file is invalid, and what to do about it.
 
+`checks` finds out whether a split has invalid rows. The other functions then find the line.
+"""
+
+from collections.abc import Mapping
 from typing import NoReturn
 
 import polars as pl
 
-from tf4ctr.data.readers import gzipped
+from tf4ctr.data.readers import SHORT, gzipped
 from tf4ctr.data.spec import ALL, DatasetSpec, RawFiles
 from tf4ctr.data.transforms import TRANSFORMS
 from tf4ctr.errors import InputError
 
 BAD_LABEL = "bad_labels"
-SHORT = "short"
-
-
-def checks(spec: DatasetSpec) -> list[pl.Expr]:
-    """Counts that must be zero: `bad_labels`, `short`, and for each field with a transform, rows that it cannot take (`bad NAME`)."""
-    odd = [
-        bad_value(field.raw, field.transform).sum().alias(f"bad {field.name}")
-        for field in spec.fields
-        if field.transform
-    ]
-    return [_bad_label(spec).sum().alias(BAD_LABEL), pl.col("__short").sum().alias(SHORT), *odd]
+TRUTH = {"true": 1.0, "false": 0.0}  # labels that are words, in any case
+EXPECTED_LABEL = "0 or 1, or true or false"
+SHOWN_ERROR = 200  # characters of a library's message
 
 
 def label(spec: DatasetSpec) -> pl.Expr:
-    """The label as a number; null where it is none."""
-    return pl.col(spec.label).cast(pl.Float64, strict=False)
+    """The label as a number: 0, 1, 0.0, 1.0, true and false in any case.
+
+    Other numbers stay what they are, other texts are null.
+    """
+    text = pl.col(spec.label)
+    words = text.str.to_lowercase().replace_strict(TRUTH, default=None, return_dtype=pl.Float64)
+    return pl.coalesce(text.cast(pl.Float64, strict=False), words).alias(spec.label)
 
 
 def _bad_label(spec: DatasetSpec) -> pl.Expr:
@@ -33,34 +34,57 @@ def _bad_label(spec: DatasetSpec) -> pl.Expr:
 
 
 def bad_value(column: str, transform: str) -> pl.Expr:
-    """Whether the raw text is none that the transform can take; a missing value is not at fault."""
+    """Whether a raw text lacks the form that the transform needs; a missing value does not."""
     return (~pl.col(column).str.contains(TRANSFORMS[transform].pattern)).fill_null(False)
 
 
+def checks(spec: DatasetSpec) -> list[pl.Expr]:
+    """Counts of invalid rows: `bad_labels`, `__short`, `bad NAME` of fields with a transform."""
+    counts = {BAD_LABEL: _bad_label(spec), SHORT: pl.col(SHORT)}
+    counts |= {f"bad {field.name}": bad_value(field.raw, field.transform) for field in spec.fields if field.transform}
+    return [invalid.sum().cast(pl.Int64).alias(name) for name, invalid in counts.items()]
+
+
+def check_types(spec: DatasetSpec, dtypes: Mapping[str, pl.DataType]) -> None:
+    """Check the types of the raw columns, before any row is read.
+
+    Raises:
+        InputError: a list where one value is needed, or the reverse.
+    """
+    for key in ("label", "group", "click_probability"):
+        column = getattr(spec, key)
+        if column and isinstance(dtypes[column], pl.List):
+            raise InputError(f"dataset.{key}: its column '{column}' is a list, expected one value per row")
+    for field in spec.fields:
+        field.value(dtypes[field.raw])
+
+
 def refuse_unreadable(spec: DatasetSpec, raw: RawFiles, split: str, error: Exception) -> NoReturn:
-    """Raise for a raw file that the reader could not get through: the lines at fault where they can be told."""
+    """Raise for a raw file that cannot be read to its end; name its invalid lines."""
     for path in raw.files[split]:
         if gzipped(path):
-            continue  # lines are those of the text inside
+            continue  # a line of the file is not a line of the text
         with path.open("rb") as file:
             for number, line in enumerate(file, 1):
                 try:
                     line.decode()
                 except UnicodeDecodeError as fault:
                     raise InputError(
-                        f"{path}, line {number}: byte {fault.object[fault.start]:#04x} at column {fault.start + 1} is not UTF-8;"
-                        " convert the file first (iconv -f latin1 -t utf-8)"
+                        f"{path}, line {number}: byte {fault.object[fault.start]:#04x} at column {fault.start + 1}"
+                        " is not UTF-8; convert the file first (iconv -f latin1 -t utf-8)"
                     ) from None
     refuse_short_rows(spec, raw, split)
     names = ", ".join(str(path) for path in raw.files[split])
-    message = str(error).strip().splitlines()
-    raise InputError(
-        f"{names} cannot be read: {message[0][:200]} {message[-1][:200] if len(message) > 1 else ''}".rstrip()
-    ) from None
+    lines = str(error).strip().splitlines()
+    last = lines[-1][:SHOWN_ERROR] if len(lines) > 1 else ""
+    raise InputError(f"{names} cannot be read: {lines[0][:SHOWN_ERROR]} {last}".rstrip()) from None
 
 
 def refuse_short_rows(spec: DatasetSpec, raw: RawFiles, split: str) -> None:
-    """Raise if there are lines with too few or too many cells; a last cell that is only empty is none."""
+    """Raise if a line has too few or too many cells, or a quote without its pair.
+
+    An empty last cell is valid.
+    """
     for path in raw.files[split]:
         try:
             bad = raw.bad_rows(path, spec.columns)
@@ -70,53 +94,50 @@ def refuse_short_rows(spec: DatasetSpec, raw: RawFiles, split: str) -> None:
             ) from None
         if bad:
             lines = "\n".join(f"  line {line}: {reason}" for line, reason in bad)
-            raise InputError(
-                f"{path} has rows that are cut short or too long:\n{lines}\nMend or remove them, or download the file again"
-            )
+            raise InputError(f"{path} has invalid rows:\n{lines}\nMend or remove them, or download the file again")
 
 
-def refuse_found(spec: DatasetSpec, raw: RawFiles, split: str, found: dict[str, int]) -> None:
-    """Raise for what `checks` counted, with the first line that is at fault."""
-    if found[SHORT]:
+def refuse_invalid(spec: DatasetSpec, raw: RawFiles, split: str, counts: Mapping[str, int]) -> None:
+    """Raise for what `checks` counted, with the first invalid line."""
+    if counts[SHORT]:
         refuse_short_rows(spec, raw, split)
-    if found[BAD_LABEL]:
-        _refuse_first(spec, raw, split, _bad_label(spec), spec.label, "0 or 1", found[BAD_LABEL])
+    if counts[BAD_LABEL]:
+        _refuse_first(spec, raw, split, _bad_label(spec), spec.label, EXPECTED_LABEL, counts[BAD_LABEL])
     for field in spec.fields:
-        if field.transform and found[f"bad {field.name}"]:
-            expected = TRANSFORMS[field.transform].expected
-            _refuse_first(
-                spec, raw, split, bad_value(field.raw, field.transform), field.raw, expected, found[f"bad {field.name}"]
-            )
+        if field.transform and counts[f"bad {field.name}"]:
+            expected, invalid = TRANSFORMS[field.transform].expected, bad_value(field.raw, field.transform)
+            _refuse_first(spec, raw, split, invalid, field.raw, expected, counts[f"bad {field.name}"])
 
 
 def _refuse_first(
-    spec: DatasetSpec, raw: RawFiles, split: str, bad: pl.Expr, column: str, expected: str, count: int
+    spec: DatasetSpec, raw: RawFiles, split: str, invalid: pl.Expr, column: str, expected: str, count: int
 ) -> None:
     for path in raw.files[split]:
-        rows = (
-            raw.rows([path], spec.columns).with_row_index("__row").filter(bad).select("__row", column).head(1).collect()
-        )
-        if len(rows):
-            row, value = rows.row(0)
-            again = " (the header again: files put one after the other?)" if value == column else ""
+        rows = raw.rows([path], spec.columns).with_row_index("__row").filter(invalid).select("__row", column)
+        first = rows.head(1).collect()
+        if len(first):
+            row, value = first.row(0)
+            line = raw.line_of(path, row)
+            again = " (the header again: were files joined?)" if value == column else ""
             raise InputError(
-                f"{path}, line {raw.line_of(path, row)}: column '{column}' is {value!r}{again}, expected {expected} ({count:,} such rows)"
+                f"{path}, {raw.unit} {line}: column '{column}' is {value!r}{again}, expected {expected}"
+                f" ({count:,} such rows){raw.shown(path, line)}"
             )
 
 
-def refuse_counts(spec: DatasetSpec, raw: RawFiles, rows: dict[str, int]) -> None:
-    """Raise for a split without rows, or with another number than `dataset.rows` says."""
+def refuse_counts(spec: DatasetSpec, raw: RawFiles, rows: Mapping[str, int]) -> None:
+    """Raise for a split without rows, or with another number of rows than `dataset.rows` says."""
     for split, count in rows.items():
         names = ", ".join(str(path) for path in raw.files.get(split) or raw.files[ALL])
         if not count:
             raise InputError(f"{names} has no rows: the {split} split needs at least one")
         if spec.rows is None or spec.limit_rows:
             continue
-        found, expected, what = count, spec.rows[split], f"in its {split} split"
+        read, expected, where = count, spec.rows[split], f"in its {split} split"
         if ALL in raw.files:
-            found, expected, what = sum(rows.values()), sum(spec.rows.values()), "in all"
-        if found != expected:
+            read, expected, where = sum(rows.values()), sum(spec.rows.values()), "in all"
+        if read != expected:
             raise InputError(
-                f"{names} has {found:,} rows, {spec.name} has {expected:,} {what}: the file is not whole, or another one."
-                " Download it again, or set dataset.rows=null to take it as it is"
+                f"{names} has {read:,} rows, {spec.name} has {expected:,} {where}: the file is incomplete, or another"
+                " one. Download it again, or set dataset.rows=null to take it as it is"
             )

@@ -1,9 +1,15 @@
-"""A raw layout -> polars LazyFrame of text columns, one short function a layout, nothing read until it is collected."""
+"""A raw layout -> polars LazyFrame of text columns, one short function per layout.
+
+Nothing is read until the frame is collected. A column is text, or a list of texts where the file
+itself has lists (parquet).
+"""
 
 import gzip
 import os
+import re
 from collections.abc import Callable, Sequence
 from csv import reader as delimited
+from itertools import groupby
 from pathlib import Path
 from typing import NamedTuple
 
@@ -11,14 +17,39 @@ import polars as pl
 
 from tf4ctr.errors import InputError, did_you_mean
 
-# polars reads csv files ahead piece by piece: with pieces of 2 MB a preparation holds a third less than with its own, larger ones
+# polars reads csv files ahead in pieces. With pieces of 2 MB a preparation needs a third less
+# memory than with its own, larger ones.
 os.environ.setdefault("POLARS_CSV_CHUNK_SIZE", str(2**21))
+
+SHORT = "__short"  # the column that marks rows which may be cut short
+SHOWN_BAD_ROWS = 10  # invalid lines that an error lists
+UTF16 = (b"\xff\xfe", b"\xfe\xff")  # byte order marks
+INTEGERS = 2.0**53  # floats below this hold whole numbers exactly
 
 
 def gzipped(path: Path) -> bool:
     """Whether a file is gzipped, whatever its name says."""
     with path.open("rb") as file:
         return file.read(2) == b"\x1f\x8b"
+
+
+def as_text(value: pl.Expr, dtype: pl.DataType) -> pl.Expr:
+    """Convert a raw column of any type to the text that names its value, a list to a list of texts.
+
+    Whole numbers of a float column become integers (3.0 -> "3"), so that a column has the same
+    values whether a missing one made it a float or not. NaN is a missing value.
+    """
+    if isinstance(dtype, pl.Array):
+        return as_text(value.arr.to_list(), pl.List(dtype.inner))
+    if isinstance(dtype, pl.List):
+        return value.list.eval(as_text(pl.element(), dtype.inner))  # type: ignore[arg-type]
+    if isinstance(dtype, pl.Decimal):
+        return as_text(value.cast(pl.Float64), pl.Float64())
+    if dtype.is_float():
+        whole = (value == value.floor()) & (value.abs() < INTEGERS)
+        integer = pl.when(whole).then(value).cast(pl.Int64, strict=False).cast(pl.String)
+        return pl.coalesce(integer, value.fill_nan(None).cast(pl.String))
+    return value.cast(pl.String)
 
 
 class BadRow(NamedTuple):
@@ -29,133 +60,188 @@ class BadRow(NamedTuple):
 
 
 def csv(
-    paths: list[Path], columns: list[str], separator: str = ",", header: Sequence[str] | None = None
+    paths: list[Path],
+    columns: list[str],
+    separator: str = ",",
+    header: Sequence[str] | None = None,
+    quote: str | None = '"',
 ) -> pl.LazyFrame:
     """Read delimited text files, plain or gzipped; an empty cell is a missing value.
 
+    Columns are found by name: the files may have them in different orders.
+
     Args:
-        paths: files with the same columns.
+        paths: the files.
         columns: those to keep.
         separator: one character between two cells.
         header: names of the columns for files without a header line.
+        quote: the character around a cell that contains separators; None if quotes mean nothing.
 
     Raises:
-        InputError: a file is empty, lacks one of `columns`, names one twice, or has other columns than the first.
+        InputError: a file is empty, is not UTF-8, lacks one of `columns` or names one twice.
     """
-    names = [_csv_header(path, separator) for path in paths] if header is None else [list(header)]
-    for path, found in zip(paths, names, strict=False):
+    headers = {path: _csv_header(path, separator) if header is None else list(header) for path in paths}
+    for path, names in headers.items():
         for column in columns:
-            if column not in found:
-                raise InputError(f"{path}: no column '{column}' in its header ({did_you_mean(column, found)})")
-            if found.count(column) > 1:
+            if column not in names:
+                raise InputError(f"{path}: no column '{column}' in its header ({did_you_mean(column, names)})")
+            if names.count(column) > 1:
                 raise InputError(
-                    f"{path}: its header names column '{column}' {found.count(column)} times: rename or remove all but one"
+                    f"{path}: its header names column '{column}' {names.count(column)} times:"
+                    " rename or remove all but one"
                 )
-        if found != names[0]:
-            raise InputError(
-                f"{path} has other columns than {paths[0].name}: {', '.join(found)}, expected {', '.join(names[0])}"
-            )
-    # told the names, polars reads nothing yet; a name that comes twice is one that nobody asked for
-    schema = {name if name not in names[0][:i] else f"{name}.{i}": pl.String for i, name in enumerate(names[0])}
-    rows = pl.scan_csv(paths, separator=separator, has_header=header is None, schema=schema)
+    return pl.concat(
+        [
+            _csv_rows(list(same), columns, names, separator, header is None, quote)
+            for names, same in groupby(paths, headers.__getitem__)
+        ]
+    )
+
+
+def _csv_rows(
+    paths: list[Path], columns: list[str], names: list[str], separator: str, has_header: bool, quote: str | None
+) -> pl.LazyFrame:
+    """Rows of files with the same header."""
+    # with a given schema polars reads nothing yet; a repeated name is one that nobody asked for
+    schema = {name if name not in names[:i] else f"{name}.{i}": pl.String for i, name in enumerate(names)}
+    rows = pl.scan_csv(paths, separator=separator, has_header=has_header, schema=schema, quote_char=quote)
     rows = rows.filter(~pl.all_horizontal(pl.col(name).is_null() for name in columns))  # blank lines
-    return rows.select(
-        *columns, pl.col(next(reversed(schema))).is_null().alias("__short")
-    )  # the last is null where a row is cut short
+    # the last column is null where a row is cut short
+    return rows.select(*columns, pl.col(next(reversed(schema))).is_null().alias(SHORT))
 
 
 def _csv_header(path: Path, separator: str) -> list[str]:
     try:
         with gzip.open(path) if gzipped(path) else path.open("rb") as file:
-            line = file.readline().decode(errors="replace").removeprefix("\ufeff")
+            line = file.readline()
     except (EOFError, OSError) as error:
         raise InputError(f"{path} cannot be read ({error}): download it again") from None
-    if not line.strip():
+    if line[:2] in UTF16 or b"\0" in line:
+        raise InputError(
+            f"{path} is encoded as UTF-16, expected UTF-8;"
+            f" convert it: iconv -f utf-16 -t utf-8 {path.name} > utf8-{path.name}"
+        )
+    text = line.decode(errors="replace").removeprefix("\ufeff")
+    if not text.strip():
         raise InputError(f"{path} is empty: expected a header line")
-    if "\r" in line.rstrip():
+    if "\r" in text.rstrip():
         raise InputError(f"{path} ends its lines with carriage returns alone: convert it first (tr '\\r' '\\n')")
-    return next(delimited([line], delimiter=separator))
+    return next(delimited([text], delimiter=separator))
 
 
-def csv_lines(path: Path, separator: str = ",", header: Sequence[str] | None = None) -> tuple[list[str], pl.LazyFrame]:
-    """The header, and of each line below it `row` (counted from 0, header and blank lines included), `line` and its number of `cells`."""
-    unquoted = pl.when(pl.col("line").str.contains('"', literal=True))
-    cells = unquoted.then(pl.col("line").str.replace_all('"[^"]*"', "")).otherwise(pl.col("line"))
-    lines = _lines(path).with_columns((cells.str.count_matches(separator, literal=True) + 1).alias("cells"))
+def csv_lines(
+    path: Path, separator: str = ",", header: Sequence[str] | None = None, quote: str | None = '"'
+) -> tuple[list[str], pl.LazyFrame]:
+    """The header, and `row`, `line`, `cells` and `unclosed` of each line below it.
+
+    `row` counts from 0 and includes header and blank lines, `cells` is the number of cells, and a
+    line is `unclosed` if it has an odd number of quotes.
+    """
+    line, quotes = pl.col("line"), pl.lit(0, pl.UInt32)
+    if quote:
+        quotes = line.str.count_matches(quote, literal=True)
+        mark = re.escape(quote)
+        without = line.str.replace_all(f"{mark}[^{mark}]*{mark}", "")
+        line = pl.when(pl.col("line").str.contains(quote, literal=True)).then(without).otherwise(line)
+    lines = _lines(path).with_columns(
+        (line.str.count_matches(separator, literal=True) + 1).alias("cells"), (quotes % 2 == 1).alias("unclosed")
+    )
     return (_csv_header(path, separator), lines.slice(1)) if header is None else (list(header), lines)
 
 
 def csv_bad_rows(
-    path: Path, columns: list[str], separator: str = ",", header: Sequence[str] | None = None
+    path: Path,
+    columns: list[str],
+    separator: str = ",",
+    header: Sequence[str] | None = None,
+    quote: str | None = '"',
 ) -> list[BadRow]:
-    """Find the lines whose number of cells is not the header's (the first ten)."""
-    names, lines = csv_lines(path, separator, header)
-    bad = lines.filter(pl.col("cells") != len(names)).head(10).collect(engine="streaming")
+    """Find the lines with another number of cells than the header, or an unpaired quote."""
+    names, lines = csv_lines(path, separator, header, quote)
+    bad = lines.filter((pl.col("cells") != len(names)) | pl.col("unclosed")).head(SHOWN_BAD_ROWS)
     return [
         BadRow(row + 1, f"{cells} cells, the header has {len(names)}")
-        for row, cells in bad.select("row", "cells").rows()
+        if not unclosed
+        else BadRow(row + 1, f"a quote without its pair: {line[:60]} (quote: null in the layout reads quotes as text)")
+        for row, line, cells, unclosed in bad.select("row", "line", "cells", "unclosed")
+        .collect(engine="streaming")
+        .rows()
     ]
 
 
 def libsvm(paths: list[Path], columns: list[str]) -> pl.LazyFrame:
-    """Read `label id:1 id:1 ...`: the label, then one id a field in the order of `columns[1:]`."""
+    """Read `label id:1 id:1 ...`: label, then one id per field in the order of `columns[1:]`."""
     parts = pl.col("line").str.strip_chars().str.split(" ")
     cells = [parts.list.get(0, null_on_oob=True)]
     cells += [parts.list.get(i, null_on_oob=True).str.extract(r"^(\d+):1(?:\.0*)?$") for i in range(1, len(columns))]
     short = (parts.list.len() != len(columns)) | pl.any_horizontal(cell.is_null() for cell in cells)
     rows = pl.concat([_lines(path) for path in paths])
-    return rows.select(*(cell.alias(name) for name, cell in zip(columns, cells, strict=True)), short.alias("__short"))
+    return rows.select(*(cell.alias(name) for name, cell in zip(columns, cells, strict=True)), short.alias(SHORT))
 
 
 def libsvm_bad_rows(path: Path, columns: list[str]) -> list[BadRow]:
-    """Find the lines that are not a label and one `id:1` a field (the first ten)."""
+    """Find the lines that are not a label and one `id:1` per field."""
     pattern = rf"^\S+( \d+:1(\.0*)?){{{len(columns) - 1}}}$"
     return _not_matching(path, pattern, f"expected a label and {len(columns) - 1} times 'id:1'")
 
 
 def parquet(paths: list[Path], columns: list[str]) -> pl.LazyFrame:
-    """Read parquet files.
+    """Read parquet files, see `as_text`; List and Array columns become lists of texts.
 
     Raises:
-        InputError: one that is cut short, lacks one of `columns`, or has it nested.
+        InputError: a file is cut short, lacks one of `columns`, has a type that holds no values, or
+            has a list where the first file has none.
     """
+    frames: list[pl.LazyFrame] = []
     for path in paths:
-        try:
-            schema = pl.scan_parquet(path).collect_schema()
-        except (pl.exceptions.ComputeError, OSError) as error:
-            raise InputError(f"{path} is not a readable parquet file ({error}): write or download it again") from None
+        schema = _parquet_schema(path)
         for column in columns:
             if column not in schema:
                 raise InputError(f"{path}: no column '{column}' ({did_you_mean(column, schema)})")
-            if schema[column].is_nested():
+            _check_type(path, column, schema[column])
+        texts = [as_text(pl.col(name), schema[name]).alias(name) for name in columns]
+        frames.append(pl.scan_parquet(path).select(*texts, pl.lit(False).alias(SHORT)))
+        for name, dtype in frames[0].collect_schema().items():
+            if dtype != (found := frames[-1].collect_schema()[name]):
                 raise InputError(
-                    f"{path}: column '{column}' is {schema[column]}, expected text or numbers;"
-                    " write several values as one text and set the field's separator and width"
+                    f"{path}: column '{name}' is {found}, in {paths[0].name} it is {dtype}: write both alike"
                 )
-    texts = [pl.col(name).cast(pl.String) for name in columns]
-    return pl.concat([pl.scan_parquet(path).select(*texts, pl.lit(False).alias("__short")) for path in paths])
+    return pl.concat(frames)
+
+
+def _parquet_schema(path: Path) -> pl.Schema:
+    try:
+        return pl.scan_parquet(path).collect_schema()
+    except (pl.exceptions.ComputeError, OSError) as error:
+        raise InputError(f"{path} is not a readable parquet file ({error}): write or download it again") from None
+
+
+def _check_type(path: Path, column: str, dtype: pl.DataType) -> None:
+    value = dtype.inner if isinstance(dtype, pl.List | pl.Array) else dtype
+    if value.is_nested() or value in (pl.Binary, pl.Object):
+        raise InputError(f"{path}: column '{column}' is {dtype}, expected text, numbers, or a list of them")
 
 
 def parquet_bad_rows(path: Path, columns: list[str]) -> list[BadRow]:
-    """Parquet has no rows of another length."""
+    """Return nothing: all rows of a parquet file have the same columns."""
     return []
 
 
 def grouplens(paths: list[Path], columns: list[str]) -> pl.LazyFrame:
-    """Read MovieLens' ratings.dat (`UserID::MovieID::Rating::Timestamp`) with the users.dat beside it; label 1 for a rating of 4 or 5."""
+    """Read MovieLens' ratings.dat joined with users.dat beside it.
+
+    The label is 1 for a rating of 4 or 5, else 0.
+    """
     ratings = pl.concat([_cells(path, ("UserID", "MovieID", "Rating", "Timestamp")) for path in paths])
-    users = _cells(paths[0].with_name("users.dat"), ("UserID", "Gender", "Age", "Occupation", "Zip-code")).drop(
-        "Zip-code"
-    )
+    users = _cells(paths[0].with_name("users.dat"), ("UserID", "Gender", "Age", "Occupation", "Zip-code"))
     rating = pl.col("Rating").cast(pl.Int64, strict=False)
-    rows = ratings.join(users, on="UserID", how="left", maintain_order="left")
-    return rows.select(
-        pl.when(rating.is_between(1, 5)).then((rating >= 4).cast(pl.Int8).cast(pl.String)).alias("label"), pl.all()
-    ).select(*columns, pl.any_horizontal(pl.col("Timestamp").is_null(), rating.is_null()).alias("__short"))
+    label = pl.when(rating.is_between(1, 5)).then((rating >= 4).cast(pl.Int8).cast(pl.String)).alias("label")
+    rows = ratings.join(users.drop("Zip-code"), on="UserID", how="left", maintain_order="left").select(label, pl.all())
+    return rows.select(*columns, pl.any_horizontal(pl.col("Timestamp").is_null(), rating.is_null()).alias(SHORT))
 
 
 def grouplens_bad_rows(path: Path, columns: list[str]) -> list[BadRow]:
-    """Find the lines that are no rating (the first ten)."""
+    """Find the lines that are not a rating."""
     return _not_matching(path, r"^\d+::\d+::\d+::\d+$", "expected UserID::MovieID::Rating::Timestamp")
 
 
@@ -167,26 +253,31 @@ KKBOX_BESIDE = {  # file: (key, columns)
 
 
 def kkbox(paths: list[Path], columns: list[str]) -> pl.LazyFrame:
-    """Read KKBox's train.csv joined with songs.csv, members.csv and song_extra_info.csv beside it; `target` is the label."""
+    """Read KKBox's train.csv joined with songs.csv, members.csv and song_extra_info.csv beside it.
+
+    The label is the column `target`.
+    """
     own = ["target", "msno", "song_id", "source_system_tab", "source_screen_name", "source_type"]
     rows = csv(paths, own).rename({"target": "label"})
-    for name, (key, found) in KKBOX_BESIDE.items():
-        beside = (
-            csv([paths[0].with_name(name)], [key, *found])
-            .drop("__short")
-            .unique(key, keep="first", maintain_order=True)
-        )
+    for name, (key, values) in KKBOX_BESIDE.items():
+        beside = csv([paths[0].with_name(name)], [key, *values]).drop(SHORT)
+        beside = beside.unique(key, keep="first", maintain_order=True)
         rows = rows.join(beside, on=key, how="left", maintain_order="left")
-    return rows.select(*columns, "__short")
+    return rows.select(*columns, SHORT)
 
 
 def line_of(path: Path, number: int) -> int:
-    """Where in a text file (from 1) the line is that comes as `number` (from 0) of those that are not blank."""
+    """The line (from 1) of a text file that is number `number` (from 0) of its non-blank lines."""
     return _lines(path).slice(number, 1).select("row").collect(engine="streaming").item() + 1
 
 
+def text_of(path: Path, line: int) -> str:
+    """The text of a line (from 1)."""
+    return pl.scan_lines(path).slice(line - 1, 1).collect(engine="streaming").item()
+
+
 def _lines(path: Path) -> pl.LazyFrame:
-    """`row` and `line`, blank lines left out."""
+    """`row` and `line` of the lines that are not blank."""
     return pl.scan_lines(path, row_index_name="row").filter(pl.col("line").str.strip_chars() != "")
 
 
@@ -197,25 +288,22 @@ def _cells(path: Path, names: Sequence[str]) -> pl.LazyFrame:
 
 
 def _not_matching(path: Path, pattern: str, expected: str) -> list[BadRow]:
-    bad = (
-        _lines(path)
-        .filter(~pl.col("line").str.strip_chars().str.contains(pattern))
-        .head(10)
-        .collect(engine="streaming")
-    )
-    return [BadRow(row + 1, f"'{text[:60]}', {expected}") for row, text in bad.select("row", "line").rows()]
+    lines = _lines(path).filter(~pl.col("line").str.strip_chars().str.contains(pattern)).head(SHOWN_BAD_ROWS)
+    rows = lines.select("row", "line").collect(engine="streaming").rows()
+    return [BadRow(row + 1, f"'{text[:60]}', {expected}") for row, text in rows]
 
 
 class Reader(NamedTuple):
     """How to read one raw layout.
 
     Attributes:
-        rows: `rows(paths, columns, **options)` gives text columns and `__short`, true where the row may be cut short (a cheap sign,
-            not a verdict).
+        rows: `rows(paths, columns, **options)` returns text (or list) columns and `__short`, which
+            is true where the row may be cut short (a cheap sign, not a verdict).
         bad_rows: `bad_rows(path, columns, **options)` names the lines that really are.
         first_line: line of the first row.
-        options: what a layout in conf/dataset may say beside the files.
+        options: what a layout in conf/dataset may set beside the files.
         beside: files that must stand beside the named ones.
+        lines: whether a row is a line of text.
     """
 
     rows: Callable[..., pl.LazyFrame]
@@ -223,12 +311,13 @@ class Reader(NamedTuple):
     first_line: int = 1
     options: tuple[str, ...] = ()
     beside: tuple[str, ...] = ()
+    lines: bool = True
 
 
 READERS = {
-    "csv": Reader(csv, csv_bad_rows, first_line=2, options=("separator", "header")),
+    "csv": Reader(csv, csv_bad_rows, first_line=2, options=("separator", "header", "quote")),
     "libsvm": Reader(libsvm, libsvm_bad_rows),
-    "parquet": Reader(parquet, parquet_bad_rows),
+    "parquet": Reader(parquet, parquet_bad_rows, lines=False),
     "grouplens": Reader(grouplens, grouplens_bad_rows, beside=("users.dat",)),
     "kkbox": Reader(kkbox, csv_bad_rows, first_line=2, beside=tuple(KKBOX_BESIDE)),
 }

@@ -1,7 +1,10 @@
-"""Prepared parquet -> Batch: columns stay columnar, no Python per row; the order of an epoch is a function of (seed, epoch) alone.
+"""Prepared parquet -> Batch. The data stays columnar; no Python code runs per row.
 
-Three tiers behind one interface: *device* (the split lives on the accelerator), *memory* (in the host's memory), both fully shuffled,
-and *disk* (row groups in a random order, shuffled again within a pool of rows).
+The order of an epoch depends on (seed, epoch) only. Three tiers have the same interface:
+
+- *device*: the split is stored on the accelerator and fully shuffled;
+- *memory*: the split is stored in the host's memory and fully shuffled;
+- *disk*: row groups are read in a random order, and rows are shuffled within a pool.
 """
 
 from abc import ABC, abstractmethod
@@ -18,65 +21,78 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from tf4ctr.data.preparation import GROUP, LABEL, ROW_GROUP_SIZE
-from tf4ctr.data.schema import Schema
+from tf4ctr.data.schema import GROUP, LABEL, ROW_GROUP_SIZE, Schema
 from tf4ctr.errors import InputError
 
-AHEAD = 2  # pools of rows that are read before they are needed
+# pools of rows that are read before they are needed: with two, one is ready while the next is read
+AHEAD = 2
 
 
 class Batch(NamedTuple):
-    """What moves to the device: `ids` int32 [B, W] into the one table, `label` float32 [B], `group` int64 [B] or None."""
+    """The tensors that move to the device.
+
+    Attributes:
+        ids: rows of the one table, int32 [B, W].
+        label: float32 [B].
+        group: int64 [B], or None for a dataset without groups.
+    """
 
     ids: Tensor
     label: Tensor
     group: Tensor | None
 
     def take(self, rows: Tensor | slice) -> "Batch":
-        """Some of the rows; a slice is a view."""
+        """Some of the rows, at most B: row numbers [b] give a copy, a slice gives a view."""
+        # index_select copies whole rows: it is several times as fast as indexing
+        return self._map(lambda part: part[rows] if isinstance(rows, slice) else part.index_select(0, rows))
 
-        # index_select copies whole rows: several times as fast as indexing
-        return self._each(lambda part: part[rows] if isinstance(rows, slice) else part.index_select(0, rows))
+    def take_in_this_thread(self, rows: NDArray[np.int64]) -> "Batch":
+        """Copy some rows (numbers [b]) of a batch in the host's memory, without torch's threads.
 
-    def take_alone(self, rows: NDArray[np.int64]) -> "Batch":
-        """Some of the rows of a batch in the host's memory, copied by this thread alone.
-
-        torch's other threads spin for some milliseconds after each of its copies, which costs threads that read meanwhile half a core.
+        After a copy by torch, its threads spin for some milliseconds. This takes half a core from
+        the threads that read in the meantime.
         """
-        return self._each(lambda part: torch.from_numpy(part.numpy().take(rows, axis=0)))
+        return self._map(lambda part: torch.from_numpy(part.numpy().take(rows, axis=0)))
 
     def to(self, device: torch.device | None) -> "Batch":
-        """The same rows on a device, None for where they are; from page-locked memory without waiting for the copy."""
-        return self._each(lambda part: part.to(device, non_blocking=part.is_pinned()))
+        """The same rows on a device; None keeps them where they are.
+
+        From page-locked memory the copy is asynchronous.
+        """
+        return self._map(lambda part: part.to(device, non_blocking=part.is_pinned()))
 
     def pin(self) -> "Batch":
         """The same rows in page-locked memory."""
-        return self._each(Tensor.pin_memory)
+        return self._map(Tensor.pin_memory)
 
-    def _each(self, work: Callable[[Tensor], Tensor]) -> "Batch":
-        return Batch(work(self.ids), work(self.label), None if self.group is None else work(self.group))
+    def _map(self, function: Callable[[Tensor], Tensor]) -> "Batch":
+        group = None if self.group is None else function(self.group)
+        return Batch(function(self.ids), function(self.label), group)
 
 
 class Stream(ABC):
-    """One split cut into batches, sharded over ranks. Subclasses yield them.
+    """One split, cut into batches and sharded over ranks. Subclasses yield the batches.
 
     Args:
-        folder: prepared dataset.
+        folder: the prepared dataset.
         split: train, valid or test.
-        batch_size: rows a batch; the last one has what is left, in evaluation with several ranks possibly nothing. In training a
-            single left-over row joins the batch before it (batch norm needs two).
-        shuffle: a new order each epoch, from (seed, epoch); that is training, where all ranks get the same number of rows.
+        batch_size: rows per batch. The last batch has the remaining rows; in evaluation with
+            several ranks it can be empty. In training a single remaining row joins the batch
+            before it, because batch norm needs two rows.
+        shuffle: True for training: a new order per epoch, from (seed, epoch), and the same number
+            of rows on all ranks.
         seed: of the order.
-        rank, world_size: whose share of the rows this is.
-        pin: batches come in page-locked memory, each made by a thread while the one before it is in use; for an accelerator that
-            gets them from the host.
+        rank, world_size: this process, and the number of processes that share the rows.
+        pin: yield batches in page-locked memory, for an accelerator that copies them from the
+            host. A thread prepares the next batch while the current one is in use.
 
-    `epoch` and `position` (batches already trained on in this epoch) say where iteration starts; they are the state that is saved.
-    Iterating does not move them: whoever trains says `start_epoch` and sets `position` once a batch has really been used,
-    so a batch in flight when the run is killed is not lost.
+    `epoch` and `position` (batches of this epoch that are already trained on) define where
+    iteration starts, and are the state that is saved. Iterating does not change them. The trainer
+    calls `start_epoch`, and sets `position` once a batch has been used. So a batch that is in
+    flight when the run is killed is not lost.
     """
 
-    order = "full"  # how far rows are shuffled: a run can only go on in the order that it began in
+    order = "full"  # how rows are shuffled; a checkpoint can only be resumed with the same order
 
     def __init__(
         self,
@@ -96,9 +112,8 @@ class Stream(ABC):
         self.epoch = 0
         self.position = 0
         self.split_rows = count_rows(folder, split)
-        self.rows = (
-            self.split_rows // world_size if shuffle else len(range(rank, self.split_rows, world_size))
-        )  # of one epoch, on this rank
+        # rows of one epoch on this rank
+        self.rows = self.split_rows // world_size if shuffle else len(range(rank, self.split_rows, world_size))
 
     def __len__(self) -> int:
         return len(self._bounds()) - 1
@@ -113,16 +128,17 @@ class Stream(ABC):
     def _pinned(self) -> Iterator[Batch]:
         batches = map(Batch.pin, self._batches())
         with ThreadPoolExecutor(1) as thread:
-            coming = thread.submit(next, batches, None)
-            while (batch := coming.result()) is not None:
-                coming = thread.submit(next, batches, None)
+            pending = thread.submit(next, batches, None)
+            while (batch := pending.result()) is not None:
+                pending = thread.submit(next, batches, None)
                 yield batch
 
     def _bounds(self) -> list[int]:
-        """Row at which each batch starts, and the end."""
-        if not self.shuffle:  # as many batches on every rank, for what they do together; the last may be empty on some
-            most = -(-self.split_rows // self.world_size)
-            return [*(min(start, self.rows) for start in range(0, most, self.batch_size)), self.rows]
+        """The first row of each batch, then the number of rows."""
+        if not self.shuffle:
+            # ranks need equally many batches for their collective operations; the last can be empty
+            most_rows = -(-self.split_rows // self.world_size)
+            return [*(min(start, self.rows) for start in range(0, most_rows, self.batch_size)), self.rows]
         starts = list(range(0, self.rows, self.batch_size))
         if len(starts) > 1 and self.rows - starts[-1] == 1:
             starts.pop()
@@ -130,35 +146,40 @@ class Stream(ABC):
 
     def _tensors(self, table: pl.DataFrame) -> Batch:
         ids = torch.from_numpy(table.select(self.schema.columns).to_numpy(order="c", writable=True))
-        return Batch(
-            ids, table[LABEL].cast(pl.Float32).to_torch(), table[GROUP].to_torch() if self.schema.group else None
-        )
+        label = table[LABEL].cast(pl.Float32).to_torch()
+        return Batch(ids, label, table[GROUP].to_torch() if self.schema.group else None)
 
     def start_epoch(self, epoch: int) -> None:
-        """Go to the start of `epoch`, unless that is where we are: then go on from `position`."""
+        """Go to the start of `epoch`; if the stream is in this epoch, keep its `position`."""
         if epoch != self.epoch:
             self.epoch, self.position = epoch, 0
 
     def state_dict(self) -> dict[str, Any]:
+        """`epoch`, `position` and `order`, for a checkpoint."""
         return {"epoch": self.epoch, "position": self.position, "order": self.order}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Raises:
-        InputError: the state is of a stream with another order of rows.
+        """Continue where a stream with this state was.
+
+        Raises:
+            InputError: the state is of a stream with another order of rows.
         """
         if state["order"] != self.order:
             raise InputError(
-                f"the run began with rows in the order '{state['order']}' and would go on in '{self.order}': name the same stream"
-                " (stream=disk for 'pools of ...', stream=memory for 'full')"
+                f"the checkpoint was saved with rows in the order '{state['order']}', this run has the order"
+                f" '{self.order}': use the stream options of that run (for 'full' stream=memory, for 'pools of ...'"
+                " stream=disk with the same stream.batch_size and stream.shuffle_rows)"
             )
         self.epoch, self.position = state["epoch"], state["position"]
 
 
 class MemoryStream(Stream):
-    """The split held once, as int32, fully shuffled where `shuffle`; takes every `world_size`-th row of the order from `rank` on.
+    """A split that is stored in memory once, as int32 ids; in training it is fully shuffled.
+
+    A rank takes every `world_size`-th row of the order, from row `rank` on.
 
     Args:
-        device: where it is held; None for the host's memory.
+        device: where the split is stored; None for the host's memory.
     """
 
     def __init__(self, *args: Any, device: torch.device | None = None, **options: Any) -> None:
@@ -171,22 +192,25 @@ class MemoryStream(Stream):
             yield self.held.take(order[bounds[number] : bounds[number + 1]])
 
     def _order(self) -> Tensor:
+        """Row numbers of this rank in the order of this epoch, int64 [rows]."""
         if not self.shuffle:
             return torch.arange(self.rank, self.split_rows, self.world_size)
-        # seed + epoch would give (2019, 1) and (2020, 0) the same order: mix the numbers instead
+        # seed + epoch would give (2019, 1) and (2020, 0) the same order, so the two are hashed
         mixed = np.random.SeedSequence([self.seed, self.epoch]).generate_state(1, np.uint32)[0]
         order = torch.randperm(self.split_rows, generator=torch.Generator().manual_seed(int(mixed)))
         return order[self.rank :: self.world_size][: self.rows]
 
 
 class DiskStream(Stream):
-    """The split read from disk as it is needed, by a thread that is ahead by pools of rows; memory does not grow with the rows.
+    """A split that is read from disk by a thread, some pools of rows ahead of use.
 
-    In training the row groups come in a random order; each rank takes an equal stretch of it, in pools of `shuffle_rows` rows that
-    are fully shuffled. In evaluation the rows come in the file's order.
+    Memory does not grow with the number of rows. In training the row groups are in a random order.
+    Each rank takes an equal, contiguous part of it, in pools of `shuffle_rows` rows, which are
+    fully shuffled. In evaluation the rows are in the file's order.
 
     Args:
-        shuffle_rows: rows of a pool, rounded to whole batches; three pools are held at a time.
+        shuffle_rows: rows of a pool, rounded down to whole batches (at least one); up to three
+            pools are in memory at a time.
     """
 
     def __init__(self, *args: Any, shuffle_rows: int, **options: Any) -> None:
@@ -196,52 +220,55 @@ class DiskStream(Stream):
         self._table = pl.scan_parquet(self.path)
 
     def _batches(self) -> Iterator[Batch]:
-        stretches, bounds = self._stretches(), self._bounds()
+        row_groups, bounds = self._row_groups(), self._bounds()
         pools = range(self.position // self.pool_batches, -(-(len(bounds) - 1) // self.pool_batches))
         with ThreadPoolExecutor(1) as reader:
-            coming = deque(reader.submit(self._read, stretches, bounds, pool) for pool in pools[:AHEAD])
+            pending = deque(reader.submit(self._read, row_groups, bounds, pool) for pool in pools[:AHEAD])
             for pool in pools:
                 first, last = pool * self.pool_batches, min((pool + 1) * self.pool_batches, len(bounds) - 1)
-                order = self._order(pool, bounds[last] - bounds[first])  # while the reader is at it
-                held = coming.popleft().result()
+                order = self._order(pool, bounds[last] - bounds[first])  # while the reader works
+                pool_rows = pending.popleft().result()
                 if pool + AHEAD in pools:
-                    coming.append(reader.submit(self._read, stretches, bounds, pool + AHEAD))
+                    pending.append(reader.submit(self._read, row_groups, bounds, pool + AHEAD))
                 for number in range(max(first, self.position), last):
                     rows = slice(bounds[number] - bounds[first], bounds[number + 1] - bounds[first])
-                    yield held.take(rows) if order is None else held.take_alone(order[rows])
+                    yield pool_rows.take(rows) if order is None else pool_rows.take_in_this_thread(order[rows])
 
-    def _stretches(self) -> list[tuple[int, int]]:
-        """(first row, rows) of the file's row groups in this epoch's order."""
+    def _row_groups(self) -> list[tuple[int, int]]:
+        """(first row, number of rows) of the file's row groups, in this epoch's order."""
         starts = np.arange(0, self.split_rows, ROW_GROUP_SIZE)
         if self.shuffle:
             starts = np.random.default_rng([self.seed, self.epoch]).permutation(starts)
         return [(start, min(ROW_GROUP_SIZE, self.split_rows - start)) for start in starts.tolist()]
 
     def _order(self, pool: int, rows: int) -> NDArray[np.int64] | None:
-        """The order to take a pool's rows in; None for the file's."""
-        # torch's randperm is quicker, but leaves its threads spinning as its copies do
-        return (
-            np.random.default_rng([self.seed, self.epoch, self.rank, pool]).permutation(rows) if self.shuffle else None
-        )
+        """The order of a pool's rows, int64 [rows]; None for the file's order."""
+        if not self.shuffle:
+            return None
+        # torch.randperm is faster, but then torch's threads spin (see take_in_this_thread)
+        return np.random.default_rng([self.seed, self.epoch, self.rank, pool]).permutation(rows)
 
-    def _read(self, stretches: list[tuple[int, int]], bounds: list[int], pool: int) -> Batch:
-        """The rows of a pool in the file's order."""
+    def _read(self, row_groups: list[tuple[int, int]], bounds: list[int], pool: int) -> Batch:
+        """The rows of a pool, in the order of the row groups."""
         first, last = bounds[pool * self.pool_batches], bounds[min((pool + 1) * self.pool_batches, len(bounds) - 1)]
-        each, left = divmod(self.split_rows, self.world_size)
-        share = self.rank * each + (
-            0 if self.shuffle else min(self.rank, left)
-        )  # in evaluation the first `left` ranks have one more
-        first, last = first + share, last + share
-        ends = list(accumulate(rows for _, rows in stretches))
+        start = self._rank_start()
+        first, last = first + start, last + start
+        ends = list(accumulate(rows for _, rows in row_groups))
         parts = []
-        for (start, rows), end in zip(stretches, ends, strict=True):
+        for (row, rows), end in zip(row_groups, ends, strict=True):
             begin = end - rows
             if begin < last and end > first:
                 skip = max(0, first - begin)
-                parts.append(self._table.slice(start + skip, min(end, last) - begin - skip))
+                parts.append(self._table.slice(row + skip, min(end, last) - begin - skip))
         return self._tensors(pl.concat(pl.collect_all(parts)))
+
+    def _rank_start(self) -> int:
+        """The place in the epoch's order at which this rank's rows start."""
+        rows_per_rank, remainder = divmod(self.split_rows, self.world_size)
+        # in evaluation the first `remainder` ranks have one more row
+        return self.rank * rows_per_rank + (0 if self.shuffle else min(self.rank, remainder))
 
 
 def count_rows(folder: Path, split: str) -> int:
-    """Rows of a split, from the file's footer."""
+    """The number of rows of a split, from the footer of its file."""
     return pl.scan_parquet(folder / f"{split}.parquet").select(pl.len()).collect().item()

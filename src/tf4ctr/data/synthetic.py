@@ -1,16 +1,16 @@
-"""Click logs drawn from a stated model, so that the best possible AUC is known.
+"""Click logs drawn from a known model, so that the best possible AUC is known.
 
-A row draws one value for each field, value k of a field with probability proportional to 1 / (k + 1) ** exponent (a power law).
-Its score is
+A row draws one value per field. Value k of a field has a probability proportional to
+1 / (k + 1) ** exponent (a power law). The row's score is
 
     s = sum_f w_f[x_f] + sum_(f, g) in PAIRS a_fg[x_f] . b_fg[x_g]
 
-where w, a and b are drawn once from the seed, and s is scaled to deviation 1. A row's region (the field `region`) then makes it
-easy or hard:
+where w, a and b are drawn once from the seed, and s is standardised (mean 0, standard deviation
+1). The field `region` makes a row easy or hard:
 
-    p = sigmoid(bias + STEEPNESS[region] * s)      click ~ Bernoulli(p)
+    p = sigmoid(BIAS + STEEPNESS[region] * s)      click ~ Bernoulli(p)
 
-In the easy region the score settles the click, in the hard one it barely leans it.
+In the easy region the score nearly decides the click, in the hard region it has little influence.
 """
 
 from collections.abc import Callable
@@ -19,6 +19,8 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
+# The constants below define the dataset: another value draws other rows from the same seed.
+# Sizes and skew are those of a small click log.
 # field: (vocabulary size, exponent of the power law)
 FIELDS = {
     "user": (400, 0.9),
@@ -30,12 +32,14 @@ FIELDS = {
     "position": (8, 0.7),
     "region": (2, 0.0),
 }
+# pairs of fields that interact: what a model of crosses learns beyond the single fields
 PAIRS = (("user", "category"), ("category", "hour"), ("device", "site"), ("position", "item"))
-PAIR_RANK = 2
+PAIR_RANK = 2  # size of the vectors a and b
 STEEPNESS = (3.0, 0.7)  # easy, hard
-BIAS = -1.0
-CHUNK = 500_000
-SPLIT_NUMBER = {"train": 1, "valid": 2, "test": 3}
+BIAS = -1.0  # gives a click rate of about one third
+SAMPLE_ROWS = 100_000  # rows that give the mean and deviation of the score
+CHUNK = 500_000  # rows drawn at a time, from a seed of their own; bounds the memory
+SPLIT_NUMBER = {"train": 1, "valid": 2, "test": 3}  # each split has its own random numbers; 0 is the model
 
 
 class ClickModel:
@@ -51,13 +55,13 @@ class ClickModel:
             (f, g): (rng.normal(size=(FIELDS[f][0], PAIR_RANK)), rng.normal(size=(FIELDS[g][0], PAIR_RANK)))
             for f, g in PAIRS
         }
-        sample = self._values(rng, 100_000)
+        sample = self._values(rng, SAMPLE_ROWS)
         self.mean, self.deviation = 0.0, 1.0
         score = self._score(sample)
         self.mean, self.deviation = float(score.mean()), float(score.std())
 
     def draw(self, rng: np.random.Generator, rows: int) -> pl.DataFrame:
-        """Draw `rows` rows: one column a field, `click_probability` and `click`."""
+        """Draw `rows` rows: one column per field, `click_probability` and `click` (0 or 1)."""
         values = self._values(rng, rows)
         probability = 1.0 / (1.0 + np.exp(-(BIAS + np.take(STEEPNESS, values["region"]) * self._score(values))))
         click = (rng.random(rows) < probability).astype(np.int8)
@@ -78,13 +82,14 @@ class ClickModel:
 def generate(
     folder: Path, train: int, valid: int, test: int, seed: int, tick: Callable[[int], None] = lambda rows: None
 ) -> None:
-    """Write `folder/{train,valid,test}/part-*.parquet` with so many rows each, a chunk at a time.
+    """Write `folder/{train,valid,test}/part-*.parquet`, one chunk at a time.
 
     Args:
-        folder: made if it isn't there.
+        folder: created if it does not exist; must not contain the splits yet.
         train, valid, test: rows of each split.
-        seed: of the click model and of the rows; the rows of a split don't depend on the sizes of the others.
-        tick: told the rows of each chunk as it is written.
+        seed: of the click model and of the rows. The rows of one split do not depend on the sizes
+            of the others.
+        tick: called with the number of rows of each chunk once it is written.
     """
     model = ClickModel(seed)
     for split, rows in {"train": train, "valid": valid, "test": test}.items():

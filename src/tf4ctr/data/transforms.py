@@ -1,4 +1,4 @@
-"""Named column expressions, text -> text: what conf/dataset/NAME.yaml calls `transform`."""
+"""Named expressions raw text -> text: the values of `transform` in conf/dataset/NAME.yaml."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -7,7 +7,14 @@ import polars as pl
 
 
 class Transform(NamedTuple):
-    """`apply` makes the value (null for a missing one) from a raw text that matches `pattern`, as `example` does; others are bad rows."""
+    """A transform of a raw column.
+
+    Attributes:
+        pattern: regular expression of the valid texts; a row with another text is invalid.
+        expected: the valid texts in words, for errors.
+        example: a valid text.
+        apply: valid raw text -> the field's value as text; null for a missing value.
+    """
 
     pattern: str
     expected: str
@@ -20,13 +27,16 @@ def _avazu_date(hour: pl.Expr) -> pl.Expr:
 
 
 def _log_bucket(text: pl.Expr) -> pl.Expr:
-    """v > 2: floor(ln(v)^2), else v; a missing value is 0 (the winners of Criteo's challenge)."""
+    """floor(ln(v)^2) for v > 2, else v; a missing value is 0.
+
+    Source: the winners of Criteo's challenge.
+    """
     value = text.cast(pl.Float64, strict=False).fill_null(0.0)
     return pl.when(value > 2).then((value.log() ** 2).floor()).otherwise(value).cast(pl.Int64).cast(pl.String)
 
 
 def _age_decade(text: pl.Expr) -> pl.Expr:
-    """Age below 1 or above 95 is missing; 1 = up to 10, 2 = up to 20, ... 6 = up to 60, 7 = older."""
+    """Age -> 1 up to 10, 2 up to 20, ... 6 up to 60, else 7; below 1 and above 95 is missing."""
     age = text.cast(pl.Float64, strict=False)
     known = pl.when((age >= 1) & (age <= 95)).then(age)
     return (known / 10).ceil().clip(1, 7).cast(pl.Int64).cast(pl.String)

@@ -1,4 +1,7 @@
-"""Value <-> table row, fitted on the training split only (row 0 padding, 1..n values in sorted order, n + 1 out of vocabulary)."""
+"""Value <-> table row of a field, fitted on the training split only.
+
+Row 0 is padding, rows 1..n are the known values in sorted order, row n + 1 is out of vocabulary.
+"""
 
 import shutil
 from pathlib import Path
@@ -7,49 +10,65 @@ import polars as pl
 
 from tf4ctr.data.schema import Field
 
-MERGE_ROWS = 1_000_000  # counts of batches that may wait beside the merged ones
+# Rows of unmerged counts that are kept before they are merged. Fewer would merge more often, more
+# would take more memory.
+MERGE_ROWS = 1_000_000
 
 
 class Counts:
-    """How often each value of a text column comes up, over any number of batches; memory grows with the values, not with the rows."""
+    """The number of occurrences of each value of a text column, over any number of batches.
+
+    Memory grows with the number of values, not with the number of rows.
+    """
 
     def __init__(self, name: str) -> None:
         self.name = name
-        self._merged = pl.DataFrame(schema={name: pl.String, "count": pl.UInt32})
+        self._merged = pl.DataFrame(schema={name: pl.String, "count": pl.UInt64})
         self._pending: list[pl.DataFrame] = []
 
     def query(self, values: pl.LazyFrame) -> pl.LazyFrame:
-        """Return the query for one batch's counts; `values` has one column, text or lists of text; missing values are left out."""
+        """Return the query for the counts of one batch: the column's values, and `count` (UInt64).
+
+        Args:
+            values: one column of texts or lists of texts; missing values are not counted.
+        """
         if isinstance(values.collect_schema()[self.name], pl.List):
             values = values.explode(self.name)
-        return values.drop_nulls().group_by(self.name).agg(count=pl.len())
+        return values.drop_nulls().group_by(self.name).agg(count=pl.len().cast(pl.UInt64))
 
     def add(self, counts: pl.DataFrame) -> None:
-        """Add what `query` gave for one batch."""
+        """Add the result of `query` for one batch."""
         self._pending.append(counts)
         if sum(map(len, self._pending)) > MERGE_ROWS + len(self._merged) // 2:
             self._merge()
 
     def _merge(self) -> None:
-        # the streaming engine adds as it goes; the other one lists the rows of every value first
+        # the streaming engine sums while it reads; the other one first lists the rows of each value
         merged = pl.concat([self._merged, *self._pending]).lazy().group_by(self.name).agg(pl.col("count").sum())
         self._merged, self._pending = merged.collect(engine="streaming"), []
 
     def seen(self, min_count: int) -> pl.DataFrame:
-        """Values seen at least `min_count` times and their counts, sorted by value: columns `name` and `count`."""
+        """The values that occur at least `min_count` times, sorted, and their `count` (UInt64)."""
         self._merge()
         return self._merged.filter(pl.col("count") >= min_count).sort(self.name)
 
 
 def size(values: pl.Series) -> int:
-    """Table rows that `values` need: one each, one for padding and one for out of vocabulary."""
+    """The number of table rows for `values`: one per value, padding, and out of vocabulary."""
     return len(values) + 2
 
 
 def encode(field: Field, value: pl.Expr, values: pl.Series, offset: int) -> list[pl.Expr]:
-    """Return the expressions `value` (text, or a list of texts) -> int32 table row, one for each of the field's columns.
+    """Return the expressions `value` -> table row (int32), one per column of the field.
 
-    An unknown value becomes the field's last row, and so does a missing one; a list's unused columns become its first, padding.
+    An unknown value, a missing value and an empty list become the field's last row, out of
+    vocabulary. The unused columns of a list become its first row, padding.
+
+    Args:
+        field: the field; its `width` columns are the names of the expressions.
+        value: a text, or a list of texts for a field with a width above 1.
+        values: the known values in table order, of rows 1..n.
+        offset: the field's first table row.
     """
     unknown = field.vocabulary_size - 1
 
@@ -69,24 +88,27 @@ def encode(field: Field, value: pl.Expr, values: pl.Series, offset: int) -> list
 
 
 def save(values: pl.Series, folder: Path) -> None:
-    """Write `folder/FIELD.parquet`, one text column in table order."""
+    """Write `folder/FIELD.parquet`, a text column in table order; FIELD is the name of `values`."""
     folder.mkdir(parents=True, exist_ok=True)
     values.to_frame().write_parquet(folder / f"{values.name}.parquet")
 
 
 def load(field: str, folder: Path) -> pl.Series:
-    """Read what `save` wrote: the values of table rows 1..n of `field`."""
+    """Read the file of `save`: the values of table rows 1..n of `field`."""
     return pl.read_parquet(folder / f"{field}.parquet").to_series()
 
 
 def keep(prepared_dir: Path, folder: Path) -> None:
-    """Put the vocabulary of a prepared dataset into a run's folder, where prediction looks: as links, which take no room, or copies."""
+    """Put the vocabulary of a prepared dataset into a run's folder, where prediction reads it.
+
+    The files are hard links, which take no space; they are copies where links are impossible.
+    """
     target = folder / "vocabulary"
     target.mkdir(exist_ok=True)
     for path in sorted((prepared_dir / "vocabulary").glob("*.parquet")):
-        kept = target / path.name
-        kept.unlink(missing_ok=True)
+        link = target / path.name
+        link.unlink(missing_ok=True)
         try:
-            kept.hardlink_to(path)
-        except OSError:  # another disk, or one without links
-            shutil.copyfile(path, kept)
+            link.hardlink_to(path)
+        except OSError:  # the folders are on different disks, or the file system has no links
+            shutil.copyfile(path, link)

@@ -1,0 +1,59 @@
+"""Fields that give the label away: a warning after preparation."""
+
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+
+from tf4ctr.data.schema import LABEL, ROW_GROUP_SIZE, Schema
+
+SAMPLE_GROUPS = 5  # row groups of the training split that are looked at, spread over the file
+MIN_ROWS = 10  # a value counts if it has at least so many rows: rare ones agree with the label by chance
+COVERED = 0.5  # share of the rows that such values must have
+ERROR_LEFT = 0.05  # warn if at most this share of the majority class's errors remains
+
+
+def find(folder: Path, schema: Schema) -> list[str]:
+    """Warnings for fields whose value alone decides the label, or nearly does.
+
+    A field is held for a leak if predicting each value's majority label makes at most 5 % of the
+    errors of predicting the majority label of all rows, measured on a sample of training rows.
+
+    Args:
+        folder: the prepared dataset.
+        schema: its schema.
+    """
+    rows = _sample(folder / "train.parquet")
+    rate = float(rows[LABEL].mean())  # type: ignore[arg-type]
+    base = min(rate, 1 - rate)
+    if base == 0:
+        return []
+    warnings = []
+    for field in schema.fields:
+        values = pl.concat([rows.select(pl.col(column).alias("id"), LABEL) for column in field.columns])
+        error, covered = _error(values.filter(pl.col("id") != schema.offset_of(field.name)))
+        if covered >= COVERED and error <= ERROR_LEFT * base:
+            warnings.append(
+                f"field '{field.name}' alone decides the label of {1 - error:.1%} of the training rows: is it a copy of"
+                f" '{schema.label}', or known only after the click? If so, take it out of dataset.fields"
+            )
+    return warnings
+
+
+def _sample(path: Path) -> pl.DataFrame:
+    table = pl.scan_parquet(path)
+    rows = table.select(pl.len()).collect().item()
+    groups = np.unique(np.linspace(0, (rows - 1) // ROW_GROUP_SIZE, SAMPLE_GROUPS).astype(int)).tolist()
+    return pl.concat(pl.collect_all([table.slice(group * ROW_GROUP_SIZE, ROW_GROUP_SIZE) for group in groups]))
+
+
+def _error(values: pl.DataFrame) -> tuple[float, float]:
+    """Error of the majority label of each frequent value, and these values' share of the rows."""
+    counts = values.group_by("id").agg(rows=pl.len(), clicks=pl.col(LABEL).sum()).filter(pl.col("rows") >= MIN_ROWS)
+    if not len(counts):
+        return 1.0, 0.0
+    wrong = counts.select(
+        pl.min_horizontal(pl.col("clicks"), pl.col("rows").cast(pl.Int64) - pl.col("clicks")).sum()
+    ).item()
+    covered = int(counts["rows"].sum())
+    return wrong / covered, covered / len(values)

@@ -1,0 +1,85 @@
+"""manifest.json of a prepared dataset: what it was made from, and whether it is still current."""
+
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+from tf4ctr.data.spec import DatasetSpec
+from tf4ctr.errors import InputError
+from tf4ctr.files import write_whole
+
+log = logging.getLogger(__name__)
+
+FORMAT = 3  # of the prepared folder; folders of another format are prepared again
+NAME = "manifest.json"
+
+
+def write_manifest(folder: Path, spec: DatasetSpec, contents: dict[str, Any]) -> None:
+    """Write `folder/manifest.json`: format, dataset and settings, then `contents`."""
+    manifest = {"format": FORMAT, "dataset": spec.name, "settings": spec.settings(), **contents}
+    write_whole(folder / NAME, json.dumps(manifest, indent=2) + "\n")
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """Read `folder/manifest.json`.
+
+    Returns:
+        settings, raw files, vocabulary sizes, the best possible AUC where it is known, warnings,
+        and for each split rows, click rate and the share of unknown values.
+    """
+    return json.loads((folder / NAME).read_text())
+
+
+def is_current(spec: DatasetSpec, folder: Path) -> bool:
+    """Whether `folder` was prepared from these raw files with these settings; logs why it was not.
+
+    Raises:
+        InputError: the folder exists and is not a prepared dataset.
+    """
+    if not folder.exists():
+        return False
+    if not (folder / NAME).exists():
+        raise InputError(
+            f"{folder} exists and is not a prepared dataset (no {NAME}):"
+            " name another folder with dataset.prepared_dir=FOLDER, or remove it"
+        )
+    manifest = read_manifest(folder)
+    if manifest["format"] != FORMAT:
+        log.info("%s was prepared by another version: preparing again", folder)
+        return False
+    # through JSON, so that both sides have the same types
+    wanted = json.loads(json.dumps(spec.settings()))
+    kept = manifest["settings"]
+    changed = [f"{key}: {kept.get(key)} -> {wanted[key]}" for key in wanted if kept.get(key) != wanted[key]]
+    if changed:
+        log.info("%s was prepared with other settings (%s): preparing again", folder, "; ".join(changed))
+        return False
+    if spec.generator is None and not _same_raw_files(spec, manifest):
+        return False
+    log.info("using the prepared dataset %s", folder)
+    return True
+
+
+def _same_raw_files(spec: DatasetSpec, manifest: dict[str, Any]) -> bool:
+    """Whether the raw files are those of the manifest, or are gone."""
+    try:
+        fingerprint = spec.raw_files(raw_dir(spec)).fingerprint()
+    except InputError:
+        log.info("no raw files in %s: using what was prepared from %s", spec.raw_dir, manifest["raw_dir"])
+        return True
+    if fingerprint != manifest["raw"]:
+        log.info("the raw files of %s have changed: preparing again", spec.name)
+        return False
+    return True
+
+
+def raw_dir(spec: DatasetSpec) -> Path:
+    """The folder of the raw files.
+
+    Raises:
+        InputError: it is not set.
+    """
+    if spec.raw_dir is None:
+        raise InputError(f"dataset.raw_dir is not set: name the folder of {spec.name}'s raw files")
+    return spec.raw_dir

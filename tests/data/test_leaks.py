@@ -1,0 +1,44 @@
+import numpy as np
+import polars as pl
+import pytest
+
+from conftest import make_spec, write_raw
+from tf4ctr.data.manifest import read_manifest
+from tf4ctr.data.preparation import prepare
+
+
+def write(folder, change):
+    """The toy dataset with a field `copy`, made of the labels and random numbers from 0 to 1."""
+    raw = write_raw(folder / "raw")
+    for seed, split in enumerate(("train", "valid", "test")):
+        rows = pl.read_csv(raw / f"{split}.csv")
+        chance = np.random.default_rng(seed).random(len(rows))
+        rows.with_columns(copy=pl.Series(change(rows["click"].to_numpy(), chance))).write_csv(raw / f"{split}.csv")
+    return make_spec(raw, fields=["user", "copy"])
+
+
+@pytest.mark.parametrize(
+    "change",
+    [lambda click, chance: click, lambda click, chance: np.where(chance < 0.01, 1 - click, click) + 5],
+    ids=["a copy", "nearly a copy, under other names"],
+)
+def test_a_field_that_decides_the_label_is_named(tmp_path, change, caplog):
+    folder = prepare(write(tmp_path, change))
+    assert "field 'copy' alone decides the label of" in caplog.text
+    assert "is it a copy of 'click'" in caplog.text
+    (warning,) = read_manifest(folder)["warnings"]
+    assert warning in caplog.text
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda click, chance: np.where(chance < 0.2, 1 - click, click),
+        lambda click, chance: np.arange(len(click)),
+        lambda click, chance: np.full(len(click), 7),
+    ],
+    ids=["a strong field", "a key", "a constant"],
+)
+def test_an_honest_field_is_not(tmp_path, change, caplog):
+    assert read_manifest(prepare(write(tmp_path, change)))["warnings"] == []
+    assert "alone decides" not in caplog.text
