@@ -2,7 +2,6 @@
 
 from pathlib import Path
 
-import hydra
 from omegaconf import DictConfig
 from rich.console import Console
 
@@ -10,46 +9,41 @@ from tf4ctr import cli
 from tf4ctr.errors import InputError, did_you_mean
 
 
-@hydra.main(version_base="1.3", config_path="../conf", config_name="evaluate")
 def main(config: DictConfig) -> None:
-    """Score the split with the run's best weights; tables on the terminal, files in the run's folder, evaluation/."""
+    """Score the split with the run's best weights; print tables, write files into evaluation/."""
     if config.run is None:
         raise InputError("run= is missing: name a run's folder, run=outputs/DATE/TIME-BACKBONE-DATASET")
-    splits = ("train", "valid", "test")
-    if config.split not in splits:
-        raise InputError(f"split={config.split}: {did_you_mean(str(config.split), splits)}")
+    from tf4ctr.data.spec import SPLITS
+
+    if config.split not in SPLITS:
+        raise InputError(f"split={config.split}: {did_you_mean(str(config.split), SPLITS)}")
     from tf4ctr import assembly, reporting
     from tf4ctr.inference import evaluation
 
     folder = Path(config.run).expanduser().absolute()
     network, schema, trained = assembly.load_run(folder)
-    prepared = Path(config.prepared_dir or trained.dataset.prepared_dir)
     if config.by:
         evaluation.check_field(config.by, schema)
-    scores = evaluation.score(
-        network, schema, prepared, config.split, trained.stream.eval_batch_size or trained.stream.batch_size
-    )
+    prepared = Path(config.prepared_dir or trained.dataset.prepared_dir)
+    batch_size = trained.stream.eval_batch_size or trained.stream.batch_size
+    scores = evaluation.score(network, schema, prepared, config.split, batch_size)
     results = evaluation.measure(scores, config.bootstrap, config.seed)
-    out = folder / "evaluation"
+    console, vocabulary, out = Console(), folder / "vocabulary", folder / "evaluation"
     out.mkdir(exist_ok=True)
-    console = Console()
     console.print(evaluation.metrics_table(f"{config.split}, {len(scores.label):,} rows", results))
     reporting.write_metrics(results, out / f"{config.split}.json")
     evaluation.draw_reliability(scores, out / f"{config.split}-reliability.png")
     if config.samples:
-        for name, rows in zip(
-            ("hardest", "easiest"),
-            evaluation.extremes(scores, schema, config.samples, folder / "vocabulary"),
-            strict=True,
-        ):
+        samples = evaluation.extremes(scores, schema, config.samples, vocabulary)
+        for name, rows in zip(("hardest", "easiest"), samples, strict=True):
             console.print(evaluation.rows_table(f"{name} rows: q is the probability of the true class", rows))
             rows.write_csv(out / f"{config.split}-{name}.csv")
     if config.by:
-        table = evaluation.by_value(scores, schema, config.by, folder / "vocabulary")
+        table = evaluation.by_value(scores, schema, config.by, vocabulary)
         console.print(evaluation.values_table(config.by, table))
         table.write_csv(out / f"{config.split}-by-{config.by}.csv")
     console.print(f"written to {out}", soft_wrap=True)
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    cli.run(main, "evaluate")

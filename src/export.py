@@ -2,7 +2,6 @@
 
 from pathlib import Path
 
-import hydra
 from omegaconf import DictConfig
 from rich.console import Console
 
@@ -10,15 +9,11 @@ from tf4ctr import cli
 from tf4ctr.errors import InputError
 
 
-@hydra.main(version_base="1.3", config_path="../conf", config_name="export")
 def main(config: DictConfig) -> None:
-    """Write the model with its vocabulary; the check against the run on the terminal."""
+    """Write the model with its vocabulary, and print the check against the run."""
     if config.run is None:
         raise InputError("run= is missing: name a run's folder, run=outputs/DATE/TIME-BACKBONE-DATASET")
-    from tf4ctr.inference.exporting import (  # here, not at the top: --help should not wait for torch
-        export,
-        export_table,
-    )
+    from tf4ctr.inference.exporting import export, export_table
 
     cli.quiet_lightning()
     run = Path(config.run).expanduser().absolute()
@@ -27,4 +22,4 @@ def main(config: DictConfig) -> None:
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    cli.run(main, "export")

@@ -2,13 +2,11 @@
 
 from typing import Any
 
-import hydra
 from omegaconf import DictConfig, OmegaConf
 
 from tf4ctr import cli
 
 
-@hydra.main(version_base="1.3", config_path="../conf", config_name="prepare")
 def main(config: DictConfig) -> None:
     """Prepare `dataset` unless it is prepared; with `download=true` download its files first."""
     from tf4ctr.data.preparation import prepare
@@ -24,4 +22,4 @@ def main(config: DictConfig) -> None:
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    cli.run(main, "prepare")

@@ -3,9 +3,8 @@
 import logging
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-import hydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
@@ -13,12 +12,18 @@ from tf4ctr import cli
 from tf4ctr.errors import InputError
 from tf4ctr.experiments import runs, sweeps
 
+if TYPE_CHECKING:
+    from lightning import Trainer
+
+    from tf4ctr.data.datamodule import CTRDataModule
+    from tf4ctr.data.spec import DatasetSpec
+    from tf4ctr.training.module import CTRModule
+
 log = logging.getLogger(__name__)
 
 
-@hydra.main(version_base="1.3", config_path="../conf", config_name="train")
 def main(config: DictConfig) -> float | None:
-    """Train as `config` says; the sweeper gets the best validation score."""
+    """Train with `config`; the sweeper gets the best validation score."""
     from tf4ctr.training.loggers import close_wandb
 
     try:
@@ -27,88 +32,188 @@ def main(config: DictConfig) -> float | None:
         close_wandb()
 
 
+class Run(NamedTuple):
+    """One call of this program: its config, its folder, and the checkpoint that it resumes from."""
+
+    config: DictConfig
+    settings: dict[str, Any]  # the config, resolved
+    spec: "DatasetSpec"
+    folder: Path
+    checkpoint: Path | None
+    clock: float  # time.perf_counter() at the start, in seconds
+
+    @property
+    def best(self) -> Path:
+        """The checkpoint with the best epoch's weights."""
+        return self.folder / "checkpoints" / "best.ckpt"
+
+
 def train(config: DictConfig) -> float | None:
-    """Check, prepare, build, fit, test; everything is left in the run's folder."""
-    import lightning  # here, not at the top: --help should not wait for torch
+    """Start, build, fit, test, report; returns the validation metric that chose the best epoch."""
+    run = start(config)
+    data, module = build(run)
+    if config.dry_run:
+        count(run, module)
+        return None
+    trainer = connect(run, module)
+    trained = fit(run, trainer, module, data)
+    tested = test(run, trainer, module, data)
+    return report(run, module, data, trained | tested)
 
+
+def start(config: DictConfig) -> Run:
+    """Check the config, write it into the run's folder and show it."""
     from tf4ctr import assembly, reporting
-    from tf4ctr.data import vocabulary
-    from tf4ctr.data.datamodule import CTRDataModule
-    from tf4ctr.data.preparation import prepare, read_manifest
     from tf4ctr.data.spec import DatasetSpec
-    from tf4ctr.training import tables
-    from tf4ctr.training.curves import draw_curves
-    from tf4ctr.training.loggers import send_pictures
-    from tf4ctr.training.summary import RunSummary
+    from tf4ctr.training.tables import settings_table
 
+    clock = time.perf_counter()
     cli.quiet_lightning()
     cli.keep_memory()
     if not cli.is_first_rank():
-        logging.getLogger().setLevel(logging.WARNING)  # the first one says it all
-    started = time.perf_counter()
+        logging.getLogger().setLevel(logging.WARNING)  # the first rank logs for all
     folder = Path(HydraConfig.get().runtime.output_dir)
     settings: dict[str, Any] = OmegaConf.to_container(config, resolve=True)  # type: ignore[assignment]
     spec = DatasetSpec.from_config(settings["dataset"])
     assembly.check_config(config, spec)
-    checkpoint = (
-        runs.find_checkpoint(config.ckpt)
-        if config.ckpt
-        else sweeps.left_checkpoint(folder)
-        if sweeps.is_job()
-        else None
-    )
+    checkpoint = find_checkpoint(config, folder)
     if checkpoint:
         runs.check_same_run(folder, settings)
     if cli.is_first_rank():
         runs.write_config(folder, config)
-    reporting.show(tables.settings_table(HydraConfig.get().runtime.choices, settings))
+    reporting.show(settings_table(HydraConfig.get().runtime.choices, settings))
     log.info("run folder: %s", folder)
+    return Run(config, settings, spec, folder, checkpoint, clock)
 
-    prepared = prepare(spec)
+
+def find_checkpoint(config: DictConfig, folder: Path) -> Path | None:
+    """The checkpoint to resume from: `ckpt=`, or in a sweep the one of the stopped job."""
+    if config.ckpt:
+        return runs.find_checkpoint(config.ckpt)
+    return sweeps.left_checkpoint(folder) if sweeps.is_job() else None
+
+
+def build(run: Run) -> "tuple[CTRDataModule, CTRModule]":
+    """Prepare the dataset; build its streams and the module."""
+    import lightning
+
+    from tf4ctr import assembly, reporting
+    from tf4ctr.data import vocabulary
+    from tf4ctr.data.preparation import prepare
+    from tf4ctr.training.tables import parts_table
+
+    prepared = prepare(run.spec)
     if cli.is_first_rank():
-        vocabulary.keep(prepared, folder)
-    lightning.seed_everything(config.seed, verbose=False)
-    data = CTRDataModule(prepared, seed=config.seed, **config.stream)
-    module = assembly.build_module(config, data.schema)
-    reporting.show(tables.parts_table(module.network))
-    metrics: dict[str, float] = {"parameters": tables.count_parameters(module.network)}
-    if config.dry_run:
-        reporting.write_metrics(metrics, folder / "metrics.json")
-        return None
+        vocabulary.keep(prepared, run.folder)
+    lightning.seed_everything(run.config.seed, verbose=False)
+    data = assembly.build_data(run.config, prepared)
+    module = assembly.build_module(run.config, data.schema)
+    reporting.show(parts_table(module.network))
+    return data, module
 
-    trainer = assembly.build_trainer(config)
+
+def count(run: Run, module: "CTRModule") -> None:
+    """Write the only metric of a dry run: the number of parameters."""
+    from tf4ctr import reporting
+    from tf4ctr.training.tables import count_parameters
+
+    reporting.write_metrics({"parameters": count_parameters(module.network)}, run.folder / "metrics.json")
+
+
+def connect(run: Run, module: "CTRModule") -> "Trainer":
+    """Build the trainer, and check that it fits this run.
+
+    Raises:
+        InputError: several devices in a sweep or with sparse tables, or nothing writes best.ckpt.
+    """
+    from tf4ctr import assembly
+
+    trainer = assembly.build_trainer(run.config)
     if sweeps.is_job() and trainer.world_size > 1:
         raise InputError(
-            "several devices start by the command line, and a sweep's is that of all its jobs: run the jobs one by one"
+            f"trainer has {trainer.world_size} devices: each is started by the command line, which in a sweep is that"
+            " of all jobs; run the jobs one by one, or use one device"
         )
-    if trainer.world_size > 1 and any(table.sparse for table in module.network.embeddings()):
+    module.check_devices(trainer.world_size)
+    if not writes(trainer, run.best):
         raise InputError(
-            "embedding=rowwise trains on one device: its gradients are sparse, and ranks add up dense ones; take embedding=dense or sharded"
+            f"callbacks.checkpoint_best does not write {run.best}, which the test and evaluate.py, predict.py and"
+            " export.py read: do not set it to null, and leave its dirpath and filename as they are"
         )
     for logger in trainer.loggers:
-        logger.log_hyperparams(settings)
+        logger.log_hyperparams(run.settings)
+    return trainer
+
+
+def writes(trainer: "Trainer", path: Path) -> bool:
+    """Whether a callback writes the checkpoint `path`."""
+    from lightning.pytorch.callbacks import ModelCheckpoint
+
+    checkpoints = (callback for callback in trainer.checkpoint_callbacks if isinstance(callback, ModelCheckpoint))
+    return path.resolve() in {
+        Path(checkpoint.dirpath or "", f"{checkpoint.filename}.ckpt").resolve() for checkpoint in checkpoints
+    }
+
+
+def fit(run: Run, trainer: "Trainer", module: "CTRModule", data: "CTRDataModule") -> dict[str, float]:
+    """Train; returns the metrics of the training and of its best epoch.
+
+    Raises:
+        InputError: no epoch was trained and validated.
+    """
+    from tf4ctr.training.curves import draw_curves
+    from tf4ctr.training.summary import summary_of
+
+    last = run.best.with_name("last.ckpt")
     try:
-        trainer.fit(module, data, ckpt_path=checkpoint, weights_only=True)
+        trainer.fit(module, data, ckpt_path=run.checkpoint, weights_only=True)
     finally:
-        draw_curves(folder)
-        if trainer.interrupted and cli.is_first_rank() and not sweeps.is_job():
-            log.info(
-                "stopped; to go on: python src/train.py ckpt=%s and the same overrides",
-                folder / "checkpoints" / "last.ckpt",
-            )
-    summary = next(callback for callback in trainer.callbacks if isinstance(callback, RunSummary))  # type: ignore[attr-defined]
-    metrics |= summary.metrics()  # before the test, which loads the best epoch's state into the callbacks too
-    trainer.test(module, data, ckpt_path=folder / "checkpoints" / "best.ckpt", weights_only=True, verbose=False)
-    send_pictures(trainer.loggers, folder)
-    metrics |= module.results | {"seconds": round(time.perf_counter() - started, 2)}
-    for split, stage in (("valid", "val"), ("test", "test")):
-        if best := read_manifest(prepared)["best_auc"]:
-            metrics[f"{stage}/best_auc"] = best[split]
-    reporting.write_metrics(metrics, folder / "metrics.json")
-    reporting.show(tables.metrics_table(metrics))
-    log.info("metrics.json, curves.png and checkpoints in %s", folder)
+        draw_curves(run.folder)
+        if trainer.interrupted and last.exists() and cli.is_first_rank() and not sweeps.is_job():
+            log.info("stopped; to resume: python src/train.py ckpt=%s and the same overrides", last)
+    if not run.best.exists():
+        raise InputError(nothing_trained(run))
+    return summary_of(trainer.callbacks).metrics()  # type: ignore[attr-defined, union-attr]
+
+
+def nothing_trained(run: Run) -> str:
+    """What to say and do if the run's folder has no best.ckpt after the training."""
+    message = f"{run.folder}: no epoch was trained and validated, so there is no {run.best.name}. "
+    if run.checkpoint is None:
+        return (
+            message + "Give trainer.max_epochs, trainer.limit_train_batches and trainer.limit_val_batches more than 0"
+        )
+    return message + (
+        f"The run of ckpt={run.checkpoint} has ended (trainer.max_epochs is {run.config.trainer.max_epochs}, or early"
+        " stopping): raise trainer.max_epochs to train further, or measure it with"
+        f" python src/evaluate.py run={run.checkpoint.parent.parent}"
+    )
+
+
+def test(run: Run, trainer: "Trainer", module: "CTRModule", data: "CTRDataModule") -> dict[str, float]:
+    """Test with the best epoch's weights. This loads that epoch's state into the callbacks, too."""
+    from tf4ctr.training.loggers import send_pictures
+
+    trainer.test(module, data, ckpt_path=run.best, weights_only=True, verbose=False)
+    send_pictures(trainer.loggers, run.folder)
+    return module.results
+
+
+def report(run: Run, module: "CTRModule", data: "CTRDataModule", results: dict[str, float]) -> float:
+    """Put all metrics together, write and show them; returns what chose the best epoch."""
+    from tf4ctr import reporting
+    from tf4ctr.data.manifest import read_manifest
+    from tf4ctr.training.tables import count_parameters, metrics_table
+
+    metrics = {"parameters": count_parameters(module.network), **results}
+    metrics["seconds"] = round(time.perf_counter() - run.clock, 2)
+    if best := read_manifest(data.prepared_dir)["best_auc"]:
+        metrics |= {"val/best_auc": best["valid"], "test/best_auc": best["test"]}
+    reporting.write_metrics(metrics, run.folder / "metrics.json")
+    reporting.show(metrics_table(metrics))
+    log.info("metrics.json, curves.png and checkpoints in %s", run.folder)
     return metrics["val/monitor"]
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    cli.run(main, "train")

@@ -1,11 +1,11 @@
-"""An encoder's layers once more, in numpy and float64, for the tests to compare with."""
+"""Layers of the encoders in numpy and float64: the expected values of the tests."""
 
 import numpy as np
 import torch
 
 
-def ready(encoder):
-    """The encoder in float64, in evaluation mode, with weights, biases and running statistics that are not those of the start."""
+def randomized(encoder):
+    """Set all weights, biases and running statistics to random values; float64, evaluation mode."""
     encoder = encoder.double()
     with torch.no_grad():
         for parameter in encoder.parameters():
@@ -17,11 +17,12 @@ def ready(encoder):
 
 
 def array(tensor):
+    """The values of a tensor, in numpy."""
     return tensor.detach().numpy()
 
 
 def run(modules, x):
-    """Linear layers, batch norms and ReLUs in a row over x [B, N]; dropout does nothing in evaluation."""
+    """Apply linear layers, batch norms and ReLUs to x [B, N]. Other modules have no effect."""
     for module in modules:
         if isinstance(module, torch.nn.Linear):
             x = x @ array(module.weight).T + (0 if module.bias is None else array(module.bias))
@@ -34,15 +35,17 @@ def run(modules, x):
 
 
 def sigmoid(x):
+    """1 / (1 + e^-x), elementwise."""
     return 1 / (1 + np.exp(-x))
 
 
 def softmax(x):
+    """The softmax of a vector."""
     e = np.exp(x - x.max())
     return e / e.sum()
 
 
 def check_gradients(encoder, fields=3, dim=4, rows=4):
-    """Of all outputs by the embeddings, against differences."""
+    """Compare the derivatives of the outputs by the embeddings with finite differences."""
     emb = torch.randn(rows, fields, dim, dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradcheck(lambda emb: encoder(emb, None), emb)

@@ -1,5 +1,8 @@
 import functools
+import importlib
+import re
 from itertools import product
+from pydoc import locate
 
 import pytest
 import torch
@@ -7,7 +10,7 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 from conftest import ROOT, draw_ids
-from tf4ctr.assembly import build_all, build_module, build_network, check_config
+from tf4ctr.assembly import MOVED, build_all, build_module, build_network, build_trainer, check_config
 from tf4ctr.data.spec import DatasetSpec
 from tf4ctr.errors import InputError
 from tf4ctr.experiments.resolvers import register_resolvers
@@ -15,6 +18,8 @@ from tf4ctr.models import dfm, losses, ssem
 from tf4ctr.models.encoders.fm import FM
 from tf4ctr.models.encoders.linear import Linear
 from tf4ctr.models.encoders.mlp import MLP
+from tf4ctr.training.progress import ProgressBar
+from tf4ctr.training.summary import RunSummary, summary_of
 
 
 @functools.cache
@@ -37,7 +42,7 @@ ALONE = ("dlrm", "dnn", "edcn", "fm", "fwfm", "ipnn", "lr", "masknet")  # one en
 
 PAIRED = sorted(set(options("backbone")) - set(ALONE))
 GRID = list(product(options("ssem"), options("dfm")))
-# every backbone with every ssem and every dfm, one of them with every pair
+# every backbone with every ssem and every dfm; deepfm with every pair of them
 COVER = [
     (backbone, *pair)
     for backbone in PAIRED
@@ -45,11 +50,11 @@ COVER = [
 ]
 
 
-def test_the_combinations_tried_have_every_part_beside_every_backbone():
+def test_the_combinations_cover_every_part_beside_every_backbone():
     for backbone in PAIRED:
-        tried = [pair for name, *pair in COVER if name == backbone]
-        assert {ssem_ for ssem_, _ in tried} == set(options("ssem"))
-        assert {dfm_ for _, dfm_ in tried} == set(options("dfm"))
+        pairs = [pair for name, *pair in COVER if name == backbone]
+        assert {ssem_ for ssem_, _ in pairs} == set(options("ssem"))
+        assert {dfm_ for _, dfm_ in pairs} == set(options("dfm"))
 
 
 @pytest.mark.parametrize(("backbone", "ssem_", "dfm_"), COVER)
@@ -76,18 +81,18 @@ def test_one_encoder_runs_plain_only(schema, backbone, overrides):
         build_module(composed(f"backbone={backbone}", *overrides), schema)
 
 
-def test_logistic_regression_is_one_weight_an_id(schema):
+def test_logistic_regression_has_one_weight_per_id(schema):
     network = build_network(composed("backbone=lr", "framework=plain"), schema)
     assert sum(parameter.numel() for parameter in network.parameters()) == schema.num_ids + 1
 
 
-def test_finalmlp_plain_adds_the_bilinear_fusion_of_its_streams(schema):
+def test_finalmlp_plain_adds_the_bilinear_fusion_of_its_encoders(schema):
     plain = build_network(composed("backbone=finalmlp", "framework=plain"), schema)
     assert isinstance(plain.dfm.interaction, dfm.BilinearFusion)
     assert isinstance(build_network(composed("backbone=finalmlp"), schema).dfm, dfm.WeightedSum)
 
 
-def test_a_third_encoder_is_an_override_away(schema):
+def test_a_third_encoder_takes_one_override(schema):
     module = build_module(
         composed("+encoder@backbone.middle=cross_v2", "ssem=moe", "dfm=vf", "loss.focus=[0,0.4,1]"), schema
     )
@@ -96,7 +101,7 @@ def test_a_third_encoder_is_an_override_away(schema):
     assert "val/middle/auc" in {f"val/{name}" for name in module.metrics["val"]}
 
 
-@pytest.mark.parametrize("loss", options("loss"))  # it sees logits alone, whatever made them
+@pytest.mark.parametrize("loss", options("loss"))  # with one backbone: a loss depends on the logits only
 def test_every_loss_builds_and_takes_a_step(schema, loss):
     assert a_step_changes(build_module(composed(f"loss={loss}"), schema), schema)
 
@@ -112,13 +117,12 @@ def a_step_changes(module, schema):
 
 @pytest.mark.parametrize("backbone", options("backbone"))
 def test_every_backbone_is_one_graph_with_its_loss(schema, backbone, monkeypatch):
-    """Compiled down to the graph, without a backend's code for it: the same terms and gradients from the same seed."""
+    """The graph, run without a backend's code, gives the same terms and gradients."""
     config = composed(f"backbone={backbone}", *(("framework=plain",) if backbone in ALONE else ("ssem=moe", "dfm=vf")))
     module = build_module(config, schema).train()
     ids, label = draw_ids(schema, 32), torch.randint(0, 2, (32,)).float()
-    monkeypatch.setattr(
-        torch.backends.mkldnn, "is_available", lambda: False
-    )  # the products of graphs, which another library sums
+    # graphs compute their products without oneDNN, which sums in another order
+    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
     results = []
     torch.compiler.reset()
     for terms_of in (
@@ -135,7 +139,7 @@ def test_every_backbone_is_one_graph_with_its_loss(schema, backbone, monkeypatch
 
 @pytest.mark.parametrize("encoder", options("encoder"))
 @pytest.mark.parametrize("place", ["simple", "complex"])
-def test_every_encoder_fits_both_places(schema, encoder, place):
+def test_every_encoder_can_be_simple_or_complex(schema, encoder, place):
     network = build_network(composed(f"encoder@backbone.{place}={encoder}"), schema)
     assert network(draw_ids(schema, 8)).fused.shape == (8,)
 
@@ -176,12 +180,12 @@ def test_the_paper_experiment_sets_the_published_values():
     assert composed("experiment=paper/frappe", "loss.c=0.9").loss.c == 0.9
 
 
-def test_the_framework_named_beside_an_experiment_is_taken_at_its_word(schema):
-    """An ablation of the published settings takes out what it says, and nothing else."""
+def test_a_framework_beside_an_experiment_removes_its_parts_only(schema):
+    """An ablation of the published settings removes what its name says, and nothing else."""
     whole = build_module(composed("experiment=paper/frappe"), schema)
     parts = {"ssem": ssem.SeparateRepresentation, "dfm": dfm.WeightedSum, "loss": losses.TFLoss}
     plain = {"ssem": ssem.Shared, "dfm": dfm.Sum, "loss": losses.BCELoss}
-    for framework, out in {
+    for framework, removed in {
         "tf4ctr": (),
         "without_tf_loss": ("loss",),
         "without_ssem": ("ssem",),
@@ -190,10 +194,10 @@ def test_the_framework_named_beside_an_experiment_is_taken_at_its_word(schema):
     }.items():
         for experiment in ("paper/frappe", "paper/movielens_1m"):
             module = build_module(composed(f"experiment={experiment}", f"framework={framework}"), schema)
-            found = {"ssem": module.network.ssem, "dfm": module.network.dfm, "loss": module.loss}
-            assert {name: type(part) for name, part in found.items()} == {
+            built = {"ssem": module.network.ssem, "dfm": module.network.dfm, "loss": module.loss}
+            assert {name: type(part) for name, part in built.items()} == {
                 **parts,
-                **{name: plain[name] for name in out},
+                **{name: plain[name] for name in removed},
             }
     assert list(whole.network.encoders) == ["simple", "complex"]
 
@@ -218,14 +222,17 @@ def test_l2_and_dropout_follow_the_dataset_unless_set():
     ("override", "message"),
     [
         ("+backbone.complex.hiden=3", "unexpected keyword argument 'hiden'"),
-        ("optimizer.lr=fast", "optimizer's config"),
-        ("stream.batch_size=1", "batch norm needs at least 2 rows"),
+        ("optimizer.lr=fast", "the optimizer's options do not fit"),
+        ("+optimizer.speed=1", "the optimizer's options do not fit: .*'speed'"),
+        ("stream.batch_size=1", "stream.batch_size is 1: .*batch norm needs at least 2 rows"),
+        ("stream.batch_size=1e4", "stream.batch_size is 10000.0: expected an integer"),
+        ("+stream.rows=3", "the stream's options do not fit: .*'rows'"),
         ("stream.tier=tape", "stream.tier is 'tape': choose from: auto, device, disk, memory"),
         ("embedding.l2=-1", "embedding.l2 is -1"),
         ("embedding.dim=15", "must be even"),
         ("loss.c=1.5", "only an even gamma"),
-        ("loss.focus=[0,0.5,1]", "loss.focus has 3 numbers, and the backbone 2 encoders"),
-        ("trainer.compile=maybe", "trainer.compile is maybe: it is true or false"),
+        ("loss.focus=[0,0.5,1]", "loss.focus has 3 .*2 encoders"),
+        ("trainer.compile=maybe", "trainer.compile is maybe: expected true or false"),
         ("backbone=dnn", "one encoder.*framework=plain"),
     ],
 )
@@ -236,7 +243,7 @@ def test_a_mistake_shows_before_any_data(override, message):
     assert any(isinstance(error, InputError) for error in (caught.value, caught.value.__cause__))
 
 
-def test_the_check_leaves_the_random_state_alone():
+def test_the_check_does_not_change_the_random_state():
     torch.manual_seed(3)
     expected = torch.rand(2)
     torch.manual_seed(3)
@@ -245,7 +252,42 @@ def test_the_check_leaves_the_random_state_alone():
     assert torch.equal(torch.rand(2), expected)
 
 
-def test_build_all_leaves_out_what_is_null():
+@pytest.mark.parametrize(("old", "new"), MOVED.items())
+def test_a_class_that_moved_is_built_by_its_old_name(old, new):
+    with pytest.raises(ModuleNotFoundError):
+        importlib.import_module(old.rpartition(".")[0])
+    part = {"_target_": old, "_partial_": True}
+    (built,) = build_all(OmegaConf.create({"a": {"_target_": "builtins.dict", "inside": part, "several": [part]}}))
+    assert built["inside"].func is locate(new)
+    assert built["several"][0].func is locate(new)
+
+
+def test_every_class_of_a_config_of_version_0_1_0_is_found():
+    config = OmegaConf.load(ROOT / "tests" / "checkpoints" / "0.1.0" / "config.yaml")
+    targets = re.findall(r"_target_: (tf4ctr\S+)", OmegaConf.to_yaml(config))
+    assert "tf4ctr.callbacks.LastCheckpoint" in targets
+    assert all(locate(MOVED.get(target, target)) for target in targets)
+
+
+def test_without_summary_and_bar_there_is_a_summary_and_no_bar(tmp_path):
+    config = OmegaConf.create(
+        {
+            "trainer": {"_target_": "lightning.pytorch.Trainer", "accelerator": "cpu", "compile": False},
+            "callbacks": {"summary": None, "progress_bar": None},
+            "logger": {},
+        }
+    )
+    trainer = build_trainer(config)
+    assert isinstance(summary_of(trainer.callbacks), RunSummary)
+    assert trainer.progress_bar_callback is None
+    config.callbacks.summary = {"_target_": "tf4ctr.callbacks.RunSummary", "monitor": "val/auc"}
+    config.callbacks.progress_bar = {"_target_": "tf4ctr.training.progress.ProgressBar", "every_n_train_steps": 1}
+    trainer = build_trainer(config)
+    assert [callback.monitor for callback in trainer.callbacks if isinstance(callback, RunSummary)] == ["val/auc"]
+    assert isinstance(trainer.progress_bar_callback, ProgressBar)
+
+
+def test_build_all_skips_what_is_null():
     config = OmegaConf.create({"a": {"_target_": "builtins.dict", "x": 1}, "b": None})
     assert build_all(config) == [{"x": 1}]
     assert build_all(None) == []

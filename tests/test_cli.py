@@ -5,51 +5,103 @@ import pytest
 from hydra import compose, initialize_config_dir
 from hydra.errors import MissingConfigException
 
-from conftest import ROOT
+from conftest import ROOT, run_script
 from tf4ctr.cli import explain
-from tf4ctr.errors import InputError, did_you_mean
+from tf4ctr.errors import InputError
 from tf4ctr.experiments.resolvers import register_resolvers
 
 
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("backbone=depfm", "backbone=depfm: there is no such option, did you mean 'deepfm' or 'xdeepfm'"),
-        ("loss.alhpa=1", "loss.alhpa: there is no such option, did you mean 'alpha'?"),
-        ("framwork=plain", "framwork: there is no such option, did you mean 'framework'?"),
+        ("backbone=depfm", "backbone=depfm: unknown option, did you mean 'deepfm' or 'xdeepfm'"),
+        ("loss.alhpa=1", "loss.alhpa: unknown option, did you mean 'alpha'?"),
+        ("framwork=plain", "framwork: unknown option, did you mean 'framework'?"),
         ("backbone.complex.droput=1", "did you mean 'dropout'?"),
         ("dataset.zzzzzzzz=1", "choose from: "),
         ("loss.alpha", "loss.alpha"),
     ],
 )
-def test_a_typo_is_told_with_the_nearest_names(override, message):
+def test_a_typo_is_reported_with_the_nearest_names(override, message):
     register_resolvers()
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"), pytest.raises(Exception, match=None) as caught:
         compose("train", [override])
     assert message in (explain(caught.value) or "")
 
 
-def test_a_launcher_without_its_package_is_told_with_the_extra():
+def test_a_launcher_without_its_package_is_reported_with_the_extra():
     error = MissingConfigException("no such file", "hydra/launcher/submitit_slurm", ["basic"])
     assert explain(error) == "launcher=submitit needs a package that is not installed: pip install -e '.[submitit]'"
 
 
-def test_an_input_error_is_found_below_others():
+def test_an_input_error_is_found_among_the_causes():
     outer = RuntimeError("somewhere in a library")
     outer.__cause__ = InputError("train.csv is empty")
     assert explain(outer) == "train.csv is empty"
 
 
-def test_a_fault_of_ours_keeps_its_traceback():
+def test_other_errors_have_no_message():
     assert explain(KeyError("x")) is None
 
 
-def test_did_you_mean_lists_everything_where_nothing_is_near():
-    assert did_you_mean("zzz", ["b", "a"]) == "choose from: a, b"
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [
+        (["train.py", "ckpt=nowhere"], "ckpt=nowhere: the file does not exist"),
+        (["train.py", "dataset=frappe", "dataset.raw_dir=nowhere", "dataset.prepared_dir=p"], "raw files of frappe"),
+        (["train.py", "loss.alhpa=1"], "loss.alhpa: unknown option"),
+        (["train.py", "-m", "sweep.resume=nowhere"], "sweep.resume=nowhere"),
+        (["train.py", "-m", "seed=1,2", "loss.alhpa=1"], "loss.alhpa: unknown option"),
+        (["prepare.py", "dataset=frapp"], "dataset=frapp: unknown option"),
+        (["prepare.py", "dataset=frappe", "dataset.raw_dir=nowhere", "dataset.prepared_dir=p"], "raw files of frappe"),
+        (["evaluate.py"], "run= is missing"),
+        (["evaluate.py", "run=nowhere"], "there is no config.yaml"),
+        (["predict.py", "run=nowhere", "input=a.csv", "output=b.csv"], "nowhere"),
+        (["export.py", "run=nowhere"], "there is no config.yaml"),
+        (["serve.py", "export=nowhere"], "nowhere"),
+        (["report.py", "runs=nowhere"], "nowhere contains no job"),
+        (["report.py", "rans=nowhere"], "rans: unknown option, did you mean 'runs'"),
+    ],
+)
+def test_a_mistake_prints_one_message_and_nothing_else(command, message, tmp_path):
+    if command[0] == "train.py" and "-m" not in command:
+        command = [*command, f"hydra.run.dir={tmp_path}/run"]
+    result = run_script(*command, cwd=tmp_path)
+    assert result.returncode == 2, result.stdout + result.stderr
+    assert result.stderr.startswith("error: ")
+    assert message in result.stderr.replace(f"{tmp_path}/", "")
+    for unwanted in ("Error executing job", "Traceback", "HYDRA_FULL_ERROR"):
+        assert unwanted not in result.stdout + result.stderr
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="only glibc hands memory back and takes it again")
-def test_memory_that_was_freed_is_kept_for_the_next_step():
+def test_every_mistake_of_several_jobs_is_reported(tmp_path):
+    result = run_script("report.py", "-m", "runs=a,b", cwd=tmp_path)
+    assert result.returncode == 2
+    assert result.stderr.splitlines() == [
+        f"error: {tmp_path}/{name} contains no job of a sweep (no folder with .hydra/overrides.yaml)" for name in "ab"
+    ]
+
+
+def test_a_fault_of_the_program_keeps_its_traceback(tmp_path):
+    script = tmp_path / "faulty.py"
+    script.write_text(
+        "from tf4ctr import cli\n\ndef main(config):\n    raise KeyError('a fault')\n\ncli.run(main, 'report')\n"
+    )
+    result = run_script(str(script), cwd=tmp_path)
+    assert result.returncode == 1
+    assert "Traceback" in result.stderr
+    assert "KeyError: 'a fault'" in result.stderr
+
+
+def test_help_imports_no_slow_libraries():
+    code = "import sys, tf4ctr.cli; print({'torch', 'lightning', 'polars', 'matplotlib', 'optuna'} & {*sys.modules})"
+    command = [sys.executable, "-c", code]
+    result = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT / "src")
+    assert result.stdout == "set()\n"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs glibc")
+def test_freed_memory_is_kept_for_the_next_step():
     steps = """
 import resource, sys, torch
 from tf4ctr import cli

@@ -5,11 +5,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.metrics import log_loss, roc_auc_score
 
-from tf4ctr.metrics import AUC, GroupedAUC, LogLoss, auc, grouped_auc
+from tf4ctr.metrics import AUC, GroupedAUC, LogLoss, auc, auc_by_group, grouped_auc
 
 
 def sklearn_gauc(score, label, group):
-    """The definition, group by group."""
+    """gAUC by its definition, group by group."""
     total = weight = 0.0
     for value in np.unique(group):
         rows = group == value
@@ -19,7 +19,7 @@ def sklearn_gauc(score, label, group):
     return total / weight if weight else float("nan")
 
 
-# few distinct scores and groups: many ties, one-class groups and single rows
+# few distinct scores and groups: many ties, groups of one class and of one row
 rows = st.lists(
     st.tuples(
         st.sampled_from([-50.0, -1.5, -0.0, 0.0, 1e-7, 0.3, 2.0, 50.0]),
@@ -38,6 +38,32 @@ def test_auc_and_gauc_equal_scikit_learn(drawn):
     expected = roc_auc_score(label, score) if len(set(label)) == 2 else float("nan")
     assert float(auc(*tensors[:2])) == pytest.approx(expected, abs=1e-12, nan_ok=True)
     assert float(grouped_auc(*tensors)) == pytest.approx(sklearn_gauc(score, label, group), abs=1e-12, nan_ok=True)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@given(drawn=rows)
+def test_auc_of_each_group_equals_scikit_learn(dtype, drawn):
+    score, label, group = (np.array(column) for column in zip(*drawn, strict=True))
+    area, positives, count = auc_by_group(torch.tensor(score, dtype=dtype), torch.tensor(label), torch.tensor(group))
+    groups = [group == value for value in np.unique(group)]
+    expected = [
+        roc_auc_score(label[rows], score[rows]) if len(set(label[rows])) == 2 else float("nan") for rows in groups
+    ]
+    assert area.tolist() == pytest.approx(expected, abs=1e-12, nan_ok=True)
+    assert positives.tolist() == [label[rows].sum() for rows in groups]
+    assert count.tolist() == [rows.sum() for rows in groups]
+
+
+def test_auc_by_group_keeps_the_digits_of_float64():
+    score = torch.tensor([0.1, 0.1 + 1e-12, 0.1], dtype=torch.float64)
+    area, _, _ = auc_by_group(score, torch.tensor([0, 1, 1]), torch.tensor([3, 3, 1], dtype=torch.int32))
+    assert area.tolist() == [pytest.approx(float("nan"), nan_ok=True), 1.0]
+
+
+def test_without_rows_auc_and_gauc_are_undefined():
+    empty = torch.zeros(0)
+    assert torch.isnan(auc(empty, empty))
+    assert torch.isnan(grouped_auc(empty, empty, torch.zeros(0, dtype=torch.int64)))
 
 
 def test_gauc_orders_any_float32_within_a_group():

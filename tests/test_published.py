@@ -1,4 +1,4 @@
-"""Parameter counts of the published runs, to the digit."""
+"""Parameter counts of the published runs must be equal exactly."""
 
 import csv
 import json
@@ -22,12 +22,12 @@ SIZES = {
         *(148913, 12, 4560, 2003, 5, 154564, 18, 17, 53031, 82, 40955),
     ],
 }
-# what the table calls the weighted sum of two logits in its older runs
+# name of the weighted sum of two logits in older rows of the table
 DFM = {"wsf_logits": "wsf"}
-# Some gm runs were made by older code with another gate, F D = 160 on frappe and 80 on movielens_1m.
-# frappe: a second gate like the first, 160 * 40 + 40, batch norm 2 * 40, 40 + 1
+# Older code, with another gate, trained some gm runs. F D is 160 on frappe and 80 on movielens_1m.
+# frappe: a second gate like the first (layers 160 * 40 + 40 and 40 + 1, batch norm 2 * 40)
 SECOND_GATE = 160 * 40 + 40 + 80 + 41
-# movielens_1m: two linear layers of F D to F D each instead of the gate of 80 * 20 + 20 + 2 * 20 + 20 + 1
+# movielens_1m: two linear layers from F D to F D instead of a gate (80 * 20 + 20 + 2 * 20 + 20 + 1)
 TWO_VECTOR_GATES = 2 * (80 * 80 + 80) - (80 * 20 + 20 + 40 + 21)
 OTHER_GATE = {
     "TF4CTRv2_Frappe_004_d44672f7.log": SECOND_GATE,

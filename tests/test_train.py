@@ -1,4 +1,4 @@
-"""python src/train.py as a person runs it."""
+"""python src/train.py as a user runs it."""
 
 import json
 import os
@@ -17,13 +17,13 @@ from omegaconf import OmegaConf
 from conftest import ROOT, make_spec, run_script, started_script, without_times
 from tf4ctr.assembly import build_module
 from tf4ctr.data.datamodule import CTRDataModule
-from tf4ctr.data.preparation import read_manifest
+from tf4ctr.data.manifest import read_manifest
 from training.test_loggers import offline_history, offline_records, read
 
 
-def test_a_run_leaves_everything_in_its_folder(toy, tmp_path):
-    done = run_script("train.py", *toy, cwd=tmp_path)
-    assert done.returncode == 0, done.stdout + done.stderr
+def test_a_run_writes_everything_into_its_folder(toy, tmp_path):
+    result = run_script("train.py", *toy, cwd=tmp_path)
+    assert result.returncode == 0, result.stdout + result.stderr
     folder = tmp_path / "run"
     metrics = json.loads((folder / "metrics.json").read_text())
     expected = {
@@ -49,11 +49,11 @@ def test_a_run_leaves_everything_in_its_folder(toy, tmp_path):
     assert {path.name for path in (folder / "checkpoints").iterdir()} == {"best.ckpt", "last.ckpt"}
     assert "fields" in torch.load(folder / "checkpoints" / "best.ckpt", weights_only=True)["schema"]
     log = (folder / "train.log").read_text()
-    for shown in (done.stdout, log):
+    for shown in (result.stdout, log):
         assert "Settings" in shown
         assert f"{metrics['parameters']:,}" in shown
         assert f"{metrics['test/auc']:.6f}" in shown
-    assert done.stdout.count("logging offline") == 1
+    assert result.stdout.count("logging offline") == 1
     curves = [row for row in offline_history(folder) if "val/auc" in row]
     assert [row["val/auc"] for row in curves] == pytest.approx([float(row["val/auc"]) for row in rows])
     (run,) = offline_records(folder, "run")
@@ -64,24 +64,24 @@ def test_a_run_leaves_everything_in_its_folder(toy, tmp_path):
 def test_the_same_command_twice_gives_the_same_metrics(toy, tmp_path):
     results = []
     for name in ("a", "b"):
-        done = run_script(
+        result = run_script(
             "train.py", *toy, "backbone.complex.dropout=0.3", "logger=csv", f"hydra.run.dir={tmp_path}/{name}"
         )
-        assert done.returncode == 0, done.stdout + done.stderr
+        assert result.returncode == 0, result.stdout + result.stderr
         results.append(without_times(json.loads((tmp_path / name / "metrics.json").read_text())))
         results.append((tmp_path / name / "metrics.csv").read_text())
     assert results[:2] == results[2:]
 
 
-def test_dry_run_counts_and_takes_no_step(toy, tmp_path):
-    done = run_script("train.py", *toy, "dry_run=true")
-    assert done.returncode == 0, done.stdout + done.stderr
+def test_dry_run_counts_parameters_and_trains_nothing(toy, tmp_path):
+    result = run_script("train.py", *toy, "dry_run=true")
+    assert result.returncode == 0, result.stdout + result.stderr
     assert set(json.loads((tmp_path / "run" / "metrics.json").read_text())) == {"parameters"}
     assert not (tmp_path / "run" / "checkpoints").exists()
 
 
-def test_ctrl_c_saves_and_ckpt_goes_on_to_the_same_end(toy, tmp_path):
-    """Stopped by hand in the second epoch at the earliest; the resumed run ends as an unbroken one."""
+def test_ctrl_c_saves_and_ckpt_resumes_to_the_same_end(toy, tmp_path):
+    """Stopped after the first epoch or later, and resumed, a run ends as the unbroken one."""
     toy += [
         "trainer.max_epochs=40",
         "callbacks.early_stopping.patience=100",
@@ -103,8 +103,8 @@ def test_ctrl_c_saves_and_ckpt_goes_on_to_the_same_end(toy, tmp_path):
     assert f"ckpt={last}" in re.sub(r"\s", "", output)
     assert not (tmp_path / "run" / "metrics.json").exists()
 
-    done = run_script("train.py", *toy, f"ckpt={last}")
-    assert done.returncode == 0, done.stdout + done.stderr
+    result = run_script("train.py", *toy, f"ckpt={last}")
+    assert result.returncode == 0, result.stdout + result.stderr
     folders = tmp_path / "whole", tmp_path / "run"
     first, second = (without_times(json.loads((folder / "metrics.json").read_text())) for folder in folders)
     assert first == second
@@ -112,8 +112,65 @@ def test_ctrl_c_saves_and_ckpt_goes_on_to_the_same_end(toy, tmp_path):
     assert first == second
 
 
+def test_a_run_without_optional_callbacks_trains_and_tests(toy, tmp_path):
+    optional = ("stop_diverged", "lr_plateau", "early_stopping", "checkpoint_last", "focus", "progress_bar", "summary")
+    result = run_script("train.py", *toy, "logger=csv", *(f"callbacks.{name}=null" for name in optional))
+    assert result.returncode == 0, result.stdout + result.stderr
+    metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
+    assert {"val/auc", "test/auc", "best_epoch", "train_rows_per_second"} <= set(metrics)
+    assert metrics["epochs"] == 3
+    assert [path.name for path in (tmp_path / "run" / "checkpoints").iterdir()] == ["best.ckpt"]
+
+
+@pytest.mark.parametrize("override", ["callbacks.checkpoint_best=null", "callbacks.checkpoint_best.filename=model"])
+def test_a_run_that_would_not_write_its_best_checkpoint_is_refused(toy, tmp_path, override):
+    result = run_script("train.py", *toy, "logger=none", override)
+    assert result.returncode == 2
+    assert "callbacks.checkpoint_best does not write" in result.stderr
+    assert "Traceback" not in result.stderr
+    assert not (tmp_path / "run" / "checkpoints").exists()
+
+
+def test_resuming_a_finished_run_ends_well_in_its_folder_and_is_explained_elsewhere(toy, tmp_path):
+    toy = [*toy, "logger=csv", "trainer.max_epochs=1"]
+    assert run_script("train.py", *toy).returncode == 0
+    metrics = without_times(json.loads((tmp_path / "run" / "metrics.json").read_text()))
+    for name in ("best", "last"):
+        again = run_script("train.py", *toy, f"ckpt={tmp_path}/run/checkpoints/{name}.ckpt")
+        assert again.returncode == 0, again.stdout + again.stderr
+        assert without_times(json.loads((tmp_path / "run" / "metrics.json").read_text())) == metrics
+    ckpt = f"ckpt={tmp_path}/run/checkpoints/best.ckpt"
+    elsewhere = run_script("train.py", *toy, ckpt, f"hydra.run.dir={tmp_path}/new")
+    assert elsewhere.returncode == 2
+    for part in (
+        "no epoch was trained and validated, so there is no best.ckpt",
+        f"raise trainer.max_epochs to train further, or measure it with python src/evaluate.py run={tmp_path}/run",
+    ):
+        assert part in elsewhere.stderr
+    assert "Traceback" not in elsewhere.stderr
+
+
+def test_undefined_metrics_are_reported_and_training_goes_on(toy, tmp_path, raw_dir):
+    """A validation split and a test split of one class: metrics.json is valid and has no NaN."""
+    for split in ("valid", "test"):
+        pl.read_csv(raw_dir / f"{split}.csv").with_columns(click=0).write_csv(raw_dir / f"{split}.csv")
+    result = run_script("train.py", *toy, "callbacks.early_stopping.patience=9")
+    assert result.returncode == 0, result.stdout + result.stderr
+    shown = " ".join(result.stdout.split())
+    assert shown.count("val/auc and val/gauc are undefined: all rows of the validation split") == 1
+    assert shown.count("test/auc and test/gauc are undefined: all rows of the test split") == 1
+    assert shown.count("undefined") > 2  # the table, too
+    metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
+    assert metrics["epochs"] == 3
+    assert metrics["val/monitor"] == -metrics["val/logloss"]
+    assert not any(name.endswith("auc") for name in metrics)
+    rows = read(tmp_path / "run" / "metrics.csv")
+    assert metrics["val/logloss"] == pytest.approx(min(float(row["val/logloss"]) for row in rows), abs=1e-6)
+    assert "nan" not in (tmp_path / "run" / "metrics.csv").read_text()
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
-def test_what_a_scheduler_sends_is_taken_as_ctrl_c(toy, tmp_path, number):
+def test_the_signals_of_a_scheduler_are_handled_as_ctrl_c(toy, tmp_path, number):
     options = [*toy, "logger=csv", "trainer.max_epochs=1000", "callbacks.early_stopping.patience=1000"]
     with started_script("train.py", *options) as (process, outputs):
         while not (tmp_path / "run" / "metrics.csv").exists():
@@ -128,7 +185,7 @@ def test_what_a_scheduler_sends_is_taken_as_ctrl_c(toy, tmp_path, number):
 
 
 def test_rowwise_embeddings_train_and_resume_to_the_same_end(toy, tmp_path):
-    """From an early stop on: sparse gradients, clipping, lazy L2 and the optimiser's state in the checkpoint."""
+    """With sparse gradients, clipping, lazy L2 and the optimiser's state in the checkpoint."""
     toy += [
         "embedding=rowwise",
         "embedding.l2=0.01",
@@ -139,10 +196,10 @@ def test_rowwise_embeddings_train_and_resume_to_the_same_end(toy, tmp_path):
     results = []
     for name, epochs in (("whole", [3]), ("parts", [1, 3])):
         folder = tmp_path / name
-        for number, each in enumerate(epochs):
+        for number, last_epoch in enumerate(epochs):
             ckpt = [f"ckpt={folder}/checkpoints/last.ckpt"] if number else []
-            done = run_script("train.py", *toy, f"trainer.max_epochs={each}", f"hydra.run.dir={folder}", *ckpt)
-            assert done.returncode == 0, done.stdout + done.stderr
+            result = run_script("train.py", *toy, f"trainer.max_epochs={last_epoch}", f"hydra.run.dir={folder}", *ckpt)
+            assert result.returncode == 0, result.stdout + result.stderr
         results.append(read(folder / "metrics.csv"))
     assert results[0] == results[1]
     assert len(results[0]) == 3
@@ -152,30 +209,35 @@ def test_rowwise_embeddings_train_and_resume_to_the_same_end(toy, tmp_path):
 
 
 def test_two_ranks_train_and_measure_as_one(toy, tmp_path):
-    """Without what looks at a rank's own rows (batch norm) or draws (dropout), two processes of half the batch are one of the whole."""
+    """Two ranks with half a batch each equal one rank with the whole batch.
+
+    Without batch norm, which sees the rows of one rank only, and dropout, which each rank draws.
+    """
     toy += ["logger=csv", "backbone.complex.batch_norm=false", "backbone.complex.dropout=0"]
     results = []
     for trainer in ("cpu", "ddp_cpu"):
-        done = run_script(
+        result = run_script(
             "train.py", *toy, f"trainer={trainer}", "trainer.max_epochs=3", f"hydra.run.dir={tmp_path}/{trainer}"
         )
-        assert done.returncode == 0, done.stdout + done.stderr
-        assert done.stdout.count("Best epoch") == 1
-        assert "sync_dist" not in done.stderr
+        assert result.returncode == 0, result.stdout + result.stderr
+        assert result.stdout.count("Best epoch") == 1
+        assert "sync_dist" not in result.stderr
         results.append(without_times(json.loads((tmp_path / trainer / "metrics.json").read_text())))
     assert set(results[0]) == set(results[1])
     assert results[1] == {key: pytest.approx(value, abs=2e-5) for key, value in results[0].items()}
 
 
-def test_metrics_on_two_ranks_are_those_of_one_and_a_stop_changes_nothing(toy, tmp_path):
-    """Batch norm and dropout at work: what two ranks measured of their best weights, one measures again; and they go on as they began."""
+def test_two_ranks_measure_their_best_weights_as_one_does(toy, tmp_path):
+    """With batch norm and dropout, and two ranks resume to the same end."""
     toy += ["logger=csv", "backbone.complex.dropout=0.3", "stream.eval_batch_size=37", "trainer=ddp_cpu"]
     last = [f"ckpt={tmp_path}/parts/checkpoints/last.ckpt"]
     for folder, epochs, ckpt in (("run", 2, []), ("parts", 1, []), ("parts", 2, last)):
-        done = run_script("train.py", *toy, f"trainer.max_epochs={epochs}", f"hydra.run.dir={tmp_path}/{folder}", *ckpt)
-        assert done.returncode == 0, done.stdout + done.stderr
+        result = run_script(
+            "train.py", *toy, f"trainer.max_epochs={epochs}", f"hydra.run.dir={tmp_path}/{folder}", *ckpt
+        )
+        assert result.returncode == 0, result.stdout + result.stderr
     assert read(tmp_path / "parts" / "metrics.csv") == read(tmp_path / "run" / "metrics.csv")
-    told = json.loads((tmp_path / "run" / "metrics.json").read_text())
+    metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
     config = OmegaConf.load(tmp_path / "run" / "config.yaml")
     data = CTRDataModule(tmp_path / "prepared" / "toy", 64)
     module = build_module(config, data.schema)
@@ -189,7 +251,7 @@ def test_metrics_on_two_ranks_are_those_of_one_and_a_stop_changes_nothing(toy, t
         module, data, tmp_path / "run" / "checkpoints" / "best.ckpt", weights_only=True, verbose=False
     )
     assert len(module.results) > 5
-    assert module.results == {key: pytest.approx(told[key], abs=1e-6) for key in module.results}
+    assert module.results == {key: pytest.approx(metrics[key], abs=1e-6) for key in module.results}
 
 
 def test_a_sweep_of_several_devices_is_refused(toy, tmp_path):
@@ -199,38 +261,38 @@ def test_a_sweep_of_several_devices_is_refused(toy, tmp_path):
 
 
 def test_a_diverging_loss_stops_with_step_and_tensor(toy, tmp_path):
-    done = run_script("train.py", *toy, "logger=csv", "optimizer.lr=1e30")
-    assert done.returncode == 2
-    assert "training diverged: the loss is nan at step 2, epoch 1, batch 2" in done.stderr
-    assert "the first tensor that is no number: loss term bce" in done.stderr
-    assert "Traceback" not in done.stderr
+    result = run_script("train.py", *toy, "logger=csv", "optimizer.lr=1e30")
+    assert result.returncode == 2
+    assert "training diverged: the loss is nan at step 2, epoch 1, batch 2" in result.stderr
+    assert "the first tensor with NaN or infinite values: loss term bce" in result.stderr
+    assert "Traceback" not in result.stderr
 
 
-def test_going_on_with_other_settings_is_refused(toy, tmp_path):
+def test_resuming_with_other_settings_is_refused(toy, tmp_path):
     assert run_script("train.py", *toy, "logger=csv").returncode == 0
     last = tmp_path / "run" / "checkpoints" / "last.ckpt"
-    done = run_script("train.py", *toy, "loss.alpha=0.5", f"ckpt={last}")
-    assert done.returncode == 2
-    assert "loss.alpha: 0.25 -> 0.5" in done.stderr
+    result = run_script("train.py", *toy, "loss.alpha=0.5", f"ckpt={last}")
+    assert result.returncode == 2
+    assert "loss.alpha: 0.25 -> 0.5" in result.stderr
 
 
 def test_a_typo_fails_before_any_data_is_read(toy, tmp_path):
     for override in ("loss.alhpa=1", "+backbone.complex.hiden=3"):
-        done = run_script("train.py", *toy, override)
-        assert done.returncode == 2
-        assert "Traceback" not in done.stderr
+        result = run_script("train.py", *toy, override)
+        assert result.returncode == 2
+        assert "Traceback" not in result.stderr
         assert not (tmp_path / "prepared").exists()
 
 
 def test_missing_raw_files_say_what_to_download(toy, tmp_path):
-    done = run_script("train.py", *toy, f"dataset.raw_dir={tmp_path}/nowhere")
-    assert done.returncode == 2
-    assert "reczoo/Frappe_x1" in done.stderr
-    assert "dataset.raw_dir=FOLDER" in done.stderr
-    assert "Traceback" not in done.stderr
+    result = run_script("train.py", *toy, f"dataset.raw_dir={tmp_path}/nowhere")
+    assert result.returncode == 2
+    assert "reczoo/Frappe_x1" in result.stderr
+    assert "dataset.raw_dir=FOLDER" in result.stderr
+    assert "Traceback" not in result.stderr
 
 
-def test_synthetic_tells_the_best_possible_auc(tmp_path):
+def test_synthetic_shows_the_best_possible_auc(tmp_path):
     options = [
         "dataset.generator.train=3000",
         "dataset.generator.valid=500",
@@ -238,28 +300,28 @@ def test_synthetic_tells_the_best_possible_auc(tmp_path):
         "trainer=smoke",
         "logger=none",
     ]
-    done = run_script("train.py", *options, f"dataset.prepared_dir={tmp_path}/p", f"hydra.run.dir={tmp_path}/run")
-    assert done.returncode == 0, done.stdout + done.stderr
+    result = run_script("train.py", *options, f"dataset.prepared_dir={tmp_path}/p", f"hydra.run.dir={tmp_path}/run")
+    assert result.returncode == 0, result.stdout + result.stderr
     metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
     assert metrics["test/best_auc"] == read_manifest(tmp_path / "p")["best_auc"]["test"]
-    assert "best possible" in done.stdout
+    assert "best possible" in result.stdout
     assert not (tmp_path / "run" / "metrics.csv").exists()
 
 
 def test_multirun_gives_each_job_a_folder(toy, tmp_path):
     toy = [option for option in toy if not option.startswith("hydra.run.dir")]
-    done = run_script("train.py", "-m", *toy, "seed=1,2", "trainer.max_epochs=1", f"hydra.sweep.dir={tmp_path}/sweep")
-    assert done.returncode == 0, done.stdout + done.stderr
+    result = run_script("train.py", "-m", *toy, "seed=1,2", "trainer.max_epochs=1", f"hydra.sweep.dir={tmp_path}/sweep")
+    assert result.returncode == 0, result.stdout + result.stderr
     metrics = [json.loads((tmp_path / "sweep" / job / "metrics.json").read_text()) for job in "01"]
     assert metrics[0]["test/logloss"] != metrics[1]["test/logloss"]
-    for job in (0, 1):  # each in a W&B run of its own, named by what sets it apart, in one group
+    for job in (0, 1):  # each has a W&B run of its own in one group, named by its own overrides
         (run,) = offline_records(tmp_path / "sweep" / str(job), "run")
         assert (run.display_name, run.run_group) == (f"seed={job + 1}", f"{tmp_path.name}/sweep")
         curves = [row["val/auc"] for row in offline_history(tmp_path / "sweep" / str(job)) if "val/auc" in row]
         assert curves == [pytest.approx(metrics[job]["val/auc"])]
 
 
-def test_a_dataset_of_ones_own_is_one_yaml(tmp_path, raw_dir):
+def test_a_user_dataset_is_one_yaml(tmp_path, raw_dir):
     """The yaml that README.md shows, with this dataset's columns."""
     (shown,) = re.findall(r"```yaml\n(name: shop.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
     shown = (
@@ -276,28 +338,28 @@ def test_a_dataset_of_ones_own_is_one_yaml(tmp_path, raw_dir):
         "logger=none",
         f"hydra.run.dir={tmp_path}/run",
     ]
-    done = run_script("train.py", *options)
-    assert done.returncode == 0, done.stdout + done.stderr
+    result = run_script("train.py", *options)
+    assert result.returncode == 0, result.stdout + result.stderr
     assert read_manifest(tmp_path / "data" / "prepared" / "shop")["splits"]["train"]["rows"] == 400
     assert "test/gauc" in json.loads((tmp_path / "run" / "metrics.json").read_text())
 
 
 def test_help_teaches_the_groups():
-    done = run_script("train.py", "--help")
-    assert done.returncode == 0
+    result = run_script("train.py", "--help")
+    assert result.returncode == 0
     for word in (
         "backbone=deepfm dataset=frappe",
         "dfm",
         "dynamic fusion module",
         "dataset: avazu, criteo, frappe, kkbox, movielens_1m, movielens_tag, synthetic",
     ):
-        assert word in done.stdout
+        assert word in result.stdout
 
 
 def test_prepare_alone_prepares_what_train_would(toy, tmp_path, raw_dir):
     options = [option for option in toy if option.startswith("dataset")]
-    done = run_script("prepare.py", *options, cwd=tmp_path)
-    assert done.returncode == 0, done.stdout + done.stderr
+    result = run_script("prepare.py", *options, cwd=tmp_path)
+    assert result.returncode == 0, result.stdout + result.stderr
     assert len(pl.read_parquet(tmp_path / "prepared" / "toy" / "train.parquet")) == 400
     assert make_spec(raw_dir).prepared_dir == tmp_path / "prepared" / "toy"
     assert not any(Path(tmp_path).glob(".hydra"))
@@ -307,19 +369,19 @@ def test_tensorboard_gets_the_curves(toy, tmp_path):
     pytest.importorskip("tensorboard", reason="needs the extra tensorboard")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    done = run_script("train.py", *toy, "logger=tensorboard", "trainer.max_epochs=2")
-    assert done.returncode == 0, done.stdout + done.stderr
+    result = run_script("train.py", *toy, "logger=tensorboard", "trainer.max_epochs=2")
+    assert result.returncode == 0, result.stdout + result.stderr
     events = EventAccumulator(str(tmp_path / "run" / "tensorboard")).Reload()
     metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
     curve = [event.value for event in events.Scalars("val/auc")]
     assert curve[metrics["best_epoch"] - 1] == pytest.approx(metrics["val/auc"], abs=1e-6)
 
 
-def test_overfit_learns_one_batch_by_heart(toy, tmp_path):
+def test_overfit_learns_one_batch_completely(toy, tmp_path):
     toy = [option for option in toy if not option.startswith("trainer")]
     options = ["trainer=overfit", "logger=csv", "optimizer.lr=0.01", "backbone.complex.dropout=0", "embedding.l2=0"]
-    done = run_script("train.py", *toy, *options)
-    assert done.returncode == 0, done.stdout + done.stderr
+    result = run_script("train.py", *toy, *options)
+    assert result.returncode == 0, result.stdout + result.stderr
     rows = read(tmp_path / "run" / "metrics.csv")
     assert float(rows[0]["train/bce"]) > 0.6
     assert max(float(row["val/auc"]) for row in rows) == 1

@@ -1,4 +1,4 @@
-"""Where Hydra looks for sweepers: only names that begin with hydra_plugins may be one. What it does is tf4ctr.experiments.search."""
+"""The sweeper of sweep=optuna. Hydra finds sweepers only in packages named hydra_plugins."""
 
 from pathlib import Path
 from typing import Any
@@ -10,19 +10,25 @@ from omegaconf import DictConfig, OmegaConf
 
 
 class OptunaSearch(Sweeper):
-    """Sweeps by Optuna: see `tf4ctr.experiments.search.search`, and conf/hydra/sweeper/optuna.yaml for the options."""
+    """Searches with Optuna, see `tf4ctr.experiments.search.search`.
+
+    Args:
+        options: of conf/hydra/sweeper/optuna.yaml.
+    """
 
     def __init__(self, **options: Any) -> None:
         self.options = options
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        """Called by Hydra before `sweep`."""
         self.hydra_context, self.config = hydra_context, config
         self.launcher = Plugins.instance().instantiate_launcher(
             hydra_context=hydra_context, task_function=task_function, config=config
         )
 
     def sweep(self, arguments: list[str]) -> None:
-        from tf4ctr.experiments.search import search  # here, not at the top: Hydra imports this file at every start
+        """Run the search with the overrides of the command line."""
+        from tf4ctr.experiments.search import search  # Hydra imports this file at every start
 
         assert self.config is not None
         folder = Path(self.config.hydra.sweep.dir)

@@ -1,7 +1,6 @@
-"""From a composed config to the objects it describes, and from a run's folder to its trained network."""
+"""From a composed config to its objects, and from a run's folder to its trained network."""
 
-import os
-import shutil
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -9,100 +8,136 @@ import torch
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from lightning import Trainer
-from omegaconf import DictConfig, OmegaConf
+from lightning.pytorch.callbacks import ProgressBar
+from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from tf4ctr.data.datamodule import TIERS
+from tf4ctr.data.datamodule import CTRDataModule
 from tf4ctr.data.schema import Field, Schema
 from tf4ctr.data.spec import DatasetSpec
-from tf4ctr.errors import InputError, did_you_mean
-from tf4ctr.models.losses import TFLoss
+from tf4ctr.errors import InputError
 from tf4ctr.models.network import Network
 from tf4ctr.training.checkpoints import load_network, other_version
 from tf4ctr.training.module import CTRModule
+from tf4ctr.training.summary import RunSummary, summary_of
+
+# `_target_`s of version 0.1.0 that have moved: the config of an old run or a user's yaml has them
+MOVED = {
+    "tf4ctr.callbacks.LastCheckpoint": "tf4ctr.training.checkpoints.LastCheckpoint",
+    "tf4ctr.callbacks.LRPlateau": "tf4ctr.training.plateau.LRPlateau",
+    "tf4ctr.callbacks.ProgressBar": "tf4ctr.training.progress.ProgressBar",
+    "tf4ctr.callbacks.RowsPerSecond": "tf4ctr.training.progress.RowsPerSecond",
+    "tf4ctr.callbacks.RunSummary": "tf4ctr.training.summary.RunSummary",
+    "tf4ctr.callbacks.StopDiverged": "tf4ctr.training.divergence.StopDiverged",
+    "tf4ctr.focus.FocusPictures": "tf4ctr.training.focus.FocusPictures",
+    "tf4ctr.loggers.EpochCSV": "tf4ctr.training.loggers.EpochCSV",
+    "tf4ctr.loggers.wandb_logger": "tf4ctr.training.loggers.wandb_logger",
+    "tf4ctr.module.CTRModule": "tf4ctr.training.module.CTRModule",
+    "tf4ctr.optim.RowwiseAdam": "tf4ctr.training.optim.RowwiseAdam",
+    "tf4ctr.profiling.StepProfiler": "tf4ctr.training.profiling.StepProfiler",
+    "tf4ctr.search.TrialPruning": "tf4ctr.training.pruning.TrialPruning",
+}
 
 
 def build_network(config: DictConfig, schema: Schema) -> Network:
-    """Make the network of `config` for `schema`.
+    """Build the network of `config` for `schema`.
 
     Raises:
-        InputError: parts that do not fit together, or an option that a part does not know.
+        InputError: the parts do not fit together, or a part does not know an option.
     """
     parts = {
-        "embedding": instantiate(config.embedding.table),
-        "ssem": instantiate(config.ssem),
-        "encoders": {name: instantiate(node) for name, node in config.backbone.items() if name != "interaction"},
-        "dfm": instantiate(config.dfm),
+        "embedding": build(config.embedding.table),
+        "ssem": build(config.ssem),
+        "encoders": {name: build(node) for name, node in config.backbone.items() if name != "interaction"},
+        "dfm": build(config.dfm),
     }
     try:
         return Network(schema, dim=config.embedding.dim, **parts)
     except TypeError as error:  # an added option (`+backbone.complex.x=1`) or a value of another type
-        raise InputError(f"the network's config does not fit its parts: {error}") from error
+        raise InputError(f"the network's options do not fit its parts: {error}") from error
 
 
 def build_module(config: DictConfig, schema: Schema) -> CTRModule:
-    """Make network, loss and optimiser of `config` for `schema`."""
-    network, loss = build_network(config, schema), instantiate(config.loss)
-    if isinstance(loss, TFLoss):
-        loss.focus_of(len(network.encoders))
-    return CTRModule(schema, network, loss, instantiate(config.optimizer), config.embedding.l2, config.trainer.compile)
+    """Build network, loss and optimiser of `config` for `schema`.
+
+    Raises:
+        InputError: a part does not know an option, or they do not fit together.
+    """
+    network, loss, optimizer = build_network(config, schema), build(config.loss), build(config.optimizer)
+    return CTRModule(schema, network, loss, optimizer, config.embedding.l2, config.trainer.get("compile", False))
+
+
+def build_data(config: DictConfig, prepared_dir: Path) -> CTRDataModule:
+    """Build the streams of `config` over a prepared dataset, which need not exist yet.
+
+    Raises:
+        InputError: an option of `stream` is unknown or invalid.
+    """
+    try:
+        return CTRDataModule(prepared_dir, seed=config.seed, **config.stream)
+    except TypeError as error:
+        raise InputError(f"the stream's options do not fit: {error}") from error
 
 
 def build_trainer(config: DictConfig) -> Trainer:
-    """Make the trainer of `config` with its callbacks and loggers."""
-    # whether the step is compiled is told with the trainer, beside precision and devices, and done by the module
+    """Build the trainer of `config` with its callbacks and loggers.
+
+    metrics.json needs a `RunSummary`: it is added if the config has none. Without a progress bar in
+    the config there is none, not Lightning's own.
+    """
+    callbacks = build_all(config.callbacks)
+    if summary_of(callbacks) is None:
+        callbacks.append(RunSummary())
+    # trainer.compile is beside precision and devices for the user, but the module does it
     options = OmegaConf.masked_copy(config.trainer, [str(key) for key in config.trainer if key != "compile"])
-    return instantiate(options, callbacks=build_all(config.callbacks), logger=build_all(config.logger))
+    has_bar = any(isinstance(callback, ProgressBar) for callback in callbacks)
+    bar = config.trainer.get("enable_progress_bar", has_bar)
+    return build(options, callbacks=callbacks, logger=build_all(config.logger), enable_progress_bar=bar)
 
 
 def check_config(config: DictConfig, spec: DatasetSpec) -> None:
-    """Build everything that `config` describes on a tiny stand-in for the data, so that a mistake shows before any data is read.
+    """Build what `config` describes for a tiny stand-in dataset: mistakes show before data is read.
 
     Raises:
-        InputError: or whatever else building raises.
+        InputError: or another error of a part that is built.
     """
-    stand_in = Schema(
-        spec.name, tuple(Field(field.name, 3, field.width) for field in spec.fields), spec.label, spec.group
-    )
-    if config.stream.batch_size < 2:
-        raise InputError(f"stream.batch_size is {config.stream.batch_size}: batch norm needs at least 2 rows")
-    if config.stream.tier not in TIERS:
-        raise InputError(f"stream.tier is '{config.stream.tier}': {did_you_mean(str(config.stream.tier), TIERS)}")
-    if config.embedding.l2 < 0:
-        raise InputError(f"embedding.l2 is {config.embedding.l2}: it must not be negative")
-    if not isinstance(config.trainer.compile, bool):
-        raise InputError(f"trainer.compile is {config.trainer.compile}: it is true or false")
-    if config.trainer.compile:
-        if config.embedding.table.get("sparse") or config.embedding.table.get("sharded"):
-            raise InputError("trainer.compile=true takes embedding=dense: sparse and sharded tables do not compile")
-        if not torch.accelerator.is_available() and not any(
-            map(shutil.which, (os.environ.get("CXX", "g++"), "clang++"))
-        ):
-            raise InputError(
-                "trainer.compile=true needs a C++ compiler on a CPU, and there is no g++ or clang++: leave it out"
-            )
+    fields = tuple(Field(field.name, 3, field.width) for field in spec.fields)
     with torch.random.fork_rng():
-        module = build_module(config, stand_in)
-        try:
-            module.configure_optimizers()
-        except (TypeError, ValueError) as error:
-            raise InputError(f"the optimizer's config does not fit: {error}") from error
+        build_module(config, Schema(spec.name, fields, spec.label, spec.group)).configure_optimizers()
+    build_data(config, spec.prepared_dir)
 
 
 def build_all(nodes: DictConfig | None) -> list[Any]:
-    """Instantiate each node of a group that holds several things by name (callbacks, loggers); a node set to null is left out."""
-    return [instantiate(node) for node in (nodes or {}).values() if node]
+    """Build every node of a group of several (callbacks, loggers); null nodes are skipped."""
+    return [build(node) for node in (nodes or {}).values() if node]
+
+
+def build(node: DictConfig, **options: Any) -> Any:
+    """Instantiate a node by its `_target_`s, which may have the names of version 0.1.0."""
+    for target in _targets(node):
+        if target["_target_"] in MOVED:
+            target["_target_"] = MOVED[target["_target_"]]
+    return instantiate(node, **options)
+
+
+def _targets(node: Any) -> Iterable[DictConfig]:
+    """The nodes with a `_target_` in a tree of nodes."""
+    if isinstance(node, DictConfig) and "_target_" in node:
+        yield node
+    children = node.values() if isinstance(node, DictConfig) else node if isinstance(node, ListConfig) else ()
+    for child in children:
+        yield from _targets(child)
 
 
 def load_run(folder: Path) -> tuple[Network, Schema, DictConfig]:
-    """The network of a run with its best weights, the schema it was trained on and the composed config.
+    """Load the network of a run with its best weights, the schema of its dataset, and its config.
 
     Raises:
-        InputError: the folder holds no finished run, or one of another version that this one cannot read.
+        InputError: the folder contains no finished run, or one that this version cannot read.
     """
     for name in ("config.yaml", "checkpoints/best.ckpt"):
         if not (folder / name).exists():
-            raise InputError(f"run={folder}: there is no {name}, so no run came to its first validation there")
+            raise InputError(f"run={folder}: there is no {name}, so no run has finished its first validation there")
     config: DictConfig = OmegaConf.load(folder / "config.yaml")  # type: ignore[assignment]
     checkpoint = torch.load(folder / "checkpoints" / "best.ckpt", map_location="cpu", weights_only=True)
     try:

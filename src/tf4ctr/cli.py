@@ -1,14 +1,16 @@
-"""What an entry point does around its main function: resolvers first, and errors told as a person would tell them."""
+"""What every entry point does around its main function: compose the config, report errors."""
 
 import ctypes
+import functools
 import logging
 import os
 import signal
 import sys
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
+import hydra
 from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException, OverrideParseException
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
@@ -17,77 +19,106 @@ from rich.markup import escape
 
 from tf4ctr.errors import InputError, did_you_mean
 from tf4ctr.experiments.resolvers import register_resolvers
+from tf4ctr.experiments.runs import ROOT
 from tf4ctr.experiments.sweeps import resumed
 
 
-def run(main: Callable[[], Any]) -> None:
-    """Call a `@hydra.main` function; a mistake in the config or the input ends it with one clear message and exit status 2.
+def run(main: Callable[[DictConfig], Any], config_name: str) -> None:
+    """Call `main` with the composed config conf/`config_name`.yaml, as `hydra.main` does.
 
-    Anything else is a fault of ours and keeps its traceback.
+    A mistake of the user (see `explain`) ends the process with one message and exit status 2. Any
+    other error is a fault of the program and keeps its traceback. An interrupt has exit status 130.
     """
     register_resolvers()
-    os.environ["HYDRA_FULL_ERROR"] = "1"  # hand errors to us instead of printing them
-    for number in (
-        signal.SIGTERM,
-        signal.SIGUSR1,
-    ):  # what a scheduler sends before it kills: as Ctrl-C, so a checkpoint is saved
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises errors instead of printing them
+    # A scheduler sends these signals before it kills. As with Ctrl-C, a checkpoint is saved.
+    for number in (signal.SIGTERM, signal.SIGUSR1):
         signal.signal(number, signal.default_int_handler)
+    mistakes: list[str] = []
     try:
         sys.argv[1:] = resumed(sys.argv[1:])
-        main()
+        compose = hydra.main(version_base="1.3", config_path=str(ROOT / "conf"), config_name=config_name)
+        compose(_collect_mistakes(main, mistakes))()
     except KeyboardInterrupt:
         Console(stderr=True).print("[yellow]stopped by hand[/]")
         sys.exit(130)
     except Exception as error:
         if (message := explain(error)) is None:
             raise
+        mistakes.append(message)
+    for message in mistakes:
         Console(stderr=True, soft_wrap=True).print(f"[bold red]error:[/] {escape(message)}")
+    if mistakes:
         sys.exit(2)
 
 
+def _collect_mistakes(main: Callable[[DictConfig], Any], mistakes: list[str]) -> Callable[[DictConfig], Any]:
+    """`main`, but a mistake of the user is appended to `mistakes` instead of raised.
+
+    Hydra prints a line of its own for each exception that it gets. In a process of a launcher the
+    exception is raised nevertheless, because the list does not come back from there.
+    """
+    process = os.getpid()
+
+    @functools.wraps(main)
+    def task(config: DictConfig) -> Any:
+        try:
+            return main(config)
+        except Exception as error:
+            message = explain(error)
+            if message is None or os.getpid() != process:
+                raise
+            mistakes.append(message)
+            return None
+
+    return task
+
+
 def quiet_lightning() -> None:
-    """Keep what Lightning says of itself off the terminal, once it is imported (it sets its loggers' level then)."""
+    """Hide Lightning's messages below warnings, and warnings that are no problem here.
+
+    Call it after Lightning is imported, because the import sets the levels of its loggers.
+    """
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
-    # its use of torch's tree utilities, a folder that a resumed run is meant to find full, and metrics that are the same on all ranks
     for noise in (
-        ".*LeafSpec.*is deprecated",
-        "Checkpoint directory .* exists and is not empty",
-        ".*`self.log\\(.*, sync_dist=True\\)`",
+        ".*LeafSpec.*is deprecated",  # Lightning's use of torch
+        "Checkpoint directory .* exists and is not empty",  # a resumed run
+        ".*`self.log\\(.*, sync_dist=True\\)`",  # our metrics are equal on all ranks
     ):
         warnings.filterwarnings("ignore", noise)
 
 
 def keep_memory() -> None:
-    """Let the C library keep memory that was freed. A step frees what it took, hundreds of megabytes on a CPU, and glibc hands that back to
-    the kernel, which has to clear every page again for the next step: up to a fifth of the step's time. Nothing where there is no glibc."""
+    """Let the C library keep freed memory.
+
+    A step frees hundreds of megabytes on a CPU. glibc returns them to the kernel, which clears
+    every page again for the next step: up to a fifth of the step's time. Without glibc nothing is
+    done.
+    """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
     if mallopt:
         trim_threshold, mmap_threshold = -1, -3  # their numbers in malloc.h
-        mallopt(trim_threshold, 2**31 - 1)
-        mallopt(mmap_threshold, 2**30) or mallopt(mmap_threshold, 2**25)  # before 2.35 glibc takes no more
+        mallopt(trim_threshold, 2**31 - 1)  # the largest int
+        mallopt(mmap_threshold, 2**30) or mallopt(mmap_threshold, 2**25)  # the largest before glibc 2.35
 
 
 def is_first_rank() -> bool:
-    """Whether this process is the one, of those that train together, that writes and talks."""
-    from lightning.pytorch.utilities import rank_zero_only  # here, not at the top: --help should not wait for torch
+    """Whether this process is rank 0, which writes files and prints."""
+    from lightning.pytorch.utilities import rank_zero_only
 
-    return getattr(rank_zero_only, "rank") == 0  # noqa: B009, an attribute that its type does not tell of
+    return getattr(rank_zero_only, "rank") == 0  # noqa: B009, an attribute that its type does not declare
 
 
 def explain(error: BaseException) -> str | None:
-    """Return the message for a mistake of the person, None for any other error."""
+    """Return the message for a mistake of the user, None for any other error."""
     causes = list(_causes(error))
     for cause in causes:
         if isinstance(cause, InputError):
             return str(cause)
     for cause in causes:
         if isinstance(cause, MissingConfigException) and cause.options:
-            group, _, option = str(cause.missing_cfg_file).rpartition("/")
-            if group == "hydra/launcher" and option.startswith(("joblib", "ray", "submitit")):
-                extra = option.split("_")[0]
-                return f"launcher={extra} needs a package that is not installed: pip install -e '.[{extra}]'"
-            return f"{group}={option}: there is no such option, {did_you_mean(option, cause.options)}"
+            return _unknown_choice(str(cause.missing_cfg_file), cause.options)
     if isinstance(error, ConfigCompositionException):
         for cause in causes:
             if (
@@ -96,14 +127,20 @@ def explain(error: BaseException) -> str | None:
                 and cause.key is not None
             ):
                 known = [str(key) for key in cause.parent_node if not str(key).startswith("_")]
-                return f"{cause.full_key}: there is no such option, {did_you_mean(str(cause.key), known)}"
+                return f"{cause.full_key}: unknown option, {did_you_mean(str(cause.key), known)}"
     if isinstance(
         error, ConfigCompositionException | MissingConfigException | OverrideParseException | OmegaConfBaseException
     ):
         return "; ".join(dict.fromkeys(str(cause).strip() for cause in causes))
-    if isinstance(error, HydraException):
-        return str(error)
-    return None
+    return str(error) if isinstance(error, HydraException) else None
+
+
+def _unknown_choice(file: str, options: Iterable[str]) -> str:
+    group, _, option = file.rpartition("/")
+    if group == "hydra/launcher" and option.startswith(("joblib", "ray", "submitit")):
+        extra = option.split("_")[0]
+        return f"launcher={extra} needs a package that is not installed: pip install -e '.[{extra}]'"
+    return f"{group}={option}: unknown option, {did_you_mean(option, options)}"
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:

@@ -1,20 +1,27 @@
-"""The one error that a person is meant to read: printed as its message, without a traceback."""
+"""Errors that are reported as a message without a traceback, and the hint for a misspelt name."""
 
 import difflib
 from collections.abc import Iterable
 
 
 class InputError(Exception):
-    """Bad input from outside: a config, a raw file, a checkpoint. The message says what was found, what was expected and what to do."""
+    """Invalid input from outside: a config, a raw file, a checkpoint.
+
+    The message says which option or file, what was found, what was expected and what to do.
+    """
 
 
 class Pruned(Exception):
-    """A job of a search was ended as one that cannot win; not a mistake of anybody."""
+    """An unpromising trial of a search was ended early. This is not a failure."""
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """Return `did you mean 'alpha'?` for the names nearest to `word`, or all of `known` where none is near."""
+    """Return `did you mean 'alpha'?` with the names nearest to `word`.
+
+    If no name is near, return `choose from: ` and all names of `known`.
+    """
     known = sorted(known)
+    # at most 3 suggestions fit into a sentence; cutoff 0.5 accepts a wrong letter in a short name
     near = difflib.get_close_matches(word, known, n=3, cutoff=0.5)
     if near:
         return "did you mean " + " or ".join(repr(name) for name in near) + "?"

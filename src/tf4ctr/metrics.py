@@ -1,4 +1,4 @@
-"""AUC, logloss and grouped AUC in torchmetrics form: exact, computed by one sort on the device, synchronised over ranks."""
+"""AUC, gAUC and logloss for torchmetrics: exact, by one sort on the device, over all ranks."""
 
 import torch
 import torch.nn.functional as F
@@ -15,38 +15,43 @@ def auc(score_B: Tensor, label_B: Tensor) -> Tensor:
         label_B: 0 or 1, [B].
 
     Returns:
-        float64 scalar; NaN where one class is missing.
+        float64 scalar; NaN if one class is missing.
     """
-    order = torch.argsort(score_B)
-    area, _, _ = _areas(score_B[order], torch.zeros_like(order), label_B[order])
-    return area[0] if len(area) else torch.tensor(torch.nan, dtype=torch.float64, device=score_B.device)
+    area, _, _ = auc_by_group(score_B, label_B)
+    return area.mean()  # of the one group; NaN if there are no rows
 
 
 def grouped_auc(score_B: Tensor, label_B: Tensor, group_B: Tensor) -> Tensor:
-    """gAUC: the mean of the groups' AUCs, weighted by their rows; a group of one class does not count.
+    """gAUC: the mean of the groups' AUCs, weighted by their rows; groups of one class do not count.
 
     Args:
         score_B: any monotone score, [B], taken as float32.
         label_B: 0 or 1, [B].
-        group_B: whole numbers from 0 to 2**31 - 1, [B].
+        group_B: integers from 0 to 2**31 - 1, [B].
 
     Returns:
-        float64 scalar; NaN where no group has both classes.
+        float64 scalar; NaN if no group has both classes.
     """
-    if len(score_B) == 0:
-        return torch.tensor(torch.nan, dtype=torch.float64, device=score_B.device)
-    # One sort by (group, score): the group in the high half of an int64, below it the score's bits, turned so that they
-    # order as the floats do (a negative float's bits run backwards). Adding 0.0 makes -0.0 and 0.0 the same number.
-    bits = (score_B.float() + 0.0).view(torch.int32).long()
-    bits = torch.where(bits < 0, -(2**31) - bits - 1, bits)
-    order = torch.argsort(group_B * 2**32 + bits)
-    area, positives, rows = _areas(score_B[order].float(), group_B[order], label_B[order])
+    area, positives, rows = auc_by_group(score_B.float(), label_B, group_B)
     both = (positives > 0) & (positives < rows)
     return (area[both] * rows[both]).sum() / rows[both].sum()
 
 
-def _areas(score_B: Tensor, group_B: Tensor, label_B: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """AUC, positives and rows of each group, [G] each, from rows sorted by (group, score). Counts are int64, so nothing is lost."""
+def auc_by_group(score_B: Tensor, label_B: Tensor, group_B: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
+    """The AUC of each group, exact, ties counted half.
+
+    Args:
+        score_B: any monotone score, [B]; float32 needs one sort, other types need two.
+        label_B: 0 or 1, [B].
+        group_B: integers from 0 to 2**31 - 1, [B]; None if all rows are one group.
+
+    Returns:
+        AUC (float64, NaN if the group has one class), positives and rows (int64) of each group that
+        has rows, [G] each, by ascending group.
+    """
+    order = _order(score_B, group_B)
+    score_B, label_B = score_B[order], label_B[order]
+    group_B = torch.zeros_like(order) if group_B is None else group_B[order]
     new_group = torch.ones_like(group_B, dtype=torch.bool)
     new_group[1:] = group_B[1:] != group_B[:-1]
     new_tie = new_group.clone()
@@ -65,7 +70,7 @@ def _areas(score_B: Tensor, group_B: Tensor, label_B: Tensor) -> tuple[Tensor, T
     negative_before = (tie_start - positive_before[tie_start]) - (group_start - positive_before[group_start])[
         group_of_tie
     ]
-    # twice the number of (positive, negative) pairs in the right order, a tie counting one
+    # twice the number of (positive, negative) pairs in the right order; a tie counts one
     pairs = torch.zeros_like(group_start).index_add_(
         0, group_of_tie, tie_positives * (2 * negative_before + tie_negatives)
     )
@@ -73,6 +78,21 @@ def _areas(score_B: Tensor, group_B: Tensor, label_B: Tensor) -> tuple[Tensor, T
     positives = positive_before[group_end] - positive_before[group_start]
     negatives = group_end - group_start - positives
     return pairs.double() / (2 * positives * negatives).double(), positives, group_end - group_start
+
+
+def _order(score_B: Tensor, group_B: Tensor | None) -> Tensor:
+    """The order of the rows by (group, score)."""
+    if group_B is None:
+        return torch.argsort(score_B)
+    if score_B.dtype != torch.float32:
+        by_score = torch.argsort(score_B)
+        return by_score[torch.argsort(group_B[by_score], stable=True)]
+    # One sort: the group is the high half of an int64. The low half is the score's bits, changed so
+    # that they order as the floats do: the bits of negative floats run backwards. Adding 0.0 turns
+    # -0.0 into 0.0.
+    bits = (score_B + 0.0).view(torch.int32).long()
+    bits = torch.where(bits < 0, -(2**31) - bits - 1, bits)
+    return torch.argsort(group_B.long() * 2**32 + bits)
 
 
 class AUC(Metric):
@@ -119,7 +139,7 @@ class GroupedAUC(Metric):
 
 
 class LogLoss(Metric):
-    """Mean binary cross entropy from logits (scikit-learn's `log_loss` of their sigmoid), summed in float64."""
+    """Mean binary cross entropy of logits in float64 (scikit-learn's `log_loss` of sigmoids)."""
 
     full_state_update = False
     total: Tensor

@@ -1,8 +1,9 @@
-"""What every entry point shows and leaves: tables on the terminal and in the log, metrics as JSON."""
+"""What entry points show and write: tables on the terminal and in the log, metrics as JSON."""
 
 import io
 import json
 import logging
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,12 +14,13 @@ from rich.table import Table
 
 from tf4ctr.files import write_whole
 
-transcript = logging.getLogger("tf4ctr.transcript")  # goes to train.log alone: the terminal has the coloured table
+# writes to train.log only: the terminal has the coloured table
+transcript = logging.getLogger("tf4ctr.transcript")
 
 
 @rank_zero_only
 def show(table: Table) -> None:
-    """Print `table` on the terminal and write it into the run's log."""
+    """Print `table` on the terminal and write it to the run's log."""
     Console().print(table)
     plain = io.StringIO()
     Console(width=120, file=plain).print(table)
@@ -27,5 +29,6 @@ def show(table: Table) -> None:
 
 @rank_zero_only
 def write_metrics(metrics: Mapping[str, Any], path: Path) -> None:
-    """Write `metrics` as JSON, whole or not at all."""
-    write_whole(path, json.dumps(metrics, indent=2) + "\n")
+    """Write `metrics` as JSON without undefined ones (NaN, infinite), which JSON cannot contain."""
+    defined = {key: value for key, value in metrics.items() if not isinstance(value, float) or math.isfinite(value)}
+    write_whole(path, json.dumps(defined, indent=2, allow_nan=False) + "\n")

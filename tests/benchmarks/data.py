@@ -32,7 +32,8 @@ SIDE = str(Path(__file__).with_name("fuxictr_side.py"))
 PREPARE = """
 import sys, time
 from pathlib import Path
-from tf4ctr.data.preparation import prepare, read_manifest
+from tf4ctr.data.manifest import read_manifest
+from tf4ctr.data.preparation import prepare
 from tf4ctr.data.spec import DatasetSpec
 raw, folder, fields, layout, engine = [*sys.argv[1:], "polars"][:5]
 files = {"all": layout} if layout != "splits" else {split: f"{split}.csv" for split in ("train", "valid", "test")}

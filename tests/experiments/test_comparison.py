@@ -1,9 +1,9 @@
 import json
-from itertools import product
 
 import numpy as np
 import pytest
 
+from conftest import run_script
 from tf4ctr.errors import InputError
 from tf4ctr.experiments.comparison import collect, rows_of, show_comparison, summarise
 
@@ -11,7 +11,7 @@ from tf4ctr.experiments.comparison import collect, rows_of, show_comparison, sum
 def make_job(folder, number, overrides, metrics=None, error=None):
     job = folder / str(number)
     (job / ".hydra").mkdir(parents=True)
-    (job / ".hydra" / "overrides.yaml").write_text("".join(f"- {each}\n" for each in overrides))
+    (job / ".hydra" / "overrides.yaml").write_text("".join(f"- {override}\n" for override in overrides))
     if metrics:
         (job / "metrics.json").write_text(json.dumps(metrics))
     if error:
@@ -28,11 +28,60 @@ def sweep(tmp_path):
     return tmp_path
 
 
-def test_a_setting_is_what_differs_but_the_seed(sweep):
-    jobs = collect(sweep)
-    assert jobs["job"].to_list() == ["0", "1", "2", "3", "10", "11"]
-    assert jobs["setting"].to_list() == ["dfm=wsf", "dfm=wsf", "dfm=sum", "dfm=sum", "dfm=vf", "dfm=cf"]
-    assert jobs["error"].to_list() == [None] * 4 + ["ValueError: no", "stopped before its end"]
+@pytest.fixture
+def runs(tmp_path):
+    """Runs with different overrides, the first one a dry run."""
+    make_job(tmp_path, 0, ["backbone=deepfm", "dry_run=true"], {"parameters": 9})
+    make_job(tmp_path, 1, ["backbone=deepfm", "seed=1"], {"test/auc": 0.7})
+    make_job(tmp_path, 2, ["backbone=deepfm", "seed=2", "+loss.c=0.8"], {"test/auc": 0.8})
+    make_job(tmp_path, 3, ["backbone=deepfm", "loss.c=0.8", "seed=1"], {"test/auc": 0.6})
+    make_job(tmp_path, 4, ["backbone=deepfm", "~callbacks.focus", "seed=2"], {"test/auc": 0.5})
+    make_job(tmp_path, 5, ["backbone=deepfm", "loss.c=0.9", "seed=3"], error="pruned after epoch 1\n")
+    return tmp_path
+
+
+def test_a_setting_is_the_overrides_that_differ_except_the_seed(sweep):
+    frame, overrides = collect(sweep)
+    assert overrides == ["dfm"]
+    assert frame["job"].to_list() == ["0", "1", "2", "3", "10", "11"]
+    assert frame["setting"].to_list() == ["dfm=wsf", "dfm=wsf", "dfm=sum", "dfm=sum", "dfm=vf", "dfm=cf"]
+    assert frame["error"].to_list() == [None] * 4 + ["ValueError: no", "stopped before its end"]
+
+
+def test_overrides_of_only_some_jobs_are_part_of_the_setting(runs):
+    frame, overrides = collect(runs)
+    assert overrides == ["dry_run", "loss.c", "~callbacks.focus"]
+    assert frame["loss.c"].to_list() == [None, None, "0.8", "0.8", None, "0.9"]
+    assert frame["setting"].to_list() == [
+        "dry_run=true",
+        "as composed",
+        "loss.c=0.8",
+        "loss.c=0.8",
+        "~callbacks.focus",
+        "loss.c=0.9",
+    ]
+
+
+def test_runs_that_did_not_train_are_not_in_the_table(runs):
+    summary = summarise(collect(runs))
+    assert summary["setting"].to_list() == ["as composed", "loss.c=0.8", "~callbacks.focus"]
+    assert summary["runs"].to_list() == [1, 2, 1]
+    assert summary["test/auc"].to_list() == pytest.approx([0.7, 0.7, 0.5])
+
+
+def test_runs_that_did_not_train_are_listed_apart_with_the_reason(runs):
+    result = run_script("report.py", f"runs={runs}")
+    assert result.returncode == 0, result.stderr
+    report = (runs / "report.md").read_text()
+    table, _, rest = report.partition("Jobs that did not train:")
+    assert "dry_run" not in table
+    assert "loss.c=0.9" not in table
+    assert rest.split("\n- ")[1:] == [
+        "job 0, dry_run=true: dry run, not trained",
+        "job 5, loss.c=0.9: pruned after epoch 1\n",
+    ]
+    for line in ("job 0, dry_run=true: dry run, not trained", "job 5, loss.c=0.9: pruned after epoch 1"):
+        assert line in result.stdout
 
 
 def test_mean_and_deviation_over_seeds_best_first(sweep):
@@ -44,21 +93,29 @@ def test_mean_and_deviation_over_seeds_best_first(sweep):
     assert rows_of(summary)[2] == ["dfm=wsf", "2", "0.75000 ± 0.07071", "0.5000 ± 0.0000", "1,234", "4.5"]
 
 
+@pytest.mark.parametrize("undefined", [float("nan"), None])
+def test_an_undefined_auc_is_last(tmp_path, undefined):
+    for number, auc in enumerate((undefined, 0.7, 0.8)):
+        make_job(tmp_path, number, [f"dfm={number}"], {"test/auc": auc, "test/logloss": 0.5})
+    summary = summarise(collect(tmp_path))
+    assert summary["setting"].to_list() == ["dfm=2", "dfm=1", "dfm=0"]
+    assert rows_of(summary)[3] == ["dfm=0", "1", "", "0.5000"]
+
+
 def test_the_difference_from_a_baseline_is_paired_by_seed(sweep):
     summary = summarise(collect(sweep), "dfm=wsf")
     assert summary["setting"].to_list() == ["dfm=sum", "dfm=wsf"]
     differences = np.array([0.2, 0.1])
     t = differences.mean() / (differences.std(ddof=1) / 2**0.5)
     assert summary["difference"].to_list() == [pytest.approx(0.15), None]
-    assert summary["p"][0] == pytest.approx(
-        2 * (0.5 - np.arctan(t) / np.pi)
-    )  # Student's t with one degree of freedom is Cauchy's
+    # Student's t distribution with one degree of freedom is the Cauchy distribution
+    assert summary["p"][0] == pytest.approx(2 * (0.5 - np.arctan(t) / np.pi))
     assert rows_of(summary)[1][-2:] == ["+0.15000", "0.205"]
-    with pytest.raises(InputError, match="did you mean 'dfm=wsf'"):
+    with pytest.raises(InputError, match="unknown setting, did you mean 'dfm=wsf'"):
         summarise(collect(sweep), "dfm=wsv")
 
 
-def test_a_single_run_has_a_difference_and_no_significance(tmp_path):
+def test_a_single_run_has_a_difference_but_no_p(tmp_path):
     for number, auc in enumerate((0.7, 0.8)):
         make_job(tmp_path, number, [f"dfm={number}"], {"test/auc": auc})
     summary = summarise(collect(tmp_path), "dfm=0")
@@ -66,31 +123,22 @@ def test_a_single_run_has_a_difference_and_no_significance(tmp_path):
     assert summary["p"].to_list() == [None, None]
 
 
-def test_curves_and_a_grid_of_two_overrides_are_drawn(tmp_path):
-    for number, (ssem, dfm) in enumerate(product(("ser", "gm"), ("wsf", "sum"))):
-        make_job(tmp_path, number, [f"ssem={ssem}", f"dfm={dfm}"], {"test/auc": 0.7 + number / 10})
-        (tmp_path / str(number) / "metrics.csv").write_text("epoch,val/auc\n1,0.6\n2,0.7\n")
-    show_comparison(tmp_path)
-    for name in ("curves.png", "grid.png"):
-        assert (tmp_path / name).read_bytes().startswith(b"\x89PNG")
-
-
-def test_a_grid_with_a_hole_is_not_drawn(sweep):
+def test_the_table_is_on_the_terminal_and_in_the_folder(sweep, capsys):
     show_comparison(sweep)
-    assert not (sweep / "grid.png").exists()
-    assert not (sweep / "curves.png").exists()
-
-
-def test_the_table_stands_on_the_terminal_and_in_the_folder(sweep, capsys):
-    show_comparison(sweep)
-    shown, report = capsys.readouterr().out, (sweep / "report.md").read_text()
-    assert "0.75000" in shown
+    terminal, report = capsys.readouterr().out, (sweep / "report.md").read_text()
+    assert "0.75000" in terminal
     assert "| dfm=wsf | 2 | 0.75000 ± 0.07071 |" in report
     assert "- job 10, dfm=vf: ValueError: no" in report
     assert len((sweep / "jobs.csv").read_text().splitlines()) == 7
     assert len((sweep / "report.csv").read_text().splitlines()) == 3
 
 
-def test_a_folder_without_jobs_is_refused(tmp_path):
-    with pytest.raises(InputError, match="holds no job"):
+def test_a_sweep_without_a_trained_job_has_an_empty_table(tmp_path):
+    make_job(tmp_path, 0, ["dfm=wsf"], {"parameters": 9})
+    show_comparison(tmp_path)
+    assert "- job 0, as composed: dry run, not trained" in (tmp_path / "report.md").read_text()
+
+
+def test_a_folder_without_jobs_is_an_error(tmp_path):
+    with pytest.raises(InputError, match="contains no job"):
         collect(tmp_path)

@@ -4,9 +4,15 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+from omegaconf import OmegaConf
 
+import conftest
 from tf4ctr.errors import InputError
 from tf4ctr.experiments import runs
+
+
+def test_root_is_the_folder_of_the_project():
+    assert conftest.ROOT == runs.ROOT
 
 
 @pytest.fixture
@@ -39,11 +45,11 @@ def test_runs_of_the_same_second_get_folders_of_their_own(root):
     assert all(folder.is_dir() and "deepfm-frappe" in folder.name for folder in folders)
 
 
-def test_one_process_asks_often_and_gets_one_folder(root):
+def test_a_process_gets_the_same_folder_every_time(root):
     assert runs.run_folder(None, "a") == runs.run_folder(None, "a")
 
 
-def test_last_is_the_newest_checkpoint_and_goes_on_in_its_folder(root):
+def test_last_is_the_newest_checkpoint_and_its_run_keeps_its_folder(root):
     make_run(root, "old", 1000)
     newest = make_run(root, "new", 3000)
     make_run(root, "middle", 2000)
@@ -52,19 +58,19 @@ def test_last_is_the_newest_checkpoint_and_goes_on_in_its_folder(root):
     assert runs.run_folder(str(newest), "x") == newest.parent.parent
 
 
-def test_a_checkpoint_away_from_its_run_starts_a_new_folder(root):
+def test_a_checkpoint_without_a_run_gets_a_new_folder(root):
     (root / "lonely.ckpt").touch()
     assert runs.run_folder(str(root / "lonely.ckpt"), "x").parent.parent == root / "outputs"
 
 
-def test_no_checkpoint_says_so(root):
+def test_a_missing_checkpoint_is_an_error(root):
     with pytest.raises(InputError, match="no run in .* has a checkpoints/last.ckpt"):
         runs.find_checkpoint("last")
-    with pytest.raises(InputError, match="ckpt=nowhere.ckpt: there is no such file"):
+    with pytest.raises(InputError, match="ckpt=nowhere.ckpt: the file does not exist"):
         runs.find_checkpoint("nowhere.ckpt")
 
 
-def test_other_settings_are_refused_by_name(tmp_path):
+def test_other_settings_are_an_error_that_names_them(tmp_path):
     config = {
         "seed": 1,
         "loss": {"alpha": 0.25, "c": 1},
@@ -76,3 +82,29 @@ def test_other_settings_are_refused_by_name(tmp_path):
     runs.check_same_run(tmp_path, {**config, "trainer": {"max_epochs": 9}, "dataset": {"raw_dir": "b", "min_count": 2}})
     with pytest.raises(InputError, match=r"(?s)loss.alpha: 0.25 -> 0.5.*seed: 1 -> 2"):
         runs.check_same_run(tmp_path, {**config, "seed": 2, "loss": {"alpha": 0.5, "c": 1}})
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "same"),
+    [
+        ("tf4ctr.optim.RowwiseAdam", "tf4ctr.training.optim.RowwiseAdam", True),
+        ("torch.optim.Adam", "tf4ctr.training.optim.RowwiseAdam", True),  # version 0.1.0
+        ("torch.optim.Adam", "torch.optim.Adam", True),
+        ("tf4ctr.training.optim.RowwiseAdam", "torch.optim.Adam", False),
+        ("torch.optim.Adam", "torch.optim.AdamW", False),
+        ("torch.optim.Adam", "elsewhere.Adam", False),
+    ],
+)
+def test_a_class_may_move_to_another_module_but_not_become_another(tmp_path, before, now, same):
+    (tmp_path / "config.yaml").write_text(json.dumps({"optimizer": {"_target_": before}}))
+    if same:
+        runs.check_same_run(tmp_path, {"optimizer": {"_target_": now}})
+    else:
+        with pytest.raises(InputError, match=f"optimizer._target_: {before} -> {now}"):
+            runs.check_same_run(tmp_path, {"optimizer": {"_target_": now}})
+
+
+def test_the_config_is_written_whole_and_resolved(tmp_path):
+    runs.write_config(tmp_path, OmegaConf.create({"seed": 1, "other": "${seed}"}))
+    assert (tmp_path / "config.yaml").read_text() == "seed: 1\nother: 1\n"
+    assert [path.name for path in tmp_path.iterdir()] == ["config.yaml"]

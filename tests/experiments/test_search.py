@@ -4,10 +4,11 @@ import optuna
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.trial import TrialState
 
 from conftest import run_script
 from tf4ctr.errors import InputError
-from tf4ctr.experiments.search import STUDY, distribution
+from tf4ctr.experiments.search import STUDY, _result, distribution
 
 
 @pytest.mark.parametrize(
@@ -22,11 +23,11 @@ from tf4ctr.experiments.search import STUDY, distribution
         ("a=[400,400],[200]", CategoricalDistribution(["[400,400]", "[200]"])),
     ],
 )
-def test_spaces_are_written_as_hydra_writes_sweeps(text, expected):
+def test_spaces_have_the_syntax_of_hydras_sweeps(text, expected):
     assert distribution(OverridesParser.create().parse_override(text)) == expected
 
 
-def test_a_range_on_a_logarithmic_scale_is_refused():
+def test_a_range_on_a_logarithmic_scale_is_an_error():
     with pytest.raises(InputError, match="even steps"):
         distribution(OverridesParser.create().parse_override("a=tag(log, range(1, 9))"))
 
@@ -37,12 +38,34 @@ def command(toy, tmp_path):
     return ["-m", "sweep=optuna", *kept, "logger=csv", f"hydra.sweep.dir={tmp_path}/sweep"]
 
 
-def test_a_search_goes_on_where_it_stopped_and_tells_the_best(command, tmp_path):
+@pytest.mark.parametrize(
+    ("name", "text", "expected"),
+    [
+        ("metrics.json", '{"test/auc": 0.7, "val/auc": 0.6}', (0.6, TrialState.COMPLETE)),
+        ("pruned.txt", "pruned after epoch 1", (None, TrialState.PRUNED)),
+        ("error.txt", "pruned after epoch 1", (None, TrialState.PRUNED)),  # of earlier code
+        ("error.txt", "no such file", (None, TrialState.FAIL)),
+        ("train.log", "", (None, TrialState.FAIL)),
+    ],
+)
+def test_the_files_of_a_job_are_the_result_of_its_trial(tmp_path, name, text, expected):
+    (tmp_path / name).write_text(text)
+    assert _result(tmp_path, "val/auc") == expected
+
+
+@pytest.mark.parametrize("value", ["NaN", "null"])
+def test_an_undefined_objective_is_an_error(tmp_path, value):
+    (tmp_path / "metrics.json").write_text(f'{{"test/auc": 0.7, "val/auc": {value}}}')
+    with pytest.raises(InputError, match="objective is 'val/auc', which is undefined in job"):
+        _result(tmp_path, "val/auc")
+
+
+def test_a_search_resumes_and_reports_the_best_trial(command, tmp_path):
     first = run_script("train.py", *command, "hydra.sweeper.n_trials=1", "trainer.max_epochs=1")
     assert first.returncode == 0, first.stdout + first.stderr
     before = (tmp_path / "sweep" / "0" / "metrics.json").read_text()
-    done = run_script("train.py", *command, "hydra.sweeper.n_trials=3", "trainer.max_epochs=1")
-    assert done.returncode == 0, done.stdout + done.stderr
+    second = run_script("train.py", *command, "hydra.sweeper.n_trials=3", "trainer.max_epochs=1")
+    assert second.returncode == 0, second.stdout + second.stderr
     assert (tmp_path / "sweep" / "0" / "metrics.json").read_text() == before
     values = [json.loads((tmp_path / "sweep" / job / "metrics.json").read_text())["val/auc"] for job in "012"]
     study = optuna.load_study(study_name=STUDY, storage=f"sqlite:///{tmp_path}/sweep/search.db")
@@ -51,15 +74,14 @@ def test_a_search_goes_on_where_it_stopped_and_tells_the_best(command, tmp_path)
         [pytest.approx(value, abs=1e-6)] for value in values
     ]
     assert set(study.trials[0].params) == {"optimizer.lr", "loss.alpha", "loss.c"}
-    assert f"best of 3 trials: job {values.index(max(values))}, val/auc {max(values):.6f}" in done.stdout.replace(
-        "\n", " "
-    )
+    best = f"best of 3 trials: job {values.index(max(values))}, val/auc {max(values):.6f}"
+    assert best in second.stdout.replace("\n", " ")
     assert (tmp_path / "sweep" / "search.png").read_bytes().startswith(b"\x89PNG")
     report = (tmp_path / "sweep" / "report.md").read_text()
     assert f"optimizer.lr={study.trials[2].params['optimizer.lr']:.5g}" in report
 
 
-def test_hopeless_trials_are_pruned_and_those_that_were_under_way_go_first(command, tmp_path):
+def test_unpromising_trials_are_pruned_and_unfinished_ones_run_first(command, tmp_path):
     (tmp_path / "sweep").mkdir()
     study = optuna.create_study(
         study_name=STUDY,
@@ -72,21 +94,29 @@ def test_hopeless_trials_are_pruned_and_those_that_were_under_way_go_first(comma
         trial = study.ask(space)
         trial.report(2.0, 0)
         study.tell(trial, 2.0)
-    begun = study.ask(space)
+    unfinished = study.ask(space)
     command += ["hydra.sweeper.pruner.n_warmup_steps=0", "embedding.dim=choice(4,8)"]
-    done = run_script("train.py", *command, "hydra.sweeper.n_trials=7")
-    assert done.returncode == 0, done.stdout + done.stderr
+    result = run_script("train.py", *command, "hydra.sweeper.n_trials=7")
+    assert result.returncode == 0, result.stdout + result.stderr  # pruned trials are no failures
     states = {trial.number: trial.state.name for trial in study.get_trials()[5:]}
     assert states == {5: "PRUNED", 6: "PRUNED"}
-    assert (
-        f"embedding.dim={begun.params['embedding.dim']}"
-        in (tmp_path / "sweep" / "5" / ".hydra" / "overrides.yaml").read_text()
-    )
-    assert (tmp_path / "sweep" / "5" / "error.txt").read_text().startswith("pruned after epoch 1: val/auc")
+    job = tmp_path / "sweep" / "5"
+    dim = unfinished.params["embedding.dim"]
+    assert f"embedding.dim={dim}" in (job / ".hydra" / "overrides.yaml").read_text()
+    assert (job / "pruned.txt").read_text().startswith("pruned after epoch 1: val/auc")
+    assert not (job / "error.txt").exists()
     assert "- job 5, " in (tmp_path / "sweep" / "report.md").read_text()
 
 
-def test_what_cannot_be_searched_is_told(command, tmp_path):
+def test_a_failed_trial_gives_exit_status_1(command, tmp_path):
+    options = ["loss.c=choice(1.5)", "hydra.sweeper.n_trials=1"]  # c above 1 needs an even gamma
+    result = run_script("train.py", *command, *options)
+    assert result.returncode == 1, result.stdout + result.stderr
+    assert "no trial has finished" in result.stdout
+    assert "- job 0, as composed: loss.c is 1.5" in (tmp_path / "sweep" / "report.md").read_text()
+
+
+def test_a_search_that_is_impossible_is_an_error(command, tmp_path):
     assert run_script("train.py", *command, "hydra.sweeper.n_trials=0", "embedding.dim=choice(4,8)").returncode == 0
     metric = [
         "embedding.dim=choice(4,8)",
@@ -96,8 +126,9 @@ def test_what_cannot_be_searched_is_told(command, tmp_path):
     ]
     for options, message in (
         (metric, "objective is 'val/ap'"),
-        (["embedding.dim=choice(4,16)"], "began with another space"),
+        (["embedding.dim=choice(4,16)"], "started with another space"),
     ):
-        done = run_script("train.py", *command, "hydra.sweeper.n_trials=2", *options)
-        assert done.returncode == 2, done.stdout + done.stderr
-        assert message in done.stderr.replace("\n", " ")
+        result = run_script("train.py", *command, "hydra.sweeper.n_trials=2", *options)
+        assert result.returncode == 2, result.stdout + result.stderr
+        assert message in result.stderr.replace("\n", " ")
+        assert "Error executing job" not in result.stderr

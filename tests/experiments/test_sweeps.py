@@ -7,10 +7,14 @@ from types import SimpleNamespace
 import polars as pl
 import pytest
 from hydra.core.hydra_config import HydraConfig
+from omegaconf import OmegaConf
 
 from conftest import ROOT, run_script, started_script, without_times
-from tf4ctr.errors import InputError
-from tf4ctr.experiments.sweeps import left_checkpoint, resumed, run_job
+from tf4ctr.errors import InputError, Pruned
+from tf4ctr.experiments.sweeps import SweepEnd, left_checkpoint, resumed, run_job
+
+TRAINED = {"metrics.json": json.dumps({"test/auc": 0.7})}
+PRUNED = {"pruned.txt": "pruned after epoch 1"}
 
 
 @pytest.fixture
@@ -24,38 +28,91 @@ def results(folder):
     return {path.parent.name: without_times(json.loads(path.read_text())) for path in folder.glob("*/metrics.json")}
 
 
-def test_a_combination_that_cannot_be_does_not_stop_the_others(sweep, tmp_path):
+def test_a_failed_job_does_not_stop_the_others_and_gives_exit_status_1(sweep, tmp_path):
     options = [option for option in sweep if "seed" not in option and "backbone.complex" not in option]
-    done = run_script("train.py", *options, "backbone=lr,deepfm", "framework=tf4ctr,plain", "trainer.max_epochs=1")
-    assert done.returncode == 0, done.stdout + done.stderr
+    result = run_script("train.py", *options, "backbone=lr,deepfm", "framework=tf4ctr,plain", "trainer.max_epochs=1")
+    assert result.returncode == 1, result.stdout + result.stderr
     assert set(results(tmp_path / "sweep")) == {"1", "2", "3"}
     assert "one encoder" in (tmp_path / "sweep" / "0" / "error.txt").read_text()
-    assert "job 0 failed" in done.stdout
-    assert "backbone=lr framework=plain" in (tmp_path / "sweep" / "report.md").read_text()
-    assert (
-        "job 0, backbone=lr framework=tf4ctr: this backbone has one encoder"
-        in (tmp_path / "sweep" / "report.md").read_text()
-    )
-    report = pl.read_csv(tmp_path / "sweep" / "report.csv")
-    assert report["test/auc"].to_list() == sorted(report["test/auc"], reverse=True)
+    assert "job 0 failed, the other jobs go on" in result.stdout
+    assert "Error executing job" not in result.stdout + result.stderr
+    report = (tmp_path / "sweep" / "report.md").read_text()
+    assert "backbone=lr framework=plain" in report
+    assert "job 0, backbone=lr framework=tf4ctr: this backbone has one encoder" in report
+    auc = pl.read_csv(tmp_path / "sweep" / "report.csv")["test/auc"].to_list()
+    assert auc == sorted(auc, reverse=True)
 
 
-def test_a_fault_of_ours_leaves_its_traceback_and_does_not_end_the_sweep(tmp_path, monkeypatch, caplog):
-    job = SimpleNamespace(runtime=SimpleNamespace(output_dir=str(tmp_path)))
-    monkeypatch.setattr(HydraConfig, "get", lambda: job)
+@pytest.fixture
+def job(tmp_path, monkeypatch):
+    """The folder of a job, as `run_job` sees it."""
+    config = SimpleNamespace(runtime=SimpleNamespace(output_dir=str(tmp_path)))
+    monkeypatch.setattr(HydraConfig, "get", lambda: config)
+    return tmp_path
 
+
+def test_a_fault_of_the_program_leaves_its_traceback_and_is_not_raised(job, caplog):
     def fail(config):
-        raise RuntimeError("a tensor went missing")
+        raise RuntimeError("a tensor is missing")
 
     assert run_job(fail, None, lambda error: None) is None
-    for told in (caplog.text, (tmp_path / "error.txt").read_text()):
-        assert "Traceback" in told
-        assert "RuntimeError: a tensor went missing" in told
+    for text in (caplog.text, (job / "error.txt").read_text()):
+        assert "Traceback" in text
+        assert "RuntimeError: a tensor is missing" in text
     assert run_job(lambda config: 0.5, None, lambda error: None) == 0.5
-    assert not (tmp_path / "error.txt").exists()
+    assert not (job / "error.txt").exists()
 
 
-def test_a_sweep_that_was_killed_goes_on_to_the_same_end(sweep, tmp_path):
+def test_a_pruned_job_leaves_its_reason(job):
+    def prune(config):
+        raise Pruned("pruned after epoch 1: too far behind")
+
+    assert run_job(prune, None, lambda error: None) is None
+    assert (job / "pruned.txt").read_text() == "pruned after epoch 1: too far behind\n"
+    assert not (job / "error.txt").exists()
+
+
+def test_a_trained_job_does_not_run_again_but_a_dry_run_does(job):
+    (job / "metrics.json").write_text('{"parameters": 9}')
+    assert run_job(lambda config: 0.5, None, lambda error: None) == 0.5
+    assert not (job / "metrics.json").exists()
+    (job / "metrics.json").write_text('{"test/auc": 0.7, "val/monitor": 0.6}')
+    assert run_job(lambda config: 0.5, None, lambda error: None) == 0.6
+
+
+def end_sweep(folder, jobs):
+    """End a sweep; `jobs` are the files, name -> text, of each of its jobs."""
+    for number, files in enumerate(jobs):
+        (folder / str(number) / ".hydra").mkdir(parents=True)
+        (folder / str(number) / ".hydra" / "overrides.yaml").write_text(f"- dfm={number}\n")
+        for name, text in files.items():
+            (folder / str(number) / name).write_text(text)
+    SweepEnd().on_multirun_end(OmegaConf.create({"hydra": {"sweep": {"dir": str(folder)}}}))
+
+
+@pytest.mark.parametrize("jobs", [[], [TRAINED, TRAINED], [TRAINED, PRUNED]])
+def test_a_sweep_without_a_failed_job_ends_normally(tmp_path, jobs):
+    end_sweep(tmp_path, jobs)
+
+
+@pytest.mark.parametrize("last", [{"error.txt": "no such file"}, {}])
+def test_a_failed_or_stopped_job_gives_exit_status_1_after_the_table(tmp_path, last):
+    with pytest.raises(SystemExit) as error:
+        end_sweep(tmp_path, [TRAINED, PRUNED, last])
+    assert error.value.code == 1
+    report = (tmp_path / "report.md").read_text()
+    assert "- job 1, dfm=1: pruned after epoch 1" in report
+    assert "- job 2, dfm=2: " in report
+
+
+def test_a_table_that_cannot_be_shown_is_logged_and_gives_exit_status_1(tmp_path, caplog):
+    (tmp_path / "report.md.partial").mkdir()  # in the way of report.md
+    with pytest.raises(SystemExit):
+        end_sweep(tmp_path, [TRAINED])
+    assert "could not be shown" in caplog.text
+
+
+def test_a_killed_sweep_resumes_to_the_same_results(sweep, tmp_path):
     whole = run_script("train.py", *sweep, f"hydra.sweep.dir={tmp_path}/whole")
     assert whole.returncode == 0, whole.stdout + whole.stderr
     with started_script("train.py", *sweep) as (process, _):
@@ -65,49 +122,48 @@ def test_a_sweep_that_was_killed_goes_on_to_the_same_end(sweep, tmp_path):
         process.kill()
         process.join()
     before = (tmp_path / "sweep" / "0" / "metrics.json").read_text()
-    done = run_script("train.py", "-m", f"sweep.resume={tmp_path}/sweep")
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "job 0 was done before" in done.stdout
+    again = run_script("train.py", "-m", f"sweep.resume={tmp_path}/sweep")
+    assert again.returncode == 0, again.stdout + again.stderr
+    assert "job 0 has finished before" in again.stdout
     assert (tmp_path / "sweep" / "0" / "metrics.json").read_text() == before
     assert results(tmp_path / "sweep") == results(tmp_path / "whole")
 
 
 @pytest.mark.parametrize("launcher", [["joblib"], ["ray"], ["submitit", "hydra/launcher=submitit_local"]])
-def test_jobs_in_processes_of_a_launcher_end_as_they_do_in_this_one(sweep, tmp_path, launcher):
-    """submitit is tried on this machine instead of SLURM's nodes; one of the jobs cannot be."""
+def test_jobs_of_a_launcher_have_the_results_of_serial_jobs(sweep, tmp_path, launcher):
+    """submitit runs on this machine instead of SLURM's nodes. One of the two jobs fails."""
     sweep = [*sweep, "trainer.max_epochs=1", "seed=1", "loss.c=0.7,1.5"]
     here = run_script("train.py", *sweep, f"hydra.sweep.dir={tmp_path}/here")
-    assert here.returncode == 0, here.stdout + here.stderr
-    # a process of its own: loky's workers start from the script, which a fork of the tests' warm process is not
+    assert here.returncode == 1, here.stdout + here.stderr
+    # a new process: loky's workers start from the script, and a fork of the warm process has none
     command = [sys.executable, str(ROOT / "src" / "train.py"), *sweep, f"launcher={launcher[0]}", *launcher[1:]]
     there = subprocess.run(
         [*command, f"hydra.sweep.dir={tmp_path}/there"], capture_output=True, text=True, timeout=240, check=False
     )
-    assert there.returncode == 0, there.stdout + there.stderr
+    assert there.returncode == 1, there.stdout + there.stderr
     assert set(results(tmp_path / "there")) == {"0"}
     assert results(tmp_path / "there") == results(tmp_path / "here")
     assert "even gamma" in (tmp_path / "there" / "1" / "error.txt").read_text()
     assert "job 1, loss.c=1.5" in (tmp_path / "there" / "report.md").read_text()
 
 
-def test_resume_is_the_command_that_began_the_sweep(tmp_path):
+def test_resume_is_the_command_that_started_the_sweep(tmp_path):
     (tmp_path / "multirun.yaml").write_text(
-        "hydra: {overrides: {hydra: [hydra.mode=MULTIRUN, hydra.sweep.dir=elsewhere], task: ['seed=1,2', dataset=frappe]}}"
+        "hydra: {overrides: {hydra: [hydra.mode=MULTIRUN, hydra.sweep.dir=elsewhere],"
+        " task: ['seed=1,2', dataset=frappe]}}"
     )
-    found = resumed(["-m", f"sweep.resume={tmp_path}"])
-    assert found == ["--multirun", "hydra.mode=MULTIRUN", "seed=1,2", "dataset=frappe", f"hydra.sweep.dir={tmp_path}"]
+    command = ["--multirun", "hydra.mode=MULTIRUN", "seed=1,2", "dataset=frappe", f"hydra.sweep.dir={tmp_path}"]
+    assert resumed(["-m", f"sweep.resume={tmp_path}"]) == command
     assert resumed(["-m", "seed=1"]) == ["-m", "seed=1"]
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message"), [(["-m"], "no multirun.yaml"), (["-m", "seed=3"], "leave out seed=3")]
-)
-def test_what_cannot_be_resumed_is_refused(tmp_path, arguments, message):
+@pytest.mark.parametrize(("arguments", "message"), [(["-m"], "no multirun.yaml"), (["-m", "seed=3"], "remove seed=3")])
+def test_a_sweep_that_cannot_be_resumed_is_an_error(tmp_path, arguments, message):
     with pytest.raises(InputError, match=message):
         resumed([*arguments, f"sweep.resume={tmp_path}"])
 
 
-def test_a_job_goes_on_from_its_last_checkpoint(tmp_path):
+def test_a_stopped_job_resumes_from_its_last_checkpoint(tmp_path):
     assert left_checkpoint(tmp_path) is None
     (tmp_path / "checkpoints").mkdir()
     (tmp_path / "checkpoints" / "last.ckpt").touch()

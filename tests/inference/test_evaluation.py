@@ -46,7 +46,7 @@ def folder(tmp_path):
     return tmp_path / "vocabulary"
 
 
-def test_metrics_of_every_head_are_scikit_learns():
+def test_metrics_of_every_head_equal_those_of_scikit_learn():
     scores = make_scores()
     results = measure(scores, 0, 0)
     for name, logit in scores.logits.items():
@@ -60,25 +60,25 @@ def test_metrics_of_every_head_are_scikit_learns():
     assert "gauc" in results
 
 
-def test_the_calibration_error_is_small_where_the_label_follows_the_probability():
-    right, sure = (measure(make_scores(20_000, scale), 0, 0)["ece"] for scale in (1.0, 0.2))
-    assert right < 0.02
-    assert sure > 0.1
+def test_the_calibration_error_is_small_if_the_label_follows_the_probability():
+    calibrated, overconfident = (measure(make_scores(20_000, scale), 0, 0)["ece"] for scale in (1.0, 0.2))
+    assert calibrated < 0.02
+    assert overconfident > 0.1
 
 
 def test_bootstrap_equals_resampling_by_hand():
     scores = make_scores(60)
     fused, label = scores.logits["fused"].numpy(), scores.label.numpy()
     loss = np.random.default_rng(1).random(60)
-    found = bootstrap(fused, label, loss, 20, seed=5)
+    samples = bootstrap(fused, label, loss, 20, seed=5)
     random, order = np.random.default_rng(5), np.argsort(fused)
-    for auc, mean in found:
+    for auc, mean in samples:
         rows = np.repeat(order, random.poisson(1.0, 60))
         assert auc == pytest.approx(roc_auc_score(label[rows], fused[rows]), abs=1e-12)
         assert mean == pytest.approx(loss[rows].mean())
 
 
-def test_intervals_hold_the_metric_and_shrink_with_the_rows():
+def test_intervals_contain_the_metric_and_shrink_with_the_rows():
     small, large = (measure(make_scores(rows), 300, 1) for rows in (400, 6400))
     widths = []
     for results in (small, large):
@@ -101,16 +101,23 @@ def test_by_value_counts_and_measures_each_value(folder):
         assert row["auc"] == pytest.approx(roc_auc_score(scores.label[mask], scores.logits["fused"][mask]), abs=1e-9)
 
 
-def test_a_row_counts_for_each_value_of_its_list_and_none_for_padding(folder):
+def test_a_row_counts_for_each_value_of_its_list_and_not_for_padding(folder):
     scores = make_scores()
     table = by_value(scores, SCHEMA, "tags", folder)
     ids = scores.ids[:, 1:] - 5
-    assert dict(zip(table["value"], table["rows"], strict=True)) == {
-        name: int((ids == number).sum()) for number, name in enumerate(("x", "y", "(out of vocabulary)"), start=1)
-    }
+    numbers = {"x": 1, "y": 2, "(out of vocabulary)": 3}
+    assert set(table["value"]) == set(numbers)
+    for row in table.iter_rows(named=True):
+        times = (ids == numbers[row["value"]]).sum(1)  # a row with a value twice counts twice
+        label, fused = (values.repeat_interleave(times) for values in (scores.label, scores.logits["fused"]))
+        assert row["rows"] == len(label)
+        assert row["click_rate"] == pytest.approx(float(label.mean()))
+        assert row["predicted"] == pytest.approx(float(torch.sigmoid(fused).mean()))
+        assert row["predicted_over_observed"] == pytest.approx(float(torch.sigmoid(fused).sum() / label.sum()))
+        assert row["auc"] == pytest.approx(roc_auc_score(label, fused), abs=1e-9)
 
 
-def test_a_value_of_one_class_has_no_auc(folder):
+def test_a_value_with_rows_of_one_class_has_no_auc(folder):
     scores = make_scores()
     scores.label[scores.ids[:, 0] == 2] = 1
     table = by_value(scores, SCHEMA, "user", folder)
@@ -122,7 +129,7 @@ def test_an_unknown_field_is_refused(folder):
         by_value(make_scores(), SCHEMA, "usr", folder)
 
 
-def test_the_hardest_and_the_easiest_rows_come_with_their_values(folder):
+def test_the_hardest_and_the_easiest_rows_have_their_values(folder):
     scores = make_scores()
     probability = torch.sigmoid(scores.logits["fused"]).numpy()
     q = np.where(scores.label.numpy() == 1, probability, 1 - probability)
@@ -136,7 +143,7 @@ def test_the_hardest_and_the_easiest_rows_come_with_their_values(folder):
             ids = scores.ids[row["row"] - 1].tolist()
             assert row["label"] == scores.label[row["row"] - 1]
             assert row["user"] == users[ids[0]]
-            assert row["tags"] == "|".join(tags[each - 5] for each in ids[1:] if each > 5)
+            assert row["tags"] == "|".join(tags[number - 5] for number in ids[1:] if number > 5)
 
 
 def test_tables_and_picture(folder, tmp_path):
@@ -151,18 +158,18 @@ def test_tables_and_picture(folder, tmp_path):
     assert (tmp_path / "r.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_a_run_is_measured_as_it_measured_itself(toy, tmp_path):
+def test_evaluation_gives_the_metrics_of_the_runs_own_test(toy, tmp_path):
     assert run_script("train.py", *toy, "logger=csv").returncode == 0
-    done = run_script("evaluate.py", f"run={tmp_path}/run", "by=item", "bootstrap=10")
-    assert done.returncode == 0, done.stdout + done.stderr
-    told = json.loads((tmp_path / "run" / "metrics.json").read_text())
-    found = json.loads((tmp_path / "run" / "evaluation" / "test.json").read_text())
-    assert {"auc", "logloss", "gauc", "simple/auc", "complex/logloss"} <= set(found)
-    for name, value in found.items():
-        if f"test/{name}" in told:
-            assert value == pytest.approx(told[f"test/{name}"], abs=1e-6)
+    process = run_script("evaluate.py", f"run={tmp_path}/run", "by=item", "bootstrap=10")
+    assert process.returncode == 0, process.stdout + process.stderr
+    own = json.loads((tmp_path / "run" / "metrics.json").read_text())
+    results = json.loads((tmp_path / "run" / "evaluation" / "test.json").read_text())
+    assert {"auc", "logloss", "gauc", "simple/auc", "complex/logloss"} <= set(results)
+    for name, value in results.items():
+        if f"test/{name}" in own:
+            assert value == pytest.approx(own[f"test/{name}"], abs=1e-6)
     assert (tmp_path / "run" / "evaluation" / "test-by-item.csv").read_text().startswith("value,rows,click_rate")
-    assert "95 % interval" in done.stdout
+    assert "95 % interval" in process.stdout
     hardest, easiest = (
         pl.read_csv(tmp_path / "run" / "evaluation" / f"test-{name}.csv") for name in ("hardest", "easiest")
     )
@@ -170,9 +177,9 @@ def test_a_run_is_measured_as_it_measured_itself(toy, tmp_path):
     assert hardest["q"].max() < easiest["q"].min()
     raw = pl.read_csv(tmp_path / "raw" / "test.csv", infer_schema=False)
     shown = hardest.with_columns(pl.col("user", "item", "hour").cast(pl.String)).row(0, named=True)
-    told = raw.row(shown["row"] - 1, named=True)
-    assert str(shown["label"]) == told["click"]
-    assert all(shown[name] in (told[name], "(out of vocabulary)") for name in ("user", "item", "hour"))
+    original = raw.row(shown["row"] - 1, named=True)
+    assert str(shown["label"]) == original["click"]
+    assert all(shown[name] in (original[name], "(out of vocabulary)") for name in ("user", "item", "hour"))
     for arguments, message in (
         ([], "run= is missing"),
         ([f"run={tmp_path}"], "no config.yaml"),

@@ -1,4 +1,5 @@
 import gzip
+import json
 import shutil
 
 import numpy as np
@@ -12,7 +13,7 @@ from tf4ctr import __version__
 from tf4ctr.assembly import load_run
 from tf4ctr.errors import InputError
 from tf4ctr.inference.evaluation import score
-from tf4ctr.inference.prediction import predict, unknown_table
+from tf4ctr.inference.prediction import AllUnknown, Prediction, predict, unknown_table, unknown_warnings
 
 
 @pytest.fixture
@@ -23,26 +24,26 @@ def raw(run):
 def expected(run):
     network, schema, _ = load_run(run)
     logits = score(network, schema, run.parent / "prepared", "test", 64).logits
-    return {name: torch.sigmoid(each).numpy() for name, each in logits.items()}
+    return {name: torch.sigmoid(logit_N).numpy() for name, logit_N in logits.items()}
 
 
 @pytest.mark.parametrize("kind", ["csv", "csv.gz", "parquet"])
-def test_every_form_gets_the_probabilities_of_the_prepared_rows(run, raw, tmp_path, kind):
+def test_every_file_format_gives_the_probabilities_of_the_prepared_rows(run, raw, tmp_path, kind):
     source, rows = tmp_path / f"new.{kind}", pl.read_csv(raw / "test.csv")
     if kind == "parquet":
         rows.write_parquet(source)
     else:
-        text = rows.drop("click").write_csv().encode()  # a label is not needed
+        text = rows.drop("click").write_csv().encode()  # the label may be absent
         source.write_bytes(gzip.compress(text) if kind == "csv.gz" else text)
-    done = predict(run, source, tmp_path / "scores.parquet", heads=True)
-    found = pl.read_parquet(tmp_path / "scores.parquet")
-    assert done.rows == len(found) == 100
+    result = predict(run, source, tmp_path / "scores.parquet", heads=True)
+    scores = pl.read_parquet(tmp_path / "scores.parquet")
+    assert result.rows == len(scores) == 100
     for column, head in (("p", "fused"), ("p_simple", "simple"), ("p_complex", "complex")):
-        np.testing.assert_allclose(found[column], expected(run)[head], atol=1e-6)
-    assert done.mean == pytest.approx(found["p"].mean(), abs=1e-6)
-    assert found["user"].cast(pl.Int64).to_list() == rows["user"].to_list()
+        np.testing.assert_allclose(scores[column], expected(run)[head], atol=1e-6)
+    assert result.mean == pytest.approx(scores["p"].mean(), abs=1e-6)
+    assert scores["user"].cast(pl.Int64).to_list() == rows["user"].to_list()
     if kind == "parquet":
-        assert found.drop("p", "p_simple", "p_complex").equals(rows)  # as they were, types too
+        assert scores.drop("p", "p_simple", "p_complex").equals(rows)  # values and types are unchanged
 
 
 def test_order_and_rows_are_kept_over_many_batches(run, tmp_path):
@@ -51,47 +52,177 @@ def test_order_and_rows_are_kept_over_many_batches(run, tmp_path):
         {"number": range(400_000), **{name: random.integers(0, 60, 400_000) for name in ("user", "item", "hour")}}
     )
     rows.write_parquet(tmp_path / "new.parquet")
-    done = predict(run, tmp_path / "new.parquet", tmp_path / "scores.parquet")
-    found = pl.read_parquet(tmp_path / "scores.parquet")
-    assert done.rows == 400_000
-    assert found["number"].equals(rows["number"])
-    same = found.group_by("user", "item", "hour").agg(pl.col("p").n_unique(), pl.len())
-    assert same["len"].max() > 1
-    spread = (
-        found.group_by("user", "item", "hour")
-        .agg((pl.col("p").max() - pl.col("p").min()).alias("spread"))["spread"]
-        .max()
-    )
-    assert spread < 1e-6
+    result = predict(run, tmp_path / "new.parquet", tmp_path / "scores.parquet")
+    scores = pl.read_parquet(tmp_path / "scores.parquet")
+    assert result.rows == 400_000
+    assert scores["number"].equals(rows["number"])
+    equal_rows = scores.group_by("user", "item", "hour").agg(pl.len(), spread=pl.col("p").max() - pl.col("p").min())
+    assert equal_rows["len"].max() > 1
+    assert equal_rows["spread"].max() < 1e-6
 
 
 def test_unseen_and_missing_values_are_out_of_vocabulary_and_counted(run, tmp_path):
     (tmp_path / "new.csv").write_text("user,item,hour\n0,1,2\nnobody,1,2\n,1,2\n0,1,\n")
-    done = predict(run, tmp_path / "new.csv", tmp_path / "scores.csv")
-    found = pl.read_csv(tmp_path / "scores.csv")
-    assert found.columns == ["user", "item", "hour", "p"]
-    assert len(found) == 4
-    assert found["p"][1] == pytest.approx(found["p"][2])
-    assert done.out_of_vocabulary["user"] == 0.5
-    assert "50.00%" in str(list(unknown_table(done).columns[1].cells))
+    result = predict(run, tmp_path / "new.csv", tmp_path / "scores.csv")
+    scores = pl.read_csv(tmp_path / "scores.csv")
+    assert scores.columns == ["user", "item", "hour", "p"]
+    assert len(scores) == 4
+    assert scores["p"][1] == pytest.approx(scores["p"][2])
+    assert result.out_of_vocabulary["user"] == 0.5
+    assert "50.00%" in str(list(unknown_table(result).columns[1].cells))
+    assert result.all_unknown == []
+
+
+IDS = [1.0, 2.0, 30.0, None]
+
+
+@pytest.mark.parametrize("trained", ["parquet Float64", "parquet Int64", "csv Float64", "csv Int64"])
+def test_whole_floats_and_integers_are_the_same_ids(make_run, tmp_path, trained):
+    """The vocabulary has "3" or "3.0", as training reads it; at prediction they are one id."""
+    kind, dtype = trained.split()
+    rows = pl.DataFrame({"click": [0, 1, 1, 0], "user": pl.Series(IDS).cast(getattr(pl, dtype)), "item": [1, 2, 3, 4]})
+    run = make_run(rows, ["user", "item"], kind)
+    inputs = {
+        "integers.parquet": rows.with_columns(pl.col("user").cast(pl.Int64)),
+        "floats.parquet": rows.with_columns(pl.col("user").cast(pl.Float64)),
+        "integers.csv": rows.with_columns(pl.col("user").cast(pl.Int64)),
+        "floats.csv": rows.with_columns(pl.col("user").cast(pl.Float64)),
+    }
+    scores = {}
+    for name, frame in inputs.items():
+        source = tmp_path / name
+        frame.write_csv(source) if source.suffix == ".csv" else frame.write_parquet(source)
+        result = predict(run, source, tmp_path / "scores.parquet")
+        scores[name] = pl.read_parquet(tmp_path / "scores.parquet")["p"].to_list()
+        assert result.out_of_vocabulary == {"user": 0.25, "item": 0.0}  # only the missing user
+        assert result.all_unknown == []
+    assert scores == dict.fromkeys(inputs, scores["integers.csv"])
+    assert len(set(scores["integers.csv"])) == 4
+
+
+@pytest.mark.parametrize("kind", ["parquet", "csv"])
+def test_a_field_whose_values_are_all_unknown_is_reported_with_examples(run, tmp_path, kind):
+    rows = {"user": ["u0", None, "u1", "u2"], "item": [1, 2, 3, 4], "hour": [2, 3, 4, 5]}
+    source = tmp_path / f"new.{kind}"
+    pl.DataFrame(rows).write_csv(source) if kind == "csv" else pl.DataFrame(rows).write_parquet(source)
+    result = predict(run, source, tmp_path / "scores.parquet")
+    (unknown,) = result.all_unknown
+    assert (unknown.field, unknown.known) == ("user", ["0", "1"])
+    assert set(unknown.values) < {"u0", "u1", "u2"}  # the first ones that a thread reads
+    assert len(unknown.values) == 2
+
+
+def test_the_warning_shows_two_values_of_each_side():
+    fields = [AllUnknown("user", ["u0", "x" * 50], ["0", "1"]), AllUnknown("item", ["3"], [])]
+    assert unknown_warnings(Prediction(3, 0.5, {}, 0, fields)) == [
+        f"field 'user': all its values are out of vocabulary. The input has 'u0', '{'x' * 40}'; the vocabulary has"
+        " '0', '1'. Check that both write the values in the same form",
+        "field 'item': all its values are out of vocabulary. The input has '3'; the vocabulary has no values."
+        " Check that both write the values in the same form",
+    ]
+
+
+def test_a_field_without_values_is_not_reported_as_unknown(run, tmp_path):
+    (tmp_path / "new.csv").write_text("user,item,hour\n,1,2\n,2,3\n")
+    assert predict(run, tmp_path / "new.csv", tmp_path / "scores.csv").all_unknown == []
+
+
+def test_all_unknown_is_decided_over_all_batches(run, tmp_path):
+    """The only known user and the second example are in the last rows of 400,000."""
+    users = pl.Series(["nobody"] * 399_999 + ["1"])
+    rows = pl.DataFrame({"user": users, "item": ["none"] * 399_999 + ["no"], "hour": ["1"] * 400_000})
+    rows.write_parquet(tmp_path / "new.parquet", row_group_size=50_000)
+    result = predict(run, tmp_path / "new.parquet", tmp_path / "scores.parquet")
+    assert [(field, sorted(values)) for field, values, _ in result.all_unknown] == [("item", ["no", "none"])]
+
+
+@pytest.mark.parametrize("trained", ["csv", "parquet"])
+def test_lists_of_parquet_get_the_ids_of_training(tags_run, tmp_path, trained):
+    rows = pl.DataFrame(
+        {"user": [1, 1, 1, 1, 1, 1], "tags": [["b", "a"], ["b", "a", "c"], ["b", None, "a"], ["b", "", "a"], [], None]}
+    )
+    rows.write_parquet(tmp_path / "new.parquet")
+    result = predict(tags_run(trained), tmp_path / "new.parquet", tmp_path / "scores.parquet")
+    scores = pl.read_parquet(tmp_path / "scores.parquet")
+    assert scores.drop("p").equals(rows)
+    assert scores["p"][:4].n_unique() == 1  # the first two values; missing elements do not count
+    assert scores["p"][4] == scores["p"][5] != scores["p"][0]
+    assert result.out_of_vocabulary == {"user": 0.0, "tags.0": 2 / 6, "tags.1": 0.0}
+
+
+def test_lists_of_parquet_and_texts_of_csv_get_the_same_probabilities(tags_run, tmp_path):
+    texts = ["b|a", "c", "unknown|a", "", "a|b|c"]
+    lists = [text.split("|") for text in texts]
+    pl.DataFrame({"user": [1] * 5, "tags": texts}).write_csv(tmp_path / "new.csv")
+    pl.DataFrame({"user": [1] * 5, "tags": lists}).write_parquet(tmp_path / "new.parquet")
+    scores = []
+    for name in ("new.csv", "new.parquet"):
+        predict(tags_run("csv"), tmp_path / name, tmp_path / "scores.parquet")
+        scores.append(pl.read_parquet(tmp_path / "scores.parquet")["p"].to_list())
+    assert scores[0] == scores[1]
+
+
+def test_lists_of_numbers_are_lists_of_their_texts(make_run, tmp_path):
+    rows = pl.DataFrame({"click": [0, 1], "user": [1, 2], "tags": [[1.0, 2.0], [3.0, None]]})
+    run = make_run(rows, ["user", {"name": "tags", "width": 2}], "parquet")
+    rows.with_columns(pl.col("tags").cast(pl.List(pl.Int32))).write_parquet(tmp_path / "new.parquet")
+    result = predict(run, tmp_path / "new.parquet", tmp_path / "scores.parquet")
+    assert result.out_of_vocabulary == {"user": 0.0, "tags.0": 0.0, "tags.1": 0.0}
+
+
+@pytest.mark.parametrize(
+    ("rows", "output", "message"),
+    [
+        ({"user": [1], "tags": [["a"]]}, "scores.csv", r"'tags' is List\(String\).*name a .parquet file as output="),
+        ({"user": [1], "tags": [["a"]], "more": [{"x": 1}]}, "s.csv", r"csv file cannot contain: name a .parquet"),
+        ({"user": [[1]], "tags": [["a"]]}, "scores.parquet", r"field 'user': its column 'user' is a list"),
+    ],
+)
+def test_lists_that_cannot_be_used_are_refused_before_scoring(tags_run, tmp_path, rows, output, message):
+    pl.DataFrame(rows).write_parquet(tmp_path / "new.parquet")
+    with pytest.raises(InputError, match=message):
+        predict(tags_run("parquet"), tmp_path / "new.parquet", tmp_path / output)
+    assert [path.name for path in tmp_path.iterdir()] == ["new.parquet"]
+
+
+def test_text_for_a_list_field_without_separator_is_refused(tags_run, tmp_path):
+    (tmp_path / "new.csv").write_text("user,tags\n1,a\n")
+    with pytest.raises(InputError, match="field 'tags': its column 'tags' is text: set the field's separator"):
+        predict(tags_run("parquet"), tmp_path / "new.csv", tmp_path / "scores.csv")
 
 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("user,item,hour\n0,1,2\n0,1\n0,1,3\n", r"(?s)cut short or too long.*line 3: 2 cells, the header has 3"),
-        ("user,item,hour\n0,1,2\n0,1,2,3\n", r"(?s)cut short or too long.*line 3: 4 cells"),
+        ("user,item,hour\n0,1,2\n0,1\n0,1,3\n", r"(?s)has invalid rows.*line 3: 2 cells, the header has 3"),
+        ("user,item,hour\n0,1,2\n0,1,2,3\n", r"(?s)has invalid rows.*line 3: 4 cells"),
+        ('user,item,hour,note\n0,1,2,a\n0,1,2,b"\n', r"(?s)has invalid rows.*line 3: a quote without its pair"),
         ("user,item,hour\n0,1,2\n0,1,noon\n", r"line 3: column 'hour' is 'noon', expected a number"),
         ("user,itme,hour\n0,1,2\n", r"no column 'item' in its header \(did you mean 'itme'"),
+        ("user,item,hour,note,note\n0,1,2,a,b\n", r"its header names column 'note' 2 times"),
     ],
 )
-def test_a_row_that_is_none_is_told_and_nothing_is_written(run, tmp_path, text, message):
+def test_an_invalid_row_is_reported_and_nothing_is_written(run, tmp_path, text, message):
     (tmp_path / "new.csv").write_text(text)
-    (tmp_path / "scores.parquet").write_bytes(b"of an earlier time")
+    (tmp_path / "scores.parquet").write_bytes(b"of an earlier prediction")
     with pytest.raises(InputError, match=message):
         predict(run, tmp_path / "new.csv", tmp_path / "scores.parquet")
-    assert (tmp_path / "scores.parquet").read_bytes() == b"of an earlier time"
+    assert (tmp_path / "scores.parquet").read_bytes() == b"of an earlier prediction"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["new.csv", "scores.parquet"]
+
+
+@pytest.mark.parametrize("bad_rows", ["refuse", "skip"])
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("user,item,hour\n0,1,2\n".encode("utf-16"), "new.csv is encoded as UTF-16, expected UTF-8"),
+        (b"user,item,hour\n0,1,2\nM\xfcller,1,2\n", "new.csv, line 3: byte 0xfc at column 2 is not UTF-8"),
+    ],
+)
+def test_another_encoding_is_named(run, tmp_path, content, message, bad_rows):
+    (tmp_path / "new.csv").write_bytes(content)
+    with pytest.raises(InputError, match=message):
+        predict(run, tmp_path / "new.csv", tmp_path / "scores.csv", bad_rows=bad_rows)
 
 
 @pytest.mark.parametrize("form", ["csv", "csv.gz"])
@@ -99,10 +230,10 @@ def test_bad_rows_are_set_aside_with_line_and_reason(run, tmp_path, form):
     text = "\ufeffuser,item,hour\n0,1,2\n\n0,1\n0,1,noon\n0,1,2,3\n3,1,2\n4,,\n"
     source = tmp_path / f"new.{form}"
     source.write_bytes(gzip.compress(text.encode()) if form == "csv.gz" else text.encode())
-    done = predict(run, source, tmp_path / "scores.csv", bad_rows="skip")
-    assert (done.rows, done.set_aside) == (3, 3)
-    found = pl.read_csv(tmp_path / "scores.csv")
-    assert found["user"].to_list() == [0, 3, 4]
+    result = predict(run, source, tmp_path / "scores.csv", bad_rows="skip")
+    assert (result.rows, result.set_aside) == (3, 3)
+    scores = pl.read_csv(tmp_path / "scores.csv")
+    assert scores["user"].to_list() == [0, 3, 4]
     bad = pl.read_csv(tmp_path / "scores.bad.csv")
     assert bad.columns == ["line", "reason", "row"]
     assert bad["line"].to_list() == [4, 5, 6]
@@ -111,27 +242,49 @@ def test_bad_rows_are_set_aside_with_line_and_reason(run, tmp_path, form):
     assert bad["reason"][1] == "column 'hour' is 'noon', expected a number"
     (tmp_path / "good.csv").write_text("user,item,hour\n0,1,2\n3,1,2\n4,,\n")
     predict(run, tmp_path / "good.csv", tmp_path / "good.parquet")
-    np.testing.assert_allclose(pl.read_parquet(tmp_path / "good.parquet")["p"], found["p"], atol=1e-6)
+    np.testing.assert_allclose(pl.read_parquet(tmp_path / "good.parquet")["p"], scores["p"], atol=1e-6)
+
+
+def test_a_line_with_a_stray_quote_is_set_aside(run, tmp_path):
+    (tmp_path / "new.csv").write_text('user,item,hour,note\n0,1,2,"a, b"\n0,1,2,4"\n3,1,2,c\n')
+    result = predict(run, tmp_path / "new.csv", tmp_path / "scores.csv", bad_rows="skip")
+    assert (result.rows, result.set_aside) == (2, 1)
+    assert pl.read_csv(tmp_path / "scores.csv")["note"].to_list() == ["a, b", "c"]
+    assert pl.read_csv(tmp_path / "scores.bad.csv").rows() == [(3, "a quote without its pair", '0,1,2,4"')]
+
+
+def test_a_layout_without_quotes_reads_them_as_text(run, tmp_path):
+    shutil.copytree(run, tmp_path / "run")
+    config = OmegaConf.load(tmp_path / "run" / "config.yaml")
+    config.dataset.layouts[0].quote = None
+    OmegaConf.save(config, tmp_path / "run" / "config.yaml")
+    (tmp_path / "new.csv").write_text('user,item,hour,note\n0,1,2,4"\n3,1\n')
+    with pytest.raises(InputError, match="line 3: 2 cells"):
+        predict(tmp_path / "run", tmp_path / "new.csv", tmp_path / "scores.parquet")
+    result = predict(tmp_path / "run", tmp_path / "new.csv", tmp_path / "scores.parquet", bad_rows="skip")
+    assert (result.rows, result.set_aside) == (1, 1)
+    assert pl.read_parquet(tmp_path / "scores.parquet")["note"].to_list() == ['4"']
 
 
 def test_bad_rows_of_parquet_and_libsvm_are_set_aside_too(run, tmp_path):
-    pl.DataFrame({"user": [0, 1, 2], "item": [1, 1, 1], "hour": ["2", "noon", "3"]}).write_parquet(
-        tmp_path / "new.parquet"
-    )
+    rows = {"user": [0, 1, 2], "item": [1, 1, 1], "hour": ["2", "noon", "3"], "more": [["a"], ["b", None], None]}
+    pl.DataFrame(rows).write_parquet(tmp_path / "new.parquet")
     (tmp_path / "new.libsvm").write_text("1 0:1 1:1 2:1\n0 3:1 1:1\n0 5:1 1:1 2:1\n")
     for name in ("parquet", "libsvm"):
-        done = predict(run, tmp_path / f"new.{name}", tmp_path / "scores.parquet", bad_rows="skip")
-        assert (done.rows, done.set_aside) == (2, 1)
+        result = predict(run, tmp_path / f"new.{name}", tmp_path / "scores.parquet", bad_rows="skip")
+        assert (result.rows, result.set_aside) == (2, 1)
         assert pl.read_csv(tmp_path / "scores.bad.csv")["line"].to_list() == [2]
+    with pytest.raises(InputError, match="row 2: column 'hour' is 'noon', expected a number"):
+        predict(run, tmp_path / "new.parquet", tmp_path / "scores.parquet")
 
 
-def test_without_bad_rows_none_are_set_aside(run, raw, tmp_path):
-    done = predict(run, raw / "test.csv", tmp_path / "scores.parquet", bad_rows="skip")
-    assert (done.rows, done.set_aside) == (100, 0)
+def test_without_bad_rows_no_rows_are_set_aside(run, raw, tmp_path):
+    result = predict(run, raw / "test.csv", tmp_path / "scores.parquet", bad_rows="skip")
+    assert (result.rows, result.set_aside) == (100, 0)
     assert [path.name for path in tmp_path.iterdir()] == ["scores.parquet"]
 
 
-def test_the_runs_folder_alone_is_enough(run, raw, tmp_path):
+def test_a_prediction_needs_only_the_runs_folder(run, raw, tmp_path):
     moved = tmp_path / "moved"
     shutil.copytree(run, moved)
     config = OmegaConf.load(moved / "config.yaml")
@@ -143,7 +296,7 @@ def test_the_runs_folder_alone_is_enough(run, raw, tmp_path):
         predict(moved, raw / "test.csv", tmp_path / "scores.parquet")
 
 
-def test_libsvm_goes_in_as_the_dataset_has_it(run, tmp_path):
+def test_libsvm_has_the_columns_in_the_datasets_order(run, tmp_path):
     (tmp_path / "new.libsvm").write_text("1 0:1 1:1 2:1\n0 3:1 1:1 2:1\n")
     (tmp_path / "new.csv").write_text("user,item,hour\n0,1,2\n3,1,2\n")
     for name in ("libsvm", "csv"):
@@ -153,16 +306,19 @@ def test_libsvm_goes_in_as_the_dataset_has_it(run, tmp_path):
 
 
 def test_from_the_command_line(run, raw, tmp_path):
-    done = run_script(
-        "predict.py", f"run={run}", f"input={raw}/test.csv", f"output={tmp_path}/scores.csv", "heads=true"
+    rows = pl.read_csv(raw / "test.csv").with_columns(pl.format("[u]{}", "user").alias("user"))
+    rows.write_csv(tmp_path / "new.csv")
+    process = run_script(
+        "predict.py", f"run={run}", f"input={tmp_path}/new.csv", f"output={tmp_path}/scores.csv", "heads=true"
     )
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "100 rows, mean probability" in done.stdout
+    assert process.returncode == 0, process.stdout + process.stderr
+    assert "100 rows, mean probability" in process.stdout
+    assert "warning: field 'user': all its values are out of vocabulary. The input has '[u]" in process.stdout
     assert pl.read_csv(tmp_path / "scores.csv").columns[-3:] == ["p", "p_simple", "p_complex"]
     for arguments, message in (
         ([], "run= is missing"),
         ([f"run={run}", f"input={raw}/test.csv", f"output={tmp_path}/s.csv", "bad_rows=skp"], "did you mean 'skip'?"),
-        ([f"run={run}", f"input={raw}/none.csv", f"output={tmp_path}/s.csv"], "there is no such file"),
+        ([f"run={run}", f"input={raw}/none.csv", f"output={tmp_path}/s.csv"], "the file does not exist"),
         ([f"run={run}", f"input={raw}/test.csv", f"output={tmp_path}/s.txt"], "name a .parquet or a .csv file"),
     ):
         refused = run_script("predict.py", *arguments)
@@ -170,17 +326,40 @@ def test_from_the_command_line(run, raw, tmp_path):
         assert message in refused.stderr.replace("\n", " ")
 
 
-@pytest.mark.parametrize("version", sorted(path.name for path in (ROOT / "tests" / "checkpoints").iterdir()))
-def test_a_run_of_an_older_version_still_predicts_the_same(version, tmp_path):
-    """The folders in tests/checkpoints were written by the version that they are named after, scores.csv too, by its predict.py."""
+VERSIONS = sorted(path.name for path in (ROOT / "tests" / "checkpoints").iterdir())
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_a_run_of_an_older_version_predicts_the_same(version, tmp_path):
+    """A folder of tests/checkpoints has the name of the version that wrote it and scores.csv."""
     kept = ROOT / "tests" / "checkpoints" / version
     expected = pl.read_csv(kept / "scores.csv")
     expected.drop("p", "p_simple", "p_complex").write_csv(tmp_path / "new.csv")
-    predict(kept, tmp_path / "new.csv", tmp_path / "found.csv", heads=True)
-    found = pl.read_csv(tmp_path / "found.csv")
-    assert found.columns == expected.columns
+    predict(kept, tmp_path / "new.csv", tmp_path / "scores.csv", heads=True)
+    scores = pl.read_csv(tmp_path / "scores.csv")
+    assert scores.columns == expected.columns
     for name in ("p", "p_simple", "p_complex"):
-        np.testing.assert_allclose(found[name], expected[name], atol=1e-6)
+        np.testing.assert_allclose(scores[name], expected[name], atol=1e-6)
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_a_run_of_an_older_version_resumes(version, raw_dir, tmp_path):
+    """The kept run trained one of two epochs on the files of `write_raw`; the second follows."""
+    shutil.copytree(ROOT / "tests" / "checkpoints" / version, tmp_path / "run")
+    options = [
+        *("dataset=frappe", f"dataset.raw_dir={raw_dir}", f"dataset.prepared_dir={tmp_path}/prepared"),
+        *("dataset.label=click", "dataset.fields=[user,item,{name: hour, transform: log_bucket}]"),
+        *("dataset.rows=null", "backbone.complex.hidden_units=[6]", "embedding.dim=2", "optimizer.lr=0.02"),
+        *("stream.batch_size=64", "trainer=cpu", "trainer.max_epochs=2", "logger=none"),
+    ]
+    path = tmp_path / "run" / "checkpoints" / "best.ckpt"
+    process = run_script("train.py", *options, f"ckpt={path}")
+    assert process.returncode == 0, process.stdout + process.stderr
+    metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
+    assert metrics["epochs"] == 2
+    last = torch.load(tmp_path / "run" / "checkpoints" / "last.ckpt", weights_only=True)
+    assert last["global_step"] == 14  # 7 of the kept run
+    assert last["optimizer_states"][0]["state"][0]["step"] == 14
 
 
 @pytest.mark.parametrize(
@@ -188,13 +367,14 @@ def test_a_run_of_an_older_version_still_predicts_the_same(version, tmp_path):
     [
         (
             "0.0.7",
-            rf"dfm.weight.*written by version 0.0.7, this is {__version__}: train again, or use that version \(git checkout v0.0.7\)",
+            rf"dfm.weight.*written by version 0.0.7, this is {__version__}: train again, or use that version"
+            r" \(git checkout v0.0.7\)",
         ),
         (None, r"dfm.weight.*older than version 0.1.0"),
         (__version__, r"dfm.weight.*Use the config that it was trained with"),
     ],
 )
-def test_a_checkpoint_that_does_not_fit_says_what_to_do(run, tmp_path, version, message):
+def test_a_checkpoint_of_another_network_is_refused(run, tmp_path, version, message):
     shutil.copytree(run, tmp_path / "old")
     path = tmp_path / "old" / "checkpoints" / "best.ckpt"
     checkpoint = torch.load(path, weights_only=True)
@@ -205,7 +385,7 @@ def test_a_checkpoint_that_does_not_fit_says_what_to_do(run, tmp_path, version, 
         load_run(tmp_path / "old")
 
 
-def test_a_config_of_another_version_says_what_to_do(run, tmp_path):
+def test_a_config_of_another_version_is_refused(run, tmp_path):
     shutil.copytree(run, tmp_path / "old")
     path = tmp_path / "old" / "config.yaml"
     path.write_text(path.read_text().replace("tf4ctr.models.ssem.SeparateRepresentation", "tf4ctr.models.ssem.Gone"))

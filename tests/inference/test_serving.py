@@ -5,13 +5,23 @@ import shutil
 import polars as pl
 import pytest
 from fastapi.testclient import TestClient
+from omegaconf import OmegaConf
 from prometheus_client import CollectorRegistry
 
-from conftest import run_script
+from conftest import ROOT, run_script
+from tf4ctr.data.readers import as_text
 from tf4ctr.errors import InputError
 from tf4ctr.inference.exporting import export
 from tf4ctr.inference.prediction import predict
-from tf4ctr.inference.serving import MAX_ROWS, Batcher, ServedModel, create_app, example_row
+from tf4ctr.inference.serving import (
+    MAX_BODY_BYTES,
+    MAX_ROWS,
+    Batcher,
+    ServedModel,
+    _text,
+    create_app,
+    example_row,
+)
 
 
 @pytest.fixture(scope="module")
@@ -35,21 +45,158 @@ def test_raw_rows_get_the_probabilities_that_predict_gives(run, client, tmp_path
 
 
 @pytest.mark.parametrize(
+    ("value", "same"),
+    [
+        (1.0, "1"),
+        (-0.0, "0"),
+        (1e3, "1000"),
+        (True, "true"),
+        (False, "false"),
+        (float("nan"), None),
+        (0.5, "0.5"),
+        (1e-5, "0.00001"),
+        (1e-7, "1e-7"),
+        (2.0**60, "1.152921504606847e+18"),
+    ],
+)
+def test_a_value_is_the_text_that_preparation_reads(value, same):
+    """As `as_text` converts it in a parquet file."""
+    assert _text(value) == same
+    column = pl.Series("x", [value]).to_frame()
+    text = column.select(as_text(pl.col("x"), column.schema["x"])).item()
+    assert text == same
+
+
+def test_a_whole_float_is_the_integer(client):
+    users = (1, 1.0, "1", "1.0")
+    rows = [{"user": user, "item": 2, "hour": hour} for user in users for hour in (3, 3.0, "3", "3.0")]
+    p = client.post("/predict", json={"rows": [*rows, {"user": 99, "item": 2, "hour": 3}]}).json()["p"]
+    assert len(set(p[:-1])) == 1
+    assert p[-1] != p[0]
+
+
+def test_a_list_field_takes_a_json_list(tags_run, tmp_path):
+    lists = (["b", "a"], ["b", "a", "c"], ["b", None, "a"], [], None, ["unknown"])
+    rows = [{"user": 1, "tags": tags} for tags in lists]
+    pl.DataFrame(rows).write_parquet(tmp_path / "new.parquet")
+    predict(tags_run("csv"), tmp_path / "new.parquet", tmp_path / "scores.parquet")
+    expected = pl.read_parquet(tmp_path / "scores.parquet")["p"].to_list()
+    model = ServedModel(export(tags_run("csv"), "onnx", tmp_path / "onnx").folder)
+    with TestClient(create_app(model)) as client:
+        p = client.post("/predict", json={"rows": [{"user": 1, "tags": "b|a"}, *rows, example_row(model.encoder)]})
+        assert p.json()["p"][1:-1] == pytest.approx(expected, abs=1e-6)
+        assert len(set(p.json()["p"][:4])) == 1  # the first two values count, as a list or as text
+        assert p.json()["p"][4] != p.json()["p"][0]
+        (fault,) = client.post("/predict", json={"rows": [{"user": 1, "tags": [["b"]]}]}).json()["detail"]
+        assert fault["loc"] == ["body", "rows", 0, "tags"]
+        assert "found a list" in fault["msg"]
+
+
+def test_booleans_and_lists_of_numbers_are_the_texts_of_training(make_run, tmp_path):
+    """The training data is parquet with lists: they have no separator."""
+    rows = pl.DataFrame({"click": [0, 1], "member": [True, False], "tags": [[1, 2], [3, None]]})
+    run = make_run(rows, ["member", {"name": "tags", "width": 2}], "parquet")
+    lists = [{"member": True, "tags": tags} for tags in ([1, 2], [1.0, 2.0], ["1", "2"], [1, None, "2"], [2, 3])]
+    values = [{"member": value, "tags": [1, 2]} for value in ("true", False, "false", "no")]
+    model = ServedModel(export(run, "onnx", tmp_path / "onnx").folder)
+    with TestClient(create_app(model)) as client:
+        p = client.post("/predict", json={"rows": [*lists, *values, example_row(model.encoder)]}).json()["p"]
+        assert p[0] == p[1] == p[2] == p[3] == p[5]
+        assert p[6] == p[7]
+        assert len({p[0], p[4], p[6], p[8]}) == 4
+        (fault,) = client.post("/predict", json={"rows": [{"member": True, "tags": "1|2"}]}).json()["detail"]
+        assert "expected a list, found '1|2'" in fault["msg"]
+
+
+@pytest.mark.parametrize(
     ("row", "field", "message"),
     [
         ({"user": 1, "item": 2}, "hour", "Field required"),
         ({"user": 1, "item": 2, "hour": "noon"}, "hour", "'noon' is not a number"),
+        ({"user": 1, "item": 2, "hour": True}, "hour", "'true' is not a number"),
         ({"user": 1, "itme": 2, "item": 2, "hour": 3}, "itme", "Extra inputs are not permitted"),
-        ({"user": [1], "item": 2, "hour": 3}, "user", "valid"),
-        ({"user": True, "item": 2, "hour": 3}, "user", "valid"),
+        ({"user": [1], "item": 2, "hour": 3}, "user", "expected text, a number, true, false or null, found a list"),
+        ({"user": {"id": 1}, "item": 2, "hour": 3}, "user", "found an object"),
     ],
 )
-def test_a_bad_row_is_422_with_its_number_and_the_fields_name(client, row, field, message):
+def test_an_invalid_row_is_422_with_its_number_and_the_fields_name(client, row, field, message):
     answer = client.post("/predict", json={"rows": [{"user": 1, "item": 2, "hour": 3}, row]})
     assert answer.status_code == 422
-    fault = answer.json()["detail"][0]
-    assert fault["loc"][:4] == ["body", "rows", 1, field]
+    (fault,) = answer.json()["detail"]
+    assert fault["loc"] == ["body", "rows", 1, field]
     assert message in fault["msg"]
+
+
+@pytest.fixture
+def small(exported):
+    """An app that takes bodies of up to 500 bytes."""
+    with TestClient(create_app(ServedModel(exported), max_body_bytes=500)) as client:
+        yield client
+
+
+def body(size):
+    """A valid body of `size` bytes."""
+    text = json.dumps({"rows": [{"user": 1, "item": 2, "hour": 3}]})
+    return text.encode() + b" " * (size - len(text))
+
+
+JSON = {"content-type": "application/json"}
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+def test_a_body_above_the_limit_is_413(small, streamed):
+    """A streamed body comes in pieces and has no content-length."""
+
+    def post(content):
+        pieces = (content[start : start + 100] for start in range(0, len(content), 100))
+        return small.post("/predict", content=pieces if streamed else content, headers=JSON)
+
+    assert post(body(500)).status_code == 200
+    answer = post(body(501))
+    assert answer.status_code == 413
+    assert "more than 500 bytes" in answer.json()["detail"]
+    assert "max_body_bytes" in answer.json()["detail"]
+    assert small.get("/health").status_code == 200
+    assert 'status="4xx"' in small.get("/metrics").text
+
+
+def test_the_rest_of_a_large_body_is_not_read(small):
+    read = []
+
+    def pieces():
+        for number in range(100):
+            read.append(number)
+            yield b" " * 100
+
+    async def post():
+        messages = ({"type": "http.request", "body": piece, "more_body": True} for piece in pieces())
+        answers = []
+
+        async def receive():
+            return next(messages)
+
+        async def send(message):
+            answers.append(message)
+
+        scope = {"type": "http", "method": "POST", "path": "/predict", "query_string": b"", "root_path": ""}
+        await small.app(scope | {"headers": [(b"content-type", b"application/json")]}, receive, send)
+        return answers[0]["status"]
+
+    assert asyncio.run(post()) == 413
+    assert read == [0, 1, 2, 3, 4, 5]
+
+
+def test_the_default_limit_takes_a_full_request(client):
+    rows = [{"user": "u" * 250, "item": "i" * 250, "hour": 3}] * MAX_ROWS
+    assert client.post("/predict", json={"rows": rows}).status_code == 200
+    assert client.post("/predict", content=body(MAX_BODY_BYTES + 1), headers=JSON).status_code == 413
+    assert OmegaConf.load(ROOT / "conf" / "serve.yaml").max_body_bytes == MAX_BODY_BYTES
+
+
+@pytest.mark.parametrize("limit", [0, "8MB", 1.5])
+def test_an_invalid_limit_is_refused(exported, limit):
+    with pytest.raises(InputError, match=r"max_body_bytes is .*expected a whole number from 1 on"):
+        create_app(ServedModel(exported), limit)
 
 
 def test_the_example_can_be_sent(exported, client):
@@ -69,34 +216,34 @@ def test_no_rows_and_too_many_are_refused(client, rows):
 def test_health_metrics_and_docs(exported, client):
     assert client.get("/health").json()["run"] == json.loads((exported / "export.json").read_text())["run"]
     client.post("/predict", json={"rows": [{"user": None, "item": "nothing like it", "hour": 3}] * 2})
-    found = client.get("/metrics").text
-    assert "tf4ctr_rows_total 2.0" in found
-    assert 'tf4ctr_out_of_vocabulary_total{column="item"} 2.0' in found
-    assert 'handler="/predict"' in found
+    metrics = client.get("/metrics").text
+    assert "tf4ctr_rows_total 2.0" in metrics
+    assert 'tf4ctr_out_of_vocabulary_total{column="item"} 2.0' in metrics
+    assert 'handler="/predict"' in metrics
     assert "user" in json.dumps(client.get("/openapi.json").json()["components"]["schemas"]["Row"]["properties"])
 
 
-def test_requests_that_come_in_meanwhile_are_scored_together_and_apart(exported):
+def test_requests_that_wait_are_scored_together_and_answered_one_by_one(exported):
     async def scored():
         registry = CollectorRegistry()
         batcher = Batcher(ServedModel(exported), registry)
         rows = [[[str(number), "2", "3"]] * (number + 1) for number in range(6)]
-        requests = [asyncio.create_task(batcher.score(each)) for each in rows]
+        requests = [asyncio.create_task(batcher.score(request)) for request in rows]
         await asyncio.sleep(0)  # all of them wait
         worker = asyncio.create_task(batcher.work())
-        found = await asyncio.gather(*requests)
-        alone = [await batcher.score(each) for each in rows]
+        together = await asyncio.gather(*requests)
+        alone = [await batcher.score(request) for request in rows]
         worker.cancel()
-        return found, alone, registry
+        return together, alone, registry
 
-    found, alone, registry = asyncio.run(scored())
-    assert [len(each) for each in found] == [1, 2, 3, 4, 5, 6]
-    for first, second in zip(found, alone, strict=True):
+    together, alone, registry = asyncio.run(scored())
+    assert [len(p_N) for p_N in together] == [1, 2, 3, 4, 5, 6]
+    for first, second in zip(together, alone, strict=True):
         assert first == pytest.approx(second, abs=1e-6)
     assert registry.get_sample_value("tf4ctr_batch_rows_count") == 1 + 6
 
 
-def test_a_failing_model_fails_its_requests_and_not_the_app(exported):
+def test_an_error_of_the_model_fails_its_requests_and_not_the_app(exported):
     async def failing():
         model = ServedModel(exported)
         batcher = Batcher(model, CollectorRegistry())
@@ -110,18 +257,23 @@ def test_a_failing_model_fails_its_requests_and_not_the_app(exported):
     assert len(asyncio.run(failing())) == 1
 
 
-def test_what_is_no_onnx_export_is_told(run, exported, tmp_path):
-    with pytest.raises(InputError, match=r"there is no export.json; make one with python src/export.py"):
+def test_a_folder_that_is_not_an_onnx_export_is_refused(run, exported, tmp_path):
+    with pytest.raises(InputError, match=r"it has no export.json; create one with python src/export.py"):
         ServedModel(tmp_path)
     other = export(run, "safetensors", tmp_path / "weights").folder
-    with pytest.raises(InputError, match=r"is safetensors, and onnx is what can be served"):
+    with pytest.raises(InputError, match=r"has format safetensors, expected onnx"):
         ServedModel(other)
     broken = tmp_path / "broken"
     shutil.copytree(exported, broken)
     (broken / "vocabulary" / "user.parquet").unlink()
     with pytest.raises(InputError, match=r"user.parquet is missing"):
         ServedModel(broken)
-    for arguments, message in (([], "export= is missing"), ([f"export={tmp_path}"], "there is no export.json")):
+    limit = [f"export={exported}", "max_body_bytes=8MB"]
+    for arguments, message in (
+        (limit, "max_body_bytes is '8MB'"),
+        ([], "export= is missing"),
+        ([f"export={tmp_path}"], "it has no export.json"),
+    ):
         refused = run_script("serve.py", *arguments)
         assert refused.returncode == 2
         assert message in refused.stderr.replace("\n", " ")

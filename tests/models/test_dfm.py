@@ -6,7 +6,7 @@ from torch import nn
 from tf4ctr.errors import InputError
 from tf4ctr.models.dfm import BilinearFusion, Concatenation, MixtureOfExperts, Sum, Voting, WeightedSum
 
-SIZES = [5, 3, 2]  # of the encoders' outputs
+SIZES = [5, 3, 2]  # widths of the encoders' outputs
 
 
 def linear(layer, h):
@@ -15,11 +15,11 @@ def linear(layer, h):
 
 @pytest.fixture(params=[2, 3])
 def hidden(request):
-    """Outputs of two encoders, as in the paper, and of three."""
+    """The outputs of two encoders (as in the paper) and of three."""
     return [torch.randn(8, size, dtype=torch.float64) for size in SIZES[: request.param]]
 
 
-def made(dfm, hidden, **options):
+def build(dfm, hidden, **options):
     return dfm([h.shape[1] for h in hidden], **options).double()
 
 
@@ -29,7 +29,7 @@ def check_heads(dfm, hidden, heads):
 
 
 def test_sum(hidden):
-    dfm = made(Sum, hidden)
+    dfm = build(Sum, hidden)
     fused, heads = dfm(hidden)
     check_heads(dfm, hidden, heads)
     np.testing.assert_allclose(
@@ -37,7 +37,7 @@ def test_sum(hidden):
     )
 
 
-def test_sum_takes_a_logit_as_it_is():
+def test_sum_uses_an_output_of_width_one_as_the_logit():
     dfm = Sum([1, 3])
     assert isinstance(dfm.heads[0], nn.Identity)
     simple = torch.randn(4, 1)
@@ -45,14 +45,14 @@ def test_sum_takes_a_logit_as_it_is():
 
 
 def test_sum_of_one_encoder_is_its_logit():
-    alone = torch.randn(4, 1)
-    fused, heads = Sum([1])([alone])
-    assert torch.equal(fused, alone[:, 0])
+    hidden = torch.randn(4, 1)
+    fused, heads = Sum([1])([hidden])
+    assert torch.equal(fused, hidden[:, 0])
     assert torch.equal(heads[0], fused)
 
 
 def test_weighted_sum(hidden):
-    dfm = made(WeightedSum, hidden)
+    dfm = build(WeightedSum, hidden)
     assert dfm.weight.tolist() == pytest.approx([1 / len(hidden)] * len(hidden))
     weights = [0.3, 1.7, -0.4][: len(hidden)]
     with torch.no_grad():
@@ -65,7 +65,7 @@ def test_weighted_sum(hidden):
 
 @pytest.mark.parametrize("dfm", [Sum, WeightedSum, Voting, Concatenation, MixtureOfExperts])
 def test_gradients(dfm, hidden):
-    dfm = made(dfm, hidden).eval()
+    dfm = build(dfm, hidden).eval()
 
     def logits(*h):
         fused, heads = dfm(h)
@@ -80,7 +80,7 @@ def softmax(x):
 
 
 def test_voting_in_evaluation_is_the_softmax_of_the_votes(hidden):
-    dfm = made(Voting, hidden, temperature=0.8).eval()
+    dfm = build(Voting, hidden, temperature=0.8).eval()
     fused, heads = dfm(hidden)
     check_heads(dfm, hidden, heads)
     votes, logits = (
@@ -92,9 +92,9 @@ def test_voting_in_evaluation_is_the_softmax_of_the_votes(hidden):
 
 
 def test_voting_in_training_draws_gumbel_noise():
-    """The chance that one vote beats the other is that of the softmax of the votes, whatever the temperature."""
+    """P(one vote is larger than the other) = softmax of the votes, for every temperature."""
     h = [torch.randn(1, size, dtype=torch.float64).expand(20_000, -1) for size in (5, 3)]
-    dfm = made(Voting, h).train()
+    dfm = build(Voting, h).train()
     fused, (simple, complex_) = dfm(h)
     weight = (fused - complex_) / (simple - complex_)
     votes = np.stack([linear(layer, part[:1]) for layer, part in zip(dfm.votes, h, strict=True)], 1)
@@ -107,26 +107,26 @@ def test_voting_needs_a_positive_temperature():
 
 
 def test_concatenation(hidden):
-    dfm = made(Concatenation, hidden)
+    dfm = build(Concatenation, hidden)
     fused, heads = dfm(hidden)
     np.testing.assert_allclose(fused.detach(), linear(dfm.fused, torch.cat(hidden, 1)), atol=1e-12)
     check_heads(dfm, hidden, heads)
 
 
 def test_mixture_of_experts(hidden):
-    dfm = made(MixtureOfExperts, hidden)
+    dfm = build(MixtureOfExperts, hidden)
     fused, heads = dfm(hidden)
-    together = torch.cat(hidden, 1).numpy()
+    concatenated = torch.cat(hidden, 1).numpy()
     gate, expert = (
-        together @ layer.weight.detach().numpy().T + layer.bias.detach().numpy() for layer in (dfm.gate, dfm.expert)
+        concatenated @ layer.weight.detach().numpy().T + layer.bias.detach().numpy() for layer in (dfm.gate, dfm.expert)
     )
     np.testing.assert_allclose(fused.detach(), (softmax(gate) * expert).sum(1), atol=1e-12)
     check_heads(dfm, hidden, heads)
 
 
-def test_bilinear_fusion_sums_chunk_by_chunk():
+def test_bilinear_fusion_equals_the_sum_over_chunks():
     h = [torch.randn(4, size, dtype=torch.float64) for size in (6, 9)]
-    fusion = made(BilinearFusion, h, num_heads=3)
+    fusion = build(BilinearFusion, h, num_heads=3)
     expected = np.zeros(4)
     for row in range(4):
         for m in range(3):
@@ -134,21 +134,21 @@ def test_bilinear_fusion_sums_chunk_by_chunk():
             expected[row] += left @ fusion.weight[m].detach().numpy() @ right
     np.testing.assert_allclose(fusion(h).detach(), expected, atol=1e-12)
     assert torch.autograd.gradcheck(lambda *parts: fusion(parts), [part.requires_grad_() for part in h])
-    heads = made(Sum, h)
-    plus = made(Sum, h, interaction=lambda features: fusion)
-    plus.load_state_dict({**heads.state_dict(), "interaction.weight": fusion.weight})
-    np.testing.assert_allclose(plus(h)[0].detach(), (heads(h)[0] + fusion(h)).detach(), atol=1e-12)
+    plain = build(Sum, h)
+    extended = build(Sum, h, interaction=lambda features: fusion)
+    extended.load_state_dict({**plain.state_dict(), "interaction.weight": fusion.weight})
+    np.testing.assert_allclose(extended(h)[0].detach(), (plain(h)[0] + fusion(h)).detach(), atol=1e-12)
 
 
 @pytest.mark.parametrize("sizes", [[6, 8], [6], [6, 6, 6]])
-def test_bilinear_fusion_needs_two_encoders_in_whole_chunks(sizes):
+def test_bilinear_fusion_needs_two_encoders_with_equal_chunks(sizes):
     with pytest.raises(InputError, match="it needs two"):
         BilinearFusion(sizes, num_heads=3)
 
 
 @pytest.mark.parametrize("kind", [WeightedSum, Voting])
-def test_the_fused_logit_is_the_heads_by_their_weights(hidden, kind):
-    dfm = made(kind, hidden).eval()
+def test_the_fused_logit_is_the_weighted_sum_of_the_heads(hidden, kind):
+    dfm = build(kind, hidden).eval()
     fused, heads = dfm(hidden)
     weight = dfm.weights(hidden)
     assert weight.shape == (8, len(hidden))

@@ -16,12 +16,12 @@ def sigmoid(z):
 
 
 def bce(z, y):
-    """-log of the probability of the true class, the long way."""
+    """-log of the probability of the true class."""
     return math.log1p(math.exp(-abs(z))) + max(z, 0.0) - z * y
 
 
 def expected_terms(fused, simple, complex_, label, alpha, gamma, c):
-    """The paper's formula row by row, in probabilities."""
+    """The paper's formula, row by row, from probabilities."""
     s, k = 0.0, 0.0
     for z_s, z_c, y in zip(simple, complex_, label, strict=True):
         q_s = sigmoid(z_s) if y == 1 else 1 - sigmoid(z_s)
@@ -45,17 +45,17 @@ def test_tf_loss_equals_the_papers_formula(batch, alpha, modulation):
     gamma, c = modulation
     fused, simple, complex_, label = zip(*batch, strict=True)
     logits = Logits(*(torch.tensor(z, dtype=torch.float32) for z in (fused, simple, complex_)))
-    # the formula sees the same numbers, rounded to float32
+    # the formula gets the same numbers, rounded to float32
     columns = [z.double().tolist() for z in logits[:3]]
     terms = TFLoss(alpha, gamma, c)(logits, torch.tensor(label, dtype=torch.float32))
     expected = expected_terms(*columns, label, alpha, gamma, c)
-    found = [float(terms[name]) for name in ("bce", "tf_simple", "tf_complex", "loss")]
-    assert found == pytest.approx(expected, rel=2e-5, abs=1e-6)
+    values = [float(terms[name]) for name in ("bce", "tf_simple", "tf_complex", "loss")]
+    assert values == pytest.approx(expected, rel=2e-5, abs=1e-6)
 
 
 @given(batch=batches, alpha=st.floats(0, 1), modulation=st.sampled_from([(1, 0.7), (2, 0.8), (2, 1.2)]))
-def test_more_heads_take_their_focus_between_the_papers_two(batch, alpha, modulation):
-    """Heads that have no focus of their own change nothing: two of three with focus 0 and 1 are the paper's, weights shared."""
+def test_three_heads_equal_the_extended_formula(batch, alpha, modulation):
+    """The factor and the weight of a head are mixed by its focus; the weights sum to 1."""
     gamma, c = modulation
     fused, simple, complex_, label = zip(*batch, strict=True)
     z, z_s, z_c, y = (torch.tensor(column, dtype=torch.float64) for column in (fused, simple, complex_, label))
@@ -73,7 +73,7 @@ def test_more_heads_take_their_focus_between_the_papers_two(batch, alpha, modula
     assert float(terms["loss"]) == pytest.approx(float(terms["bce"]) + expected, rel=2e-5, abs=1e-6)
 
 
-def test_a_head_half_way_has_plain_bce_and_even_steps_are_the_default():
+def test_a_focus_of_one_half_gives_plain_bce_and_even_steps_are_the_default():
     z, label = torch.randn(50), torch.randint(0, 2, (50,)).float()
     logits = Logits(z, z, z, {"middle": z})
     default, named = (TFLoss(0.25, 2, 0.8, focus)(logits, label) for focus in (None, [0, 0.5, 1]))
@@ -81,7 +81,7 @@ def test_a_head_half_way_has_plain_bce_and_even_steps_are_the_default():
     assert float(default["tf_middle"]) == pytest.approx(float(default["bce"]), rel=1e-6)
 
 
-def test_two_heads_with_their_focus_named_are_the_paper_to_the_last_digit():
+def test_two_heads_with_focus_0_and_1_are_bitwise_equal_to_the_default():
     logits, label = Logits(*torch.randn(3, 50)), torch.randint(0, 2, (50,)).float()
     default, named = (TFLoss(0.25, 2, 0.8, focus)(logits, label) for focus in (None, [0, 1]))
     assert all(torch.equal(default[name], named[name]) for name in named)
@@ -92,16 +92,16 @@ def test_two_heads_with_their_focus_named_are_the_paper_to_the_last_digit():
     [
         ([0, 0.5], 2, "must rise from 0"),
         ([0, 0.7, 0.2, 1], 4, "must rise from 0"),
-        ([0, 1], 3, "loss.focus has 2 numbers, and the backbone 3 encoders"),
+        ([0, 1], 3, "loss.focus has 2 numbers, but the backbone has 3 encoders"),
         (None, 1, "add framework=plain"),
     ],
 )
-def test_a_focus_that_fits_no_heads_is_refused(focus, heads, message):
+def test_a_focus_that_does_not_fit_the_heads_is_refused(focus, heads, message):
     with pytest.raises(InputError, match=message):
         TFLoss(0.25, 1, 0.7, focus).focus_of(heads)
 
 
-def test_gamma_zero_gives_two_plain_heads():
+def test_gamma_zero_gives_plain_bce_of_both_heads():
     logits, label = Logits(*torch.randn(3, 50)), torch.randint(0, 2, (50,)).float()
     terms = TFLoss(alpha=0.3, gamma=0, c=0.7)(logits, label)
     plain = [float(BCELoss()(Logits(z, z, z), label)["loss"]) for z in logits[:3]]
@@ -110,25 +110,25 @@ def test_gamma_zero_gives_two_plain_heads():
 
 @pytest.mark.parametrize(("gamma", "c"), [(0, 1), (1, 0.7), (2, 0.8), (2, 1.2), (1.5, 0.9)])
 def test_the_gradient_flows_through_the_modulating_factor(gamma, c):
-    """Against central differences of the formula: the factor is not held constant."""
+    """Central differences of the formula: the factor is not treated as a constant."""
     torch.manual_seed(1)
     simple, complex_, fused = torch.randn(3, 6)
     label = torch.tensor([0.0, 1, 1, 0, 1, 0])
     logits = Logits(fused.requires_grad_(), simple.requires_grad_(), complex_.requires_grad_())
     TFLoss(0.25, gamma, c)(logits, label)["loss"].backward()
-    for which, tensor in enumerate(logits[:3]):
+    for number, tensor in enumerate(logits[:3]):
         for i in range(6):
             columns = [z.detach().double().tolist() for z in logits[:3]]
-            columns[which][i] += 1e-5
+            columns[number][i] += 1e-5
             up = expected_terms(*columns, label.tolist(), 0.25, gamma, c)[3]
-            columns[which][i] -= 2e-5
+            columns[number][i] -= 2e-5
             down = expected_terms(*columns, label.tolist(), 0.25, gamma, c)[3]
             assert float(tensor.grad[i]) == pytest.approx((up - down) / 2e-5, rel=1e-3, abs=2e-6)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize(("gamma", "c"), [(1, 1), (0.5, 1), (2, 0.8), (2, 1.2)])
-def test_finite_at_saturated_logits(dtype, gamma, c):
+def test_tf_loss_is_finite_at_saturated_logits(dtype, gamma, c):
     z = torch.tensor([50.0, -50.0, 50.0, -50.0], dtype=dtype).requires_grad_()
     label = torch.tensor([1.0, 0.0, 0.0, 1.0])
     terms = TFLoss(0.25, gamma, c)(Logits(z, z, z), label)
@@ -136,7 +136,7 @@ def test_finite_at_saturated_logits(dtype, gamma, c):
     assert float(terms["bce"]) == pytest.approx(25, rel=1e-6)
     assert torch.isfinite(terms["loss"])
     assert torch.isfinite(z.grad).all()
-    assert torch.all(z.grad[2:].abs() > 0.1)  # a saturated mistake is still corrected
+    assert torch.all(z.grad[2:].abs() > 0.1)  # a wrong saturated logit still has a gradient
 
 
 def test_bce_trains_only_the_fused_logit():
@@ -157,7 +157,7 @@ def test_bce_trains_only_the_fused_logit():
         ((0.5, 0.5, 1.2), "only an even gamma"),
     ],
 )
-def test_meaningless_arguments_are_refused(arguments, message):
+def test_arguments_outside_their_range_are_refused(arguments, message):
     with pytest.raises(InputError, match=message):
         TFLoss(*arguments)
 
@@ -171,8 +171,8 @@ def test_focal_loss_equals_its_formula(batch, gamma, alpha):
         q = sigmoid(z) if y == 1 else 1 - sigmoid(z)
         weight = 1.0 if alpha is None else (alpha if y == 1 else 1 - alpha)
         expected += weight * (1 - q) ** gamma * bce(z, y) / len(label)
-    found = float(FocalLoss(gamma, alpha)(logits, torch.tensor(label, dtype=torch.float32))["loss"])
-    assert found == pytest.approx(expected, rel=2e-5, abs=1e-6)
+    value = float(FocalLoss(gamma, alpha)(logits, torch.tensor(label, dtype=torch.float32))["loss"])
+    assert value == pytest.approx(expected, rel=2e-5, abs=1e-6)
 
 
 def test_focal_loss_is_finite_at_saturated_logits():
@@ -182,6 +182,6 @@ def test_focal_loss_is_finite_at_saturated_logits():
 
 
 @pytest.mark.parametrize(("arguments", "message"), [((-1,), "loss.gamma is -1"), ((2, 1.5), "loss.alpha is 1.5")])
-def test_meaningless_arguments_of_focal_loss_are_refused(arguments, message):
+def test_focal_loss_arguments_outside_their_range_are_refused(arguments, message):
     with pytest.raises(InputError, match=message):
         FocalLoss(*arguments)

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from conftest import draw_ids
-from layers import ready, run
+from layers import randomized, run
 from tf4ctr.errors import InputError
 from tf4ctr.models.embedding import FieldEmbedding
 from tf4ctr.models.ssem import GatingMechanism, MixtureOfExperts, SeparateRepresentation, Shared
@@ -14,7 +14,7 @@ table = partial(FieldEmbedding, init_std=1.0)
 
 
 @pytest.mark.parametrize("encoders", [1, 2, 3])
-def test_shared_gives_every_encoder_the_same(schema, encoders):
+def test_shared_gives_all_encoders_the_same_embeddings(schema, encoders):
     ssem = Shared(schema, table, 6, [True] * encoders)
     views = ssem(draw_ids(schema, 5))
     assert ssem.dims == [6] * encoders
@@ -24,37 +24,37 @@ def test_shared_gives_every_encoder_the_same(schema, encoders):
 
 
 @pytest.mark.parametrize("encoders", [2, 3])
-def test_ser_has_a_table_for_each_encoder(schema, encoders):
+def test_ser_has_one_table_per_encoder(schema, encoders):
     ssem = SeparateRepresentation(schema, table, 6, [True] * encoders)
     ids = draw_ids(schema, 5)
     views = ssem(ids)
     assert ssem.dims == [3, 6, 6][:encoders]
-    for view, dim, held in zip(views, ssem.dims, ssem.tables, strict=True):
+    for view, dim, own_table in zip(views, ssem.dims, ssem.tables, strict=True):
         assert view.shape == (5, 3, dim)
-        assert torch.equal(view, held.weight[ids.long()])
+        assert torch.equal(view, own_table.weight[ids.long()])
     views[0].sum().backward()
     assert ssem.tables[-1].weight.grad is None
 
 
-def test_ser_needs_an_even_size(schema):
+def test_ser_needs_an_even_embedding_size(schema):
     with pytest.raises(InputError, match=r"embedding.dim is 5.*must be even"):
         SeparateRepresentation(schema, table, 5, [True, True])
 
 
-def test_an_encoder_that_looks_at_no_embeddings_has_no_parameters(schema):
+def test_an_encoder_without_embeddings_has_no_parameters(schema):
     ids = draw_ids(schema, 5)
     assert list(Shared(schema, table, 6, [False]).parameters()) == []
     assert Shared(schema, table, 6, [False])(ids) == [None]
     ser = SeparateRepresentation(schema, table, 6, [False, True])
     assert [view is None for view in ser(ids)] == [True, False]
-    assert [held.dim for held in ser.tables] == [6]
+    assert [own_table.dim for own_table in ser.tables] == [6]
     moe = MixtureOfExperts(schema, table, 6, [False, True])
     assert [view is None for view in moe(ids)] == [True, False]
     assert len(moe.gates) == 1
 
 
-def test_gm_shares_each_sample_between_the_encoders(schema):
-    ssem = ready(GatingMechanism(schema, table, 4, [True] * 2, dropout=0.5))
+def test_gm_divides_each_sample_between_two_encoders(schema):
+    ssem = randomized(GatingMechanism(schema, table, 4, [True] * 2, dropout=0.5))
     ids = draw_ids(schema, 6)
     simple, complex_ = ssem(ids)
     emb = ssem.table.weight.detach().numpy()[ids.numpy()]
@@ -64,37 +64,37 @@ def test_gm_shares_each_sample_between_the_encoders(schema):
         np.testing.assert_allclose(complex_[row].detach(), (1 - gate) * emb[row], atol=1e-12)
 
 
-def test_gm_of_three_shares_by_a_softmax(schema):
-    ssem = ready(GatingMechanism(schema, table, 4, [True] * 3))
+def test_gm_divides_each_sample_between_three_encoders_by_a_softmax(schema):
+    ssem = randomized(GatingMechanism(schema, table, 4, [True] * 3))
     ids = draw_ids(schema, 6)
     views = ssem(ids)
     emb = ssem.table.weight.detach().numpy()[ids.numpy()]
     score = np.exp(np.append(run(ssem.gate, emb.reshape(6, -1)), np.zeros((6, 1)), 1))
-    for which, view in enumerate(views):
-        share = score[:, which] / score.sum(1)
+    for number, view in enumerate(views):
+        share = score[:, number] / score.sum(1)
         np.testing.assert_allclose(view.detach(), share[:, None, None] * emb, atol=1e-12)
 
 
 @pytest.mark.parametrize("encoders", [2, 3])
-def test_moe_mixes_as_many_experts_by_a_gate_for_each_encoder(schema, encoders):
-    ssem = ready(MixtureOfExperts(schema, table, 4, [True] * encoders, dropout=0.5))
+def test_moe_has_one_expert_and_one_gate_per_encoder(schema, encoders):
+    ssem = randomized(MixtureOfExperts(schema, table, 4, [True] * encoders, dropout=0.5))
     ids = draw_ids(schema, 6)
-    found = ssem(ids)
+    views = ssem(ids)
     emb = ssem.table.weight.detach().numpy()[ids.numpy()]
     assert len(ssem.experts) == encoders
     for row in range(6):
         flat = emb[row].reshape(1, -1)
         experts = [run(expert, flat)[0] for expert in ssem.experts]
-        for which in range(encoders):
-            score = np.exp(run(ssem.gates[which], flat)[0])
+        for number in range(encoders):
+            score = np.exp(run(ssem.gates[number], flat)[0])
             expected = sum(s / score.sum() * expert for s, expert in zip(score, experts, strict=True))
-            np.testing.assert_allclose(found[which][row].detach().numpy().ravel(), expected, atol=1e-12)
+            np.testing.assert_allclose(views[number][row].detach().numpy().ravel(), expected, atol=1e-12)
 
 
 @pytest.mark.parametrize("encoders", [2, 3])
 @pytest.mark.parametrize("ssem_class", [GatingMechanism, MixtureOfExperts])
 def test_gradients_of_the_selection(schema, ssem_class, encoders):
-    ssem = ready(ssem_class(schema, table, 4, [True] * encoders))
+    ssem = randomized(ssem_class(schema, table, 4, [True] * encoders))
     ids = draw_ids(schema, 5)
     weight = ssem.table.weight.detach().clone().requires_grad_()
 

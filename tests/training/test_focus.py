@@ -14,10 +14,10 @@ from tf4ctr.training.focus import BINS, draw_focus, draw_gates, gate_table
 from training.test_loggers import offline_records
 
 
-def test_a_run_leaves_what_its_heads_did(toy, tmp_path):
+def test_a_run_writes_the_focus_of_its_heads(toy, tmp_path):
     options = ["ssem=gm", "dfm=vf", "trainer.max_epochs=3", "optimizer.lr=0.01"]
-    done = run_script("train.py", *toy, *options)
-    assert done.returncode == 0, done.stdout + done.stderr
+    result = run_script("train.py", *toy, *options)
+    assert result.returncode == 0, result.stdout + result.stderr
     folder = tmp_path / "run"
     metrics = json.loads((folder / "metrics.json").read_text())
     focus = json.loads((folder / "focus.json").read_text())
@@ -30,9 +30,8 @@ def test_a_run_leaves_what_its_heads_did(toy, tmp_path):
         probability = torch.sigmoid(scores.logits[head]).numpy()
         q = np.where(scores.label.numpy() == 1, probability, 1 - probability)
         expected = np.histogram(q, BINS, (0, 1))[0] / len(q)
-        np.testing.assert_allclose(
-            shares[metrics["best_epoch"] - 1], expected, atol=0.011
-        )  # a row may stand on a bin's edge
+        # one row of 100 may be on the edge of a bin
+        np.testing.assert_allclose(shares[metrics["best_epoch"] - 1], expected, atol=0.011)
     assert np.add(*focus["weights"].values()) == pytest.approx(np.ones(metrics["epochs"]))
     gates = pl.read_csv(folder / "gates.csv")
     assert gates.filter(field="hour")["rows"].sum() == 100
@@ -43,19 +42,19 @@ def test_a_run_leaves_what_its_heads_did(toy, tmp_path):
     assert {"focus", "gates", "curves"} <= pictures
 
 
-def test_a_resumed_run_has_the_epochs_before_too(toy, tmp_path):
+def test_a_resumed_run_keeps_the_earlier_epochs(toy, tmp_path):
     assert run_script("train.py", *toy, "trainer.max_epochs=1", "logger=none").returncode == 0
-    done = run_script(
+    result = run_script(
         "train.py", *toy, "trainer.max_epochs=2", "logger=none", f"ckpt={tmp_path}/run/checkpoints/last.ckpt"
     )
-    assert done.returncode == 0, done.stdout + done.stderr
+    assert result.returncode == 0, result.stdout + result.stderr
     focus = json.loads((tmp_path / "run" / "focus.json").read_text())
     assert focus["epochs"] == [1, 2]
     assert {len(shares) for shares in focus["q"].values()} == {2}
     assert {len(weights) for weights in focus["weights"].values()} == {2}
 
 
-def test_gates_are_means_over_a_values_rows(tmp_path):
+def test_gates_are_means_over_the_rows_of_a_value(tmp_path):
     schema = Schema("toy", (Field("user", 4), Field("hour", 3)), "click")
     for name, values in (("user", ["a", "b"]), ("hour", ["9"])):
         vocabulary.save(pl.Series(name, values), tmp_path)
@@ -71,6 +70,6 @@ def test_gates_are_means_over_a_values_rows(tmp_path):
     assert (tmp_path / "gates.png").exists()
 
 
-def test_one_epoch_of_one_head_is_a_picture_too(tmp_path):
+def test_one_epoch_of_one_head_is_drawn(tmp_path):
     draw_focus([3], {"fused": [[1 / BINS] * BINS]}, {}, tmp_path / "focus.png")
     assert (tmp_path / "focus.png").read_bytes().startswith(b"\x89PNG")

@@ -15,7 +15,7 @@ def read(path):
         return list(csv.DictReader(file))
 
 
-def test_one_row_an_epoch_of_training_and_validation(tmp_path):
+def test_one_row_per_epoch_of_training_and_validation(tmp_path):
     logger = EpochCSV(str(tmp_path))
     logger.log_metrics({"step/loss": 3.0, "epoch": 0}, 5)
     logger.log_metrics({"val/auc": 0.7, "lr": 1e-3, "epoch": 0}, 9)
@@ -28,7 +28,7 @@ def test_one_row_an_epoch_of_training_and_validation(tmp_path):
     ]
 
 
-def test_a_resumed_run_keeps_the_past_and_drops_the_future(tmp_path):
+def test_a_resumed_run_keeps_earlier_epochs_and_drops_later_ones(tmp_path):
     first = EpochCSV(str(tmp_path))
     for epoch in range(4):
         first.log_metrics({"val/auc": epoch / 10, "epoch": epoch}, epoch)
@@ -42,13 +42,16 @@ def test_a_resumed_run_keeps_the_past_and_drops_the_future(tmp_path):
 
 
 def records(data):
-    """Records of an offline run's file: a 7-byte header, then LevelDB's log format (blocks of 32 KiB, records split over them)."""
+    """Records of an offline run's file: a 7-byte header, then LevelDB's log format.
+
+    That format has blocks of 32 KiB; a record may be split over several of them.
+    """
     assert data.startswith(b":W&B")
     position, record = 7, b""
     while position + 7 <= len(data):
-        left = 32768 - position % 32768
-        if left < 7:  # too short for a record's header: padding
-            position += left
+        remaining = 32768 - position % 32768
+        if remaining < 7:  # too short for a record's header: padding
+            position += remaining
             continue
         _, length, kind = struct.unpack("<IHB", data[position : position + 7])
         record += data[position + 7 : position + 7 + length]
@@ -59,19 +62,19 @@ def records(data):
 
 
 def offline_records(folder, kind):
-    """What an offline W&B run holds of a kind: `run`, `history`, ..."""
+    """The records of one kind (`run`, `history`, ...) in an offline W&B run."""
     (path,) = folder.glob("wandb/offline-run-*/*.wandb")
-    found = []
+    of_kind = []
     for data in records(path.read_bytes()):
         record = wandb_internal_pb2.Record()
         record.ParseFromString(data)
         if record.WhichOneof("record_type") == kind:
-            found.append(getattr(record, kind))
-    return found
+            of_kind.append(getattr(record, kind))
+    return of_kind
 
 
 def offline_history(folder):
-    """The metrics that an offline W&B run holds, row by row."""
+    """The metrics in an offline W&B run, row by row."""
     return [
         {"/".join(item.nested_key) or item.key: json.loads(item.value_json) for item in history.item}
         for history in offline_records(folder, "history")
@@ -87,7 +90,7 @@ def test_without_a_key_wandb_logs_offline_and_says_so_once(tmp_path, monkeypatch
     logger.log_metrics({"val/auc": 0.75, "epoch": 0}, 9)
     logger.log_metrics({"train/loss": 0.5, "epoch": 0}, 9)
     logger.experiment.finish()
-    wandb.teardown()  # the service writes the file after finish() has returned; this waits for it
+    wandb.teardown()  # waits for the service, which writes the file after finish() returns
     history = offline_history(tmp_path)
     assert any(row.get("val/auc") == 0.75 for row in history)
     assert any(row.get("train/loss") == 0.5 for row in history)
@@ -97,11 +100,11 @@ def test_without_a_key_wandb_logs_offline_and_says_so_once(tmp_path, monkeypatch
 @pytest.mark.parametrize(
     ("environment", "mode"), [({"WANDB_API_KEY": "k" * 40}, "online"), ({"WANDB_MODE": "disabled"}, "disabled")]
 )
-def test_a_key_or_a_mode_is_followed(tmp_path, monkeypatch, environment, mode):
+def test_a_key_or_a_mode_decides(tmp_path, monkeypatch, environment, mode):
     monkeypatch.delenv("WANDB_MODE", raising=False)
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
-    logger = wandb_logger(str(tmp_path), project="p", name="n")  # nothing is contacted before the first metric
+    logger = wandb_logger(str(tmp_path), project="p", name="n")  # no connection before the first metric
     assert logger._wandb_init["mode"] == mode
 
 
@@ -131,7 +134,7 @@ def test_a_report_is_one_run_in_the_group_of_its_jobs(tmp_path, monkeypatch):
     assert list(sweep.glob("wandb/offline-run-*/files/media/images/curves*.png"))
 
 
-def test_a_report_of_jobs_without_wandb_stays_here(tmp_path):
+def test_a_report_of_jobs_without_wandb_is_not_sent(tmp_path):
     (tmp_path / "0").mkdir()
     (tmp_path / "0" / "config.yaml").write_text("logger: {csv: {}}")
     send_report(tmp_path, [["setting"], ["a"]])

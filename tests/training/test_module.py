@@ -1,3 +1,4 @@
+import shutil
 from functools import partial
 
 import pytest
@@ -8,11 +9,12 @@ from sklearn.metrics import log_loss, roc_auc_score
 from conftest import draw_ids
 from tf4ctr.data.datamodule import CTRDataModule
 from tf4ctr.data.stream import Batch
+from tf4ctr.errors import InputError
 from tf4ctr.models.dfm import WeightedSum
 from tf4ctr.models.embedding import FieldEmbedding
 from tf4ctr.models.encoders.fm import FM
 from tf4ctr.models.encoders.mlp import MLP
-from tf4ctr.models.losses import TFLoss
+from tf4ctr.models.losses import BCELoss, TFLoss
 from tf4ctr.models.network import Network
 from tf4ctr.models.ssem import SeparateRepresentation
 from tf4ctr.training.module import CTRModule
@@ -46,9 +48,8 @@ def trainer(tmp_path):
 def test_l2_as_weight_decay_equals_half_lambda_times_the_squared_norm(schema):
     """One Adam step with the decay against one with (lambda / 2) ||E||^2 in the loss."""
     torch.manual_seed(1)
-    first = make_module(
-        schema, l2=0.3, batch_norm=False
-    )  # a bias before a batch norm has no gradient but rounding noise
+    # without batch norm: a bias before it has no gradient except rounding noise
+    first = make_module(schema, l2=0.3, batch_norm=False)
     torch.manual_seed(1)
     second = make_module(schema, l2=0.0, batch_norm=False)
     batch = Batch(draw_ids(schema, 64), torch.randint(0, 2, (64,)).float(), None)
@@ -68,6 +69,27 @@ def test_every_parameter_is_optimised_once(schema):
     assert [group["weight_decay"] for group in groups] == [0.3, 0.0]
     ids = [id(parameter) for group in groups for parameter in group["params"]]
     assert len(ids) == len(set(ids)) == len(list(make_module(schema).network.parameters()))
+
+
+def test_options_that_do_not_fit_the_network_are_refused(schema, monkeypatch):
+    network, options = make_module(schema).network, (BCELoss(), torch.optim.Adam)
+    with pytest.raises(InputError, match="embedding.l2 is -0.5"):
+        CTRModule(schema, network, *options, embedding_l2=-0.5)
+    with pytest.raises(InputError, match="trainer.compile is 1: expected true or false"):
+        CTRModule(schema, network, *options, compiled=1)
+    with pytest.raises(InputError, match="loss.focus has 3 .*2 encoders"):
+        CTRModule(schema, network, TFLoss(0.25, 1, 0.7, focus=[0, 0.5, 1]), torch.optim.Adam)
+    monkeypatch.setattr(shutil, "which", lambda name: None)
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: False)
+    with pytest.raises(InputError, match="needs a C\\+\\+ compiler on a CPU"):
+        CTRModule(schema, network, *options, compiled=True)
+    next(network.embeddings()).sparse = True
+    with pytest.raises(InputError, match="trainer.compile=true needs embedding=dense"):
+        CTRModule(schema, network, *options, compiled=True)
+    module = CTRModule(schema, network, *options)
+    module.check_devices(1)
+    with pytest.raises(InputError, match="embedding=rowwise trains on one device, and trainer has 2"):
+        module.check_devices(2)
 
 
 def test_logged_metrics_are_those_of_all_the_rows(prepared, trainer):
@@ -93,14 +115,14 @@ def test_logged_metrics_are_those_of_all_the_rows(prepared, trainer):
 def test_training_terms_are_averaged_over_rows(prepared, trainer):
     data = CTRDataModule(prepared, batch_size=150)  # 150, 150, 100
     module = make_module(data.schema)
-    seen = []
+    batches = []
     compute = module.loss.forward
-    module.loss.forward = lambda logits, label: seen.append((len(label), compute(logits, label))) or seen[-1][1]
+    module.loss.forward = lambda logits, label: batches.append((len(label), compute(logits, label))) or batches[-1][1]
     trainer.fit_loop.max_epochs = 1
     trainer.fit(module, data)
-    assert [rows for rows, _ in seen] == [150, 150, 100]
+    assert [rows for rows, _ in batches] == [150, 150, 100]
     for name in ("loss", "bce", "tf_simple", "tf_complex"):
-        expected = sum(rows * float(terms[name].detach()) for rows, terms in seen) / 400
+        expected = sum(rows * float(terms[name].detach()) for rows, terms in batches) / 400
         assert float(trainer.callback_metrics[f"train/{name}"]) == pytest.approx(expected, rel=1e-6)
 
 
@@ -113,7 +135,7 @@ def test_the_checkpoint_carries_the_schema_and_loads_as_weights_only(prepared, t
 
 
 def test_a_compiled_step_is_the_plain_one(prepared, trainer):
-    data = CTRDataModule(prepared, batch_size=200)  # whole batches: one graph
+    data = CTRDataModule(prepared, batch_size=200)  # all batches have the same size: one graph
     module = make_module(data.schema, compiled=True)
     trainer.fit(module, data)
     assert module.results["val/logloss"] > 0
@@ -127,7 +149,7 @@ def test_a_compiled_step_is_the_plain_one(prepared, trainer):
     torch.testing.assert_close(*results)
 
 
-def test_half_precision_keeps_weights_and_loss_whole(prepared, tmp_path):
+def test_half_precision_keeps_weights_and_loss_in_float32(prepared, tmp_path):
     quiet = {
         "logger": False,
         "enable_checkpointing": False,

@@ -11,7 +11,7 @@ SETTINGS = {"lr": 0.05, "betas": (0.8, 0.95), "eps": 1e-6}
 
 
 class Model(nn.Module):
-    """A table and a layer that needs no rows."""
+    """A table and a dense layer."""
 
     def __init__(self, sparse):
         super().__init__()
@@ -46,7 +46,7 @@ def assert_same(first, second):
 
 @pytest.mark.parametrize("l2", [0.0, 0.3])
 @pytest.mark.parametrize("clip", [None, 0.1])
-def test_is_adam_where_every_row_is_touched(l2, clip):
+def test_equals_adam_if_every_row_is_in_every_batch(l2, clip):
     batches = [torch.cat([torch.arange(9), torch.randint(0, 9, (20,))]) for _ in range(6)]
     rowwise, dense = Model(sparse=True), Model(sparse=False)
     train(rowwise, rowwise.optimizer(RowwiseAdam, l2), batches, clip)
@@ -60,7 +60,7 @@ def test_is_adam_where_every_row_is_touched(l2, clip):
     assert_same(rowwise, dense)
 
 
-def test_takes_dense_gradients_as_torchs_adam_does():
+def test_equals_adam_for_dense_gradients():
     batches = [torch.randint(0, 9, (5,)) for _ in range(6)]
     ours, theirs = Model(sparse=False), Model(sparse=False)
     train(ours, ours.optimizer(RowwiseAdam, 0.3), batches)
@@ -68,8 +68,8 @@ def test_takes_dense_gradients_as_torchs_adam_does():
     assert_same(ours, theirs)
 
 
-def test_without_l2_is_torchs_sparse_adam(monkeypatch):
-    monkeypatch.setitem(SETTINGS, "eps", 1e-14)  # which stands elsewhere in its formula
+def test_equals_sparse_adam_without_l2(monkeypatch):
+    monkeypatch.setitem(SETTINGS, "eps", 1e-14)  # SparseAdam adds it at another place of its formula
     batches = [torch.randint(0, 9, (5,)) for _ in range(8)]
     ours, theirs = Model(sparse=True), Model(sparse=True)
     train(ours, ours.optimizer(RowwiseAdam, 0.0), batches)
@@ -85,16 +85,16 @@ def test_without_l2_is_torchs_sparse_adam(monkeypatch):
     assert_same(ours, theirs)
 
 
-def test_an_untouched_row_rests_while_a_touched_one_pays_its_l2():
+def test_only_the_rows_of_the_batch_change():
     model = Model(sparse=True)
     optimizer = model.optimizer(RowwiseAdam, 0.5)
     train(model, optimizer, [torch.tensor([0, 1])])
     before = model.table.weight.detach().clone()
     moments = optimizer.state[model.table.weight]["moments"].clone()
     train(model, optimizer, [torch.tensor([1, 2, 2])] * 3)
-    rests = [0, 3, 4, 5, 6, 7, 8]
-    assert torch.equal(model.table.weight[rests], before[rests])
-    assert torch.equal(optimizer.state[model.table.weight]["moments"][rests], moments[rests])
+    others = [0, 3, 4, 5, 6, 7, 8]
+    assert torch.equal(model.table.weight[others], before[others])
+    assert torch.equal(optimizer.state[model.table.weight]["moments"][others], moments[others])
     assert not torch.equal(optimizer.state[model.table.weight]["moments"][2], moments[2])
     assert not torch.equal(model.table.weight[2], before[2])
 
@@ -111,7 +111,7 @@ def test_one_step_by_hand():
     assert table[0].tolist() == [1.0, -2.0]
 
 
-def test_goes_on_from_its_state_as_it_would_have():
+def test_resumes_from_its_state_exactly():
     batches = [torch.randint(0, 9, (5,)) for _ in range(8)]
     whole = Model(sparse=True)
     train(whole, whole.optimizer(RowwiseAdam, 0.2), batches)
@@ -125,7 +125,7 @@ def test_goes_on_from_its_state_as_it_would_have():
     assert_same(second, whole)
 
 
-def test_goes_on_from_the_moments_of_an_older_run():
+def test_resumes_from_the_moments_of_version_0_1_0():
     batches = [torch.randint(0, 9, (5,)) for _ in range(8)]
     whole, older = Model(sparse=True), Model(sparse=True)
     train(whole, whole.optimizer(RowwiseAdam, 0.2), batches)
@@ -138,8 +138,8 @@ def test_goes_on_from_the_moments_of_an_older_run():
 
 
 @pytest.mark.parametrize("dim", [1, 3, 4])
-def test_rows_in_stretches_are_rows_at_once(monkeypatch, dim):
-    found = []
+def test_rows_in_chunks_equal_rows_at_once(monkeypatch, dim):
+    tables = []
     for chunk in (1, 5 * dim, 1000):
         monkeypatch.setattr(optim, "CHUNK", chunk)
         torch.manual_seed(0)
@@ -149,25 +149,25 @@ def test_rows_in_stretches_are_rows_at_once(monkeypatch, dim):
             rows = torch.randint(0, 50, (20,))
             table.grad = torch.sparse_coo_tensor(rows.unsqueeze(0), torch.randn(20, dim), (50, dim))
             optimizer.step()
-        found.append(table.detach())
-    assert torch.equal(found[0], found[1])
-    assert torch.equal(found[1], found[2])
+        tables.append(table.detach())
+    assert torch.equal(tables[0], tables[1])
+    assert torch.equal(tables[1], tables[2])
 
 
 def test_gradients_of_several_batches_add_up():
     batches = [torch.randint(0, 9, (5,)) for _ in range(3)]
-    found = []
+    gradients = []
     for sparse in (True, False):
         model = Model(sparse=sparse)
         for ids in batches:
             model(ids).backward()
         clip_grad_norm(model.parameters(), 0.01)
         gradient = model.table.weight.grad
-        found.append(gradient.to_dense() if sparse else gradient)
-    torch.testing.assert_close(*found)
+        gradients.append(gradient.to_dense() if sparse else gradient)
+    torch.testing.assert_close(*gradients)
 
 
-def test_the_norm_counts_a_row_that_comes_twice_as_its_sum():
+def test_the_norm_counts_a_row_that_occurs_twice_as_its_sum():
     table, other = nn.Parameter(torch.zeros(4, 1)), nn.Parameter(torch.zeros(2))
     table.grad = torch.sparse_coo_tensor([[2, 2, 0]], torch.tensor([[1.0], [2.0], [4.0]]), (4, 1))
     other.grad = torch.tensor([0.0, 12.0])

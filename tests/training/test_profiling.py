@@ -11,8 +11,8 @@ def test_a_part_is_timed_without_what_runs_inside_it(tmp_path, monkeypatch):
     def work(action, seconds, inside=()):
         with profiler.profile(action):
             clock[0] += seconds
-            for each in inside:
-                work(*each)
+            for action_inside in inside:
+                work(*action_inside)
 
     nested = [("[Strategy]SingleDeviceStrategy.training_step", 3), ("[Strategy]SingleDeviceStrategy.backward", 4)]
     for _ in range(2):
@@ -26,15 +26,15 @@ def test_a_part_is_timed_without_what_runs_inside_it(tmp_path, monkeypatch):
     assert "backward: 8.000 s" in profiler.summary()
 
 
-def test_what_began_before_the_profiler_is_no_fault(tmp_path):
+def test_an_action_that_started_before_the_profiler_is_ignored(tmp_path):
     profiler = StepProfiler(str(tmp_path))
     profiler.stop("anything")
     assert sum(profiler.seconds.values()) == 0
 
 
-def test_a_run_shows_the_table_and_leaves_a_trace(toy, tmp_path):
+def test_a_run_shows_the_table_and_writes_a_trace(toy, tmp_path):
     toy = [option for option in toy if not option.startswith("trainer")]
-    done = run_script(
+    result = run_script(
         "train.py",
         *toy,
         "logger=none",
@@ -42,8 +42,8 @@ def test_a_run_shows_the_table_and_leaves_a_trace(toy, tmp_path):
         "trainer.profiler.skip_steps=2",
         "trainer.profiler.trace_steps=2",
     )
-    assert done.returncode == 0, done.stdout + done.stderr
-    for shown in (done.stdout, (tmp_path / "run" / "train.log").read_text()):
+    assert result.returncode == 0, result.stdout + result.stderr
+    for shown in (result.stdout, (tmp_path / "run" / "train.log").read_text()):
         assert shown.count("Where the time of 5 steps went") == 1
         assert "waiting for data" in shown
     events = json.loads((tmp_path / "run" / "trace.json").read_text())["traceEvents"]

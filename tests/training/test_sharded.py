@@ -1,4 +1,4 @@
-"""embedding=sharded: tables spread over two gloo ranks do what whole ones do."""
+"""embedding=sharded: tables sharded over two gloo ranks compute the same as whole tables."""
 
 import json
 from itertools import product
@@ -23,14 +23,14 @@ def task(emb, weight):
 
 
 def step(embedding, ids, weight, clip):
-    """One step of Adam on the mean over `ids`; returns output, gradient and the new weight, whole."""
+    """One step of Adam on the mean over `ids`; returns output, gradient and new weight, whole."""
     optimizer = RowwiseAdam(embedding.parameters(), **OPTIONS)
     emb = embedding(ids)
     task(emb, weight).backward()
     clip_grad_norm(embedding.parameters(), clip)
     optimizer.step()
-    found = emb.detach(), embedding.weight.grad, embedding.weight.detach()
-    return [each.full_tensor() if isinstance(each, DTensor) else each for each in found]
+    tensors = emb.detach(), embedding.weight.grad, embedding.weight.detach()
+    return [tensor.full_tensor() if isinstance(tensor, DTensor) else tensor for tensor in tensors]
 
 
 def rank_of_two(rank, folder, ids, weight):
@@ -40,7 +40,7 @@ def rank_of_two(rank, folder, ids, weight):
         embedding = FieldEmbedding(SCHEMA, 4, init_std=0.3, sharded=True)
         embedding.shard(init_device_mesh("cpu", (2,)))
         mine = ids.chunk(2)[rank] if per_rank else ids
-        with torch.no_grad():  # of different sizes, and none
+        with torch.no_grad():  # evaluation batches of different sizes, one of them empty
             looked_up = [embedding(mine[: 3 - 2 * rank]), embedding(mine[: 2 * rank])]
         saved = [embedding.weight.to_local().shape[0], *step(embedding, mine, weight, 0.3), *looked_up]
         torch.save(saved, folder / f"{rank}-{per_rank}.pt")
@@ -48,7 +48,7 @@ def rank_of_two(rank, folder, ids, weight):
 
 
 def test_two_ranks_with_half_a_table_each_take_the_step_of_one_with_the_whole(tmp_path):
-    """With a batch each, and with the same batch."""
+    """Each rank with its own batch, and both with the same batch."""
     ids, weight = draw_lists(8), torch.randn(12)
     torch.manual_seed(5)
     whole = FieldEmbedding(SCHEMA, 4, init_std=0.3)
@@ -56,10 +56,10 @@ def test_two_ranks_with_half_a_table_each_take_the_step_of_one_with_the_whole(tm
     emb, gradient, new = step(whole, ids, weight, 0.3)
     multiprocessing.spawn(rank_of_two, (tmp_path, ids, weight), 2, join=True)
     for rank, per_rank in product(range(2), (True, False)):
-        rows, *found, some, others = torch.load(tmp_path / f"{rank}-{per_rank}.pt")
+        rows, *tensors, some, others = torch.load(tmp_path / f"{rank}-{per_rank}.pt")
         assert rows in (8, 9)  # of 17
         first = 4 * rank if per_rank else 0
-        torch.testing.assert_close(found, [emb[first : first + 4 if per_rank else None], gradient, new])
+        torch.testing.assert_close(tensors, [emb[first : first + 4 if per_rank else None], gradient, new])
         torch.testing.assert_close(
             [some, others], [evaluated[first : first + 3 - 2 * rank], evaluated[first : first + 2 * rank]]
         )
@@ -73,10 +73,10 @@ def draw_lists(rows):
     return ids.int()
 
 
-def test_sharded_runs_end_as_dense_ones_and_go_on_with_another_number_of_ranks(toy, tmp_path):
-    """Rank 1 has 49 rows to evaluate, none in its last batch of seven.
+def test_sharded_runs_end_as_dense_ones_and_resume_with_another_number_of_ranks(toy, tmp_path):
+    """Rank 1 has 49 rows to evaluate, and its last batch of seven is empty.
 
-    Without batch norm, before which a bias has a gradient of rounding noise that Adam makes steps of.
+    Without batch norm: a bias before it has a gradient of rounding noise, and Adam scales it up.
     """
     toy += [
         "logger=csv",
@@ -96,8 +96,8 @@ def test_sharded_runs_end_as_dense_ones_and_go_on_with_another_number_of_ranks(t
                 f"trainer.max_epochs={number + 1}",
                 f"hydra.run.dir={folder}",
             ]
-            done = run_script("train.py", *toy, *options, *ckpt)
-            assert done.returncode == 0, done.stdout + done.stderr
+            result = run_script("train.py", *toy, *options, *ckpt)
+            assert result.returncode == 0, result.stdout + result.stderr
             results[embedding, trainer] = without_times(json.loads((folder / "metrics.json").read_text()))
     for trainer in ("ddp_cpu", "cpu"):
         assert results["sharded", trainer] == {
@@ -110,7 +110,7 @@ def test_sharded_runs_end_as_dense_ones_and_go_on_with_another_number_of_ranks(t
     )
 
 
-def test_lists_are_summed_without_their_padding():
+def test_lists_are_summed_without_padding():
     ids, whole = draw_lists(4), FieldEmbedding(SCHEMA, 4, init_std=0.3)
     expected = torch.stack([sum(whole.weight[i] for i in row[1:4] if i != 7) * torch.ones(4) for row in ids.long()])
     torch.testing.assert_close(whole(ids)[:, 1], expected)

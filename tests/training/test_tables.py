@@ -1,4 +1,5 @@
 import io
+import math
 
 from rich.console import Console
 
@@ -35,6 +36,12 @@ def test_parts_add_up_to_the_total(schema):
     assert all(name in shown for name in ("ssem", "simple", "complex", "dfm", "SeparateRepresentation"))
 
 
+def test_a_metric_that_is_nan_is_undefined():
+    shown = text(tables.metrics_table({**METRICS, "val/auc": math.nan, "test/gauc": math.nan}))
+    assert shown.count("undefined") == 2
+    assert "nan" not in shown
+
+
 def test_metrics_of_every_head_and_the_best_possible():
     shown = text(tables.metrics_table(METRICS))
     assert "Best epoch 3 of 5" in shown
@@ -43,7 +50,7 @@ def test_metrics_of_every_head_and_the_best_possible():
     assert "0.812345" in text(tables.metrics_table({**METRICS, "test/best_auc": 0.812345}))
 
 
-def test_settings_show_the_option_chosen_and_its_values():
+def test_settings_show_the_chosen_option_and_its_values():
     shown = text(
         tables.settings_table(
             {"loss": "tf"}, {"seed": 7, "ckpt": None, "loss": {"_target_": "x", "alpha": 0.25, "deep": {"c": 1}}}

@@ -17,7 +17,7 @@ from tf4ctr.errors import InputError, did_you_mean
 log = logging.getLogger(__name__)
 
 TIERS = ("auto", "device", "memory", "disk")
-# share of the free memory that a dataset may take: the network, its optimiser and activations need the rest
+# share of the free memory that a dataset may take; network, optimiser and activations need the rest
 SHARE = 0.5
 
 
@@ -26,10 +26,10 @@ class CTRDataModule(LightningDataModule):
 
     Args:
         prepared_dir: what `prepare` returns; it is read when the schema or a stream is asked for.
-        batch_size: rows per training step, shared equally by the ranks. All ranks together take the
-            same rows, however many ranks there are.
+        batch_size: rows per training step, shared equally by the ranks. All ranks together take
+            the same rows, however many ranks there are.
         eval_batch_size: the same in validation and test; None for `batch_size`.
-        tier: where the rows are stored: `device`, `memory` or `disk`; `auto` takes the first of them
+        tier: where the rows are stored: `device`, `memory` or `disk`; `auto` takes the first one
             with enough free memory for twice the rows.
         shuffle_rows: rows that are shuffled together in the disk tier.
         seed: of the training order.

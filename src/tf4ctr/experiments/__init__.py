@@ -1,1 +1,1 @@
-"""What stands above one training: runs' folders, sweeps, searches, comparisons."""
+"""Everything above a single training: folders of runs, sweeps, searches, comparisons."""

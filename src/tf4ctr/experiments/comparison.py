@@ -1,15 +1,18 @@
-"""Many runs side by side: one row a setting, mean and deviation over seeds, best first; markdown, csv and pictures."""
+"""Compare the jobs of a sweep: one row per setting, mean and deviation over seeds, best first."""
 
-import json
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 import polars as pl
 from omegaconf import OmegaConf
+from polars import selectors as cs
 from rich.console import Console
 from rich.table import Table
 
 from tf4ctr.errors import InputError, did_you_mean
+from tf4ctr.experiments.outcomes import jobs_in, read_outcome
+from tf4ctr.experiments.pictures import draw_curves, draw_grid
+from tf4ctr.files import write_whole
 
 SHOWN = {
     "test/auc": "test AUC",
@@ -19,206 +22,182 @@ SHOWN = {
     "epochs": "epochs",
     "seconds": "seconds",
 }
-WIDE = 120  # columns of a terminal that all of these need
 DIGITS = {"test/auc": 5, "test/logloss": 4, "test/gauc": 5, "parameters": 0, "epochs": 1, "seconds": 0}
+WIDE = 120  # a terminal with fewer columns has no room for all of SHOWN
+NARROW = ("test/auc", "test/logloss", "test/gauc")  # shown there; the files have all
 
 
-def collect(folder: Path) -> pl.DataFrame:
-    """One row a job of the sweep in `folder`: `job`, `seed`, `setting`, a column each override that differs between the jobs, `error`
-    (null where the job came to its end) and its metrics. `setting` joins those overrides but the seed.
+class Jobs(NamedTuple):
+    """The jobs of a sweep.
+
+    `frame` has one row per job: `job` (name of its folder), `seed`, `setting` (its overrides that
+    differ from other jobs', except the seed), one column for each of `overrides`, `error` (why it
+    did not train, null if it did) and its metrics (null if undefined).
+    """
+
+    frame: pl.DataFrame
+    overrides: list[str]
+
+    @property
+    def trained(self) -> pl.DataFrame:
+        """The jobs that trained and were tested."""
+        return self.frame.filter(pl.col("error").is_null())
+
+
+def collect(folder: Path) -> Jobs:
+    """Read the jobs of the sweep in `folder`.
 
     Raises:
-        InputError: there is no job in it.
+        InputError: `folder` contains no job.
     """
-    jobs = sorted(
-        (path.parent.parent for path in folder.glob("*/.hydra/overrides.yaml")),
-        key=lambda job: (len(job.name), job.name),
-    )
-    if not jobs:
-        raise InputError(f"{folder} holds no job of a sweep (a folder with .hydra/overrides.yaml)")
-    overrides = [
-        dict(str(each).split("=", 1) for each in OmegaConf.load(job / ".hydra" / "overrides.yaml")) for job in jobs
-    ]
-    differ = [key for key in overrides[0] if len({other.get(key) for other in overrides}) > 1 and key != "seed"]
-    rows = []
-    for job, values in zip(jobs, overrides, strict=True):
-        metrics, error = job / "metrics.json", job / "error.txt"
-        if metrics.exists():
-            found: dict[str, Any] = {"error": None, **json.loads(metrics.read_text())}
-        else:
-            lines = error.read_text().splitlines() if error.exists() else ["stopped before its end"]
-            found = {"error": lines[-1] if lines[0].startswith("Traceback") else " ".join(lines)}
-        setting = " ".join(f"{key}={values[key]}" for key in differ if key in values)
-        rows.append(
-            {"job": job.name, "seed": values.get("seed"), "setting": setting or "as composed"}
-            | {key: values.get(key) for key in differ}
-            | found
-        )
-    return pl.DataFrame(rows, infer_schema_length=None)
+    folders = jobs_in(folder)
+    if not folders:
+        raise InputError(f"{folder} contains no job of a sweep (no folder with .hydra/overrides.yaml)")
+    texts = [_overrides(job) for job in folders]
+    names = dict.fromkeys(name for overrides in texts for name in overrides if name != "seed")
+    differing = [name for name in names if len({overrides.get(name) for overrides in texts}) > 1]
+    rows = [_row(job, overrides, differing) for job, overrides in zip(folders, texts, strict=True)]
+    return Jobs(pl.DataFrame(rows, infer_schema_length=None).with_columns(cs.float().fill_nan(None)), differing)
 
 
-def summarise(jobs: pl.DataFrame, baseline: str | None = None) -> pl.DataFrame:
-    """One row a setting: runs, mean and deviation over seeds of what is `SHOWN`; best test AUC first.
+def _overrides(job: Path) -> dict[str, str]:
+    """Name -> text of each override of a job, as in dfm -> dfm=sum. The + of `+a=1` is removed."""
+    texts = [str(text).lstrip("+") for text in OmegaConf.load(job / ".hydra" / "overrides.yaml")]
+    return {text.partition("=")[0]: text for text in texts}
+
+
+def _row(job: Path, overrides: dict[str, str], differing: list[str]) -> dict[str, object]:
+    outcome = read_outcome(job)
+    values = {name: text.partition("=")[2] or text for name, text in overrides.items()}
+    return {
+        "job": job.name,
+        "seed": values.get("seed"),
+        "setting": " ".join(overrides[name] for name in differing if name in overrides) or "as composed",
+        **{name: values.get(name) for name in differing},
+        "error": outcome.reason,
+        **outcome.metrics,
+    }
+
+
+def summarise(jobs: Jobs, baseline: str | None = None) -> pl.DataFrame:
+    """One row per setting: number of runs, mean and deviation of `SHOWN` over seeds.
+
+    The best test AUC is first. Jobs that did not train take no part.
 
     Args:
-        jobs: what `collect` yields.
-        baseline: a setting to compare with: adds `difference`, the mean of test AUC minus the baseline's at the same seed, and
-            `p`, the two-sided paired t-test's, null where fewer than two seeds are shared.
+        baseline: a setting to compare with. Adds `difference`, the mean over seeds of test AUC
+            minus the baseline's with the same seed, and `p` of the two-sided paired t-test. Both
+            are null without a seed in common, `p` also with only one.
 
     Raises:
-        InputError: there is no such setting.
+        InputError: no trained job has the setting `baseline`, or scipy is missing.
     """
-    done = jobs.filter(pl.col("error").is_null())
-    shown = [name for name in SHOWN if name in done.columns]
+    trained = jobs.trained
+    shown = [name for name in SHOWN if name in trained.columns]
     deviations = [pl.col(name).std().alias(f"{name} std") for name in shown if name.startswith("test/")]
-    summary = done.group_by("setting").agg(
+    summary = trained.group_by("setting", maintain_order=True).agg(
         pl.len().alias("runs"), *(pl.col(name).mean() for name in shown), *deviations
     )
-    summary = summary.sort(shown[0] if shown else "setting", descending=True)
+    if "test/auc" in shown:
+        summary = summary.sort("test/auc", descending=True, nulls_last=True, maintain_order=True)
     if baseline is None:
         return summary
-    settings = summary["setting"].to_list()
+    return summary.join(_differences(trained, baseline), "setting", "left", maintain_order="left")
+
+
+def _differences(trained: pl.DataFrame, baseline: str) -> pl.DataFrame:
+    """`difference` and `p` of each `setting` but the baseline."""
+    settings = trained["setting"].unique().to_list()
     if baseline not in settings:
-        raise InputError(f"baseline='{baseline}': there is no such setting, {did_you_mean(baseline, settings)}")
-    with_baseline = done.join(
-        done.filter(setting=baseline).select("seed", base="test/auc"), on="seed", nulls_equal=True
-    )
-    pairs = [{"setting": each, **_paired(with_baseline.filter(setting=each))} for each in settings if each != baseline]
-    paired = pl.DataFrame(pairs, {"setting": pl.String, "difference": pl.Float64, "p": pl.Float64})
-    return summary.join(paired, "setting", "left", maintain_order="left")
+        raise InputError(f"baseline='{baseline}': unknown setting, {did_you_mean(baseline, settings)}")
+    base = trained.filter(setting=baseline).select("seed", base="test/auc")
+    pairs = trained.join(base, on="seed", nulls_equal=True).drop_nulls(["test/auc", "base"])
+    rows = [
+        {"setting": setting, **_paired(pairs.filter(setting=setting))} for setting in settings if setting != baseline
+    ]
+    return pl.DataFrame(rows, {"setting": pl.String, "difference": pl.Float64, "p": pl.Float64})
 
 
-def _paired(runs: pl.DataFrame) -> dict[str, float | None]:
+def _paired(pairs: pl.DataFrame) -> dict[str, float | None]:
     try:
-        from scipy.stats import ttest_rel  # not at the top: an extra
+        from scipy.stats import ttest_rel  # an extra
     except ImportError as error:
         raise InputError('baseline= needs scipy: pip install -e ".[report]"') from error
-    if not len(runs):
-        return {"difference": None, "p": None}
-    difference = float((runs["test/auc"] - runs["base"]).mean())  # type: ignore[arg-type]
+    auc, base = pairs["test/auc"].to_numpy(), pairs["base"].to_numpy()
     return {
-        "difference": difference,
-        "p": float(ttest_rel(runs["test/auc"], runs["base"]).pvalue) if len(runs) > 1 else None,
+        "difference": float((auc - base).mean()) if len(pairs) else None,
+        "p": float(ttest_rel(auc, base).pvalue) if len(pairs) > 1 else None,
     }
 
 
 def rows_of(summary: pl.DataFrame) -> list[list[str]]:
-    """The summary as people read it, the title row first: deviations beside their means, where there are several seeds."""
+    """The summary as text, the row of titles first. Deviations are beside their means."""
     shown = [name for name in SHOWN if name in summary.columns]
     compared = "difference" in summary.columns
-    rows = [["setting", "runs", *(SHOWN[name] for name in shown), *(["AUC - baseline", "p"] if compared else [])]]
-    for row in summary.iter_rows(named=True):
-        cells = []
-        for name in shown:
-            cell = "" if row[name] is None else f"{row[name]:,.{DIGITS[name]}f}"
-            if row.get(f"{name} std") is not None:
-                cell += f" ± {row[f'{name} std']:.{DIGITS[name]}f}"
-            cells.append(cell)
-        if compared:
-            cells += [
-                "" if row["difference"] is None else f"{row['difference']:+.5f}",
-                "" if row["p"] is None else f"{row['p']:.3f}",
-            ]
-        rows.append([row["setting"], str(row["runs"]), *cells])
-    return rows
+    titles = ["setting", "runs", *(SHOWN[name] for name in shown), *(["AUC - baseline", "p"] if compared else [])]
+    return [titles, *(_texts(row, shown, compared) for row in summary.iter_rows(named=True))]
+
+
+def _texts(row: dict[str, object], shown: list[str], compared: bool) -> list[str]:
+    cells = []
+    for name in shown:
+        cell = _text(row[name], f",.{DIGITS[name]}f")
+        if row.get(f"{name} std") is not None:
+            cell += f" ± {_text(row[f'{name} std'], f'.{DIGITS[name]}f')}"
+        cells.append(cell)
+    if compared:
+        cells += [_text(row["difference"], "+.5f"), _text(row["p"], ".3f")]
+    return [str(row["setting"]), str(row["runs"]), *cells]
+
+
+def _text(value: object, form: str) -> str:
+    return "" if value is None else format(value, form)
 
 
 def show_comparison(folder: Path, baseline: str | None = None) -> pl.DataFrame:
-    """Print the table of the sweep in `folder`, and write there report.md and report.csv, jobs.csv with one row a job, curves.png and,
-    where the settings are a grid of two overrides, grid.png.
+    """Print the table of the sweep in `folder`, and write it with its pictures there.
+
+    The files are report.md and report.csv, jobs.csv with one row per job, curves.png and, if the
+    settings are a grid of two overrides, grid.png. Jobs that did not train are listed below the
+    table with the reason.
 
     Returns:
         the summary.
     """
     jobs = collect(folder)
     summary = summarise(jobs, baseline)
-    title, *rows = rows_of(summary)
-    console = Console()
-    left_out = (
-        {SHOWN[name] for name in ("parameters", "epochs", "seconds")} if console.width < WIDE else set()
-    )  # they stay in the files
-    places = [place for place, name in enumerate(title) if name not in left_out]
-    table = Table(title=str(folder), title_justify="left")
-    for place in places:
-        table.add_column(title[place], justify="left" if title[place] == "setting" else "right", overflow="fold")
-    for row in rows:
-        table.add_row(*(row[place] for place in places))
-    console.print(table)
-    lines = [f"| {' | '.join(row)} |" for row in (title, ["---", *("---:" for _ in title[1:])], *rows)]
-    failed = [
-        f"job {row['job']}, {row['setting']}: {row['error']}" for row in jobs.iter_rows(named=True) if row["error"]
+    titles, *rows = rows_of(summary)
+    untrained = [
+        f"job {job}, {setting}: {error}"
+        for job, setting, error in jobs.frame.select("job", "setting", "error").drop_nulls("error").iter_rows()
     ]
-    for each in failed:
-        console.print(each, markup=False)
-    (folder / "report.md").write_text(
-        "\n".join([*lines, *([""] if failed else []), *(f"- {each}" for each in failed)]) + "\n"
-    )
+    _print(str(folder), titles, rows, untrained)
+    write_whole(folder / "report.md", _markdown(titles, rows, untrained))
     summary.write_csv(folder / "report.csv")
-    jobs.write_csv(folder / "jobs.csv")
-    draw_curves(folder, jobs, summary["setting"].to_list())
-    draw_grid(folder, jobs)
+    jobs.frame.write_csv(folder / "jobs.csv")
+    draw_curves(folder, jobs.trained, summary["setting"].to_list())
+    draw_grid(folder, jobs.trained, jobs.overrides)
     return summary
 
 
-def draw_curves(folder: Path, jobs: pl.DataFrame, settings: list[str]) -> None:
-    """curves.png: validation AUC over the epochs, a colour each of `settings`, a line a seed; nothing where no job kept a metrics.csv."""
-    from matplotlib.figure import Figure  # not at the top: most of a second
-
-    figure = Figure(figsize=(9, 4.5), layout="constrained")
-    axis = figure.subplots()
-    done = jobs.filter(pl.col("error").is_null())
-    for job in sorted(done.iter_rows(named=True), key=lambda job: settings.index(job["setting"])):
-        source = folder / job["job"] / "metrics.csv"
-        if source.exists() and "val/auc" in (curve := pl.read_csv(source)).columns:
-            number = settings.index(job["setting"])
-            label = job["setting"] if job["setting"] not in axis.get_legend_handles_labels()[1] else None
-            line = ("-", "--", ":", "-.")[number // 10 % 4]
-            axis.plot(
-                curve["epoch"], curve["val/auc"], label=label, linewidth=1.2, color=f"C{number % 10}", linestyle=line
-            )
-    if not axis.lines:
-        return
-    axis.set_xlabel("epoch")
-    axis.set_ylabel("validation AUC")
-    axis.grid(alpha=0.3)
-    figure.legend(loc="outside right upper", fontsize=8)
-    figure.savefig(folder / "curves.png", dpi=120)
+def _print(title: str, titles: list[str], rows: list[list[str]], untrained: list[str]) -> None:
+    console = Console()
+    hidden = {SHOWN[name] for name in SHOWN if name not in NARROW} if console.width < WIDE else set()
+    places = [place for place, name in enumerate(titles) if name not in hidden]
+    table = Table(title=title, title_justify="left")
+    for place in places:
+        table.add_column(titles[place], justify="left" if titles[place] == "setting" else "right", overflow="fold")
+    for row in rows:
+        table.add_row(*(row[place] for place in places))
+    console.print(table)
+    if untrained:
+        console.print("Jobs that did not train:")
+    for line in untrained:
+        console.print(line, markup=False)
 
 
-def draw_grid(folder: Path, jobs: pl.DataFrame) -> None:
-    """grid.png: mean test AUC by two overrides, where they are all that differs and every pair of their values was run."""
-    from matplotlib.figure import Figure  # not at the top: most of a second
-
-    done = jobs.filter(pl.col("error").is_null())
-    keys = jobs.columns[3 : jobs.columns.index("error")]
-    if len(keys) != 2 or "test/auc" not in jobs.columns:
-        return
-    table = (
-        done.group_by(keys, maintain_order=True)
-        .agg(pl.col("test/auc").mean())
-        .pivot(keys[1], index=keys[0], values="test/auc")
-    )
-    if len(table) < 2 or table.width < 3 or any(table.null_count().row(0)):
-        return
-    columns, values = table.columns[1:], table.select(table.columns[1:]).to_numpy()
-    figure = Figure(figsize=(1.5 + 1.1 * len(columns), 1.2 + 0.6 * len(values)), layout="constrained")
-    axis = figure.subplots()
-    image = axis.imshow(values, cmap="viridis", aspect="auto")
-    axis.set_xticks(range(len(columns)), columns)
-    axis.set_yticks(range(len(values)), table[keys[0]])
-    axis.set_xlabel(keys[1])
-    axis.set_ylabel(keys[0])
-    middle = (values.min() + values.max()) / 2
-    for row, each in enumerate(values):
-        for column, value in enumerate(each):
-            axis.text(
-                column,
-                row,
-                f"{value:.5f}",
-                ha="center",
-                va="center",
-                fontsize=8,
-                color="white" if value < middle else "black",
-            )
-    figure.colorbar(image, label="test AUC")
-    figure.savefig(folder / "grid.png", dpi=120)
+def _markdown(titles: list[str], rows: list[list[str]], untrained: list[str]) -> str:
+    lines = [f"| {' | '.join(row)} |" for row in (titles, ["---", *("---:" for _ in titles[1:])], *rows)]
+    if untrained:
+        lines += ["", "Jobs that did not train:", "", *(f"- {line}" for line in untrained)]
+    return "\n".join(lines) + "\n"

@@ -1,14 +1,40 @@
 """The resolvers that the configs use."""
 
+from pathlib import Path
+
+from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf
 
-from tf4ctr.experiments import sweeps
 from tf4ctr.experiments.runs import ROOT, run_folder
+from tf4ctr.experiments.sweeps import is_job
 
 
 def register_resolvers() -> None:
-    """Make `${root:}` (the project's folder), `${run_folder:CKPT,NAME}`, `${job_name:NAME}` and `${sweep_name:}` known to the configs."""
+    """Register the resolvers.
+
+    They are `${root:}` (the project's folder), `${run_folder:CKPT,NAME}`, `${job_name:NAME}` and
+    `${sweep_name:}`.
+    """
     OmegaConf.register_new_resolver("root", lambda: str(ROOT), replace=True)
-    OmegaConf.register_new_resolver("job_name", sweeps.job_name, replace=True)
-    OmegaConf.register_new_resolver("sweep_name", sweeps.sweep_name, replace=True)
+    OmegaConf.register_new_resolver("job_name", job_name, replace=True)
+    OmegaConf.register_new_resolver("sweep_name", sweep_name, replace=True)
     OmegaConf.register_new_resolver("run_folder", lambda ckpt, name: str(run_folder(ckpt, name)), replace=True)
+
+
+def job_name(default: str) -> str:
+    """Name of a run: in a sweep the overrides that not all jobs have, as in `dfm=sum seed=2019`.
+
+    Outside of a sweep it is `default`.
+    """
+    if not (HydraConfig.initialized() and is_job()):
+        return default
+    hydra = HydraConfig.get()
+    shared = OmegaConf.load(Path(hydra.runtime.output_dir).parent / "multirun.yaml").hydra.overrides.task
+    return " ".join(override for override in hydra.overrides.task if override not in shared) or default
+
+
+def sweep_name() -> str | None:
+    """Name of a sweep: DATE/TIME of its folder; None outside of a sweep."""
+    if not (HydraConfig.initialized() and is_job()):
+        return None
+    return "/".join(Path(HydraConfig.get().runtime.output_dir).parts[-3:-1])

@@ -1,4 +1,4 @@
-"""The run's folder: a fresh one for a new run, the old one for a run that goes on."""
+"""The folder of a run: a new one for a new run, the existing one for a run that is resumed."""
 
 import functools
 from collections.abc import Mapping
@@ -9,18 +9,24 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from tf4ctr.errors import InputError
+from tf4ctr.files import write_whole
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 
-# what must not change between the two halves of a run
+# parts of the config that must not change when a run is resumed
 FIXED = ("seed", "dataset", "embedding", "backbone", "ssem", "dfm", "loss", "optimizer", "stream")
-# ... but where files lie may
+# exceptions: where files are stored, and the text that says where to download them
 MOVABLE = ("dataset.raw_dir", "dataset.prepared_dir", "dataset.source")
+# classes of version 0.1.0 whose successors read their checkpoints
+SUCCESSORS = {"torch.optim.Adam": "tf4ctr.training.optim.RowwiseAdam"}
 
 
-@functools.cache  # asked for more than once while a config is composed, and made once
+@functools.cache  # a config asks several times while it is composed; the folder is created once
 def run_folder(ckpt: str | None, name: str) -> Path:
-    """Return the folder of the run that `ckpt` belongs to, or make a new one, outputs/DATE/TIME-NAME, unique even within a second."""
+    """Return the folder of the run that `ckpt` belongs to, else create outputs/DATE/TIME-NAME.
+
+    A new folder is unique, also if several runs start in the same second.
+    """
     if ckpt:
         path = find_checkpoint(ckpt)
         if (path.parent.parent / "config.yaml").exists():
@@ -28,63 +34,61 @@ def run_folder(ckpt: str | None, name: str) -> Path:
     now = datetime.now()
     parent = ROOT / "outputs" / f"{now:%Y-%m-%d}"
     parent.mkdir(parents=True, exist_ok=True)
-    for attempt in range(1000):
+    for attempt in range(1000):  # more runs than a machine starts in a second
         folder = parent / (f"{now:%H-%M-%S}-{name}" + (f"-{attempt}" if attempt else ""))
         try:
             folder.mkdir()
         except FileExistsError:
             continue
         return folder
-    raise InputError(f"{parent} already has a thousand runs of this second")
+    raise InputError(f"{parent} already contains 1000 runs of this second: set hydra.run.dir=FOLDER")
 
 
 def find_checkpoint(ckpt: str) -> Path:
-    """Turn `ckpt=` into a file: a path, or `last` for the newest last.ckpt in outputs/.
+    """The file that `ckpt=` names: a path, or `last` for the newest last.ckpt in outputs/.
 
     Raises:
-        InputError: there is none.
+        InputError: the file does not exist.
     """
     if ckpt == "last":
-        found = sorted((ROOT / "outputs").glob("**/checkpoints/last.ckpt"), key=lambda path: path.stat().st_mtime)
-        if not found:
+        paths = (ROOT / "outputs").glob("**/checkpoints/last.ckpt")
+        newest = max(paths, key=lambda path: path.stat().st_mtime, default=None)
+        if newest is None:
             raise InputError(f"ckpt=last: no run in {ROOT / 'outputs'} has a checkpoints/last.ckpt")
-        return found[-1]
+        return newest
     path = Path(ckpt).expanduser().absolute()
     if not path.is_file():
-        raise InputError(f"ckpt={ckpt}: there is no such file; give a path or ckpt=last")
+        raise InputError(f"ckpt={ckpt}: the file does not exist; use a path or ckpt=last")
     return path
 
 
 def write_config(folder: Path, config: DictConfig) -> None:
     """Write the composed config as `folder/config.yaml`, whole or not at all."""
-    partial = folder / "config.yaml.partial"
-    partial.write_text(OmegaConf.to_yaml(config, resolve=True))
-    partial.replace(folder / "config.yaml")
+    write_whole(folder / "config.yaml", OmegaConf.to_yaml(config, resolve=True))
 
 
 def check_same_run(folder: Path, config: Mapping[str, Any]) -> None:
-    """Refuse to go on with a run under other settings than it began with.
+    """Check that a run is resumed with the settings it was started with.
 
     Raises:
-        InputError: naming each setting that differs.
+        InputError: a setting differs; names all that differ.
     """
     path = folder / "config.yaml"
     if not path.exists():
         return
-    before, now = (
-        _flatten({key: node.get(key) for key in FIXED})
-        for node in (OmegaConf.to_container(OmegaConf.load(path)), config)
-    )
+    started = OmegaConf.to_container(OmegaConf.load(path))
+    assert isinstance(started, dict)
+    before, now = (_flatten({key: node.get(key) for key in FIXED}) for node in (started, config))
     changed = [
         f"  {key}: {before.get(key)} -> {now.get(key)}"
         for key in sorted({*before, *now} - {*MOVABLE})
-        if before.get(key) != now.get(key)
+        if not _same(key, before.get(key), now.get(key))
     ]
     if changed:
         raise InputError(
             f"{folder} was started with other settings:\n"
             + "\n".join(changed)
-            + "\nRepeat its overrides beside ckpt=, or start a new run without ckpt="
+            + "\nRepeat the overrides of that run beside ckpt=, or start a new run without ckpt="
         )
 
 
@@ -93,3 +97,14 @@ def _flatten(node: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     for key, value in node.items():
         flat |= _flatten(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
     return flat
+
+
+def _same(key: str, before: Any, now: Any) -> bool:
+    """Whether two values of a setting are equal. A class of ours may be in another file now."""
+    if before == now or not key.endswith("._target_"):
+        return before == now
+    return _class(SUCCESSORS.get(before, before)) == _class(now)
+
+
+def _class(target: str | None) -> str | None:
+    return target.rpartition(".")[2] if target and target.startswith("tf4ctr.") else target

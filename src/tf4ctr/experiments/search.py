@@ -1,7 +1,7 @@
-"""sweep=optuna: a search instead of a grid, its trials kept in a storage that survives a restart, the hopeless ones pruned."""
+"""sweep=optuna: a search for good settings instead of a grid. It can be resumed."""
 
-import json
 import logging
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 from optuna.trial import FrozenTrial, TrialState
 
 from tf4ctr.errors import InputError
+from tf4ctr.experiments.outcomes import Ending, read_outcome
 from tf4ctr.training.pruning import STUDY
 
 log = logging.getLogger(__name__)
@@ -33,82 +34,95 @@ def search(
     pruner: optuna.pruners.BasePruner,
     seed: int,
 ) -> None:
-    """Try `n_trials` settings, each a job of the sweep in `folder`; log the best one and leave search.png.
+    """Run trials as jobs of the sweep in `folder`; log the best trial and draw search.png.
 
-    Trials that an earlier call began and did not end go on first, and the finished ones count: a search that was stopped goes on.
+    Trials of an earlier call count: unfinished ones run first, then new ones until there are
+    `n_trials`.
 
     Args:
-        sweeper: with the launcher, and what checks the jobs' configs.
-        arguments: overrides of the command line; those that name several values are searched, the others are every job's.
-        params: the space where the command line names none: override -> `interval(a, b)`, `tag(log, interval(a, b))`,
-            `int(interval(a, b))`, `choice(a, b)` or `range(a, b)`.
+        sweeper: has the launcher and checks the configs of the jobs.
+        arguments: overrides of the command line. Those with several values are searched, the others
+            belong to every job.
+        params: the space to search if the command line has none: override -> `interval(a, b)`,
+            `tag(log, interval(a, b))`, `int(interval(a, b))`, `choice(a, b)` or `range(a, b)`.
         objective: key of metrics.json to maximise.
-        n_jobs: trials that the launcher gets at a time.
+        n_trials: number of trials, those of earlier calls included.
+        n_jobs: number of trials that the launcher gets at once.
         storage: URL of the study.
-        sampler: `sampler(seed=)` proposes.
+        sampler: `sampler(seed=)` proposes settings.
         pruner: see `TrialPruning`.
         seed: of the proposals.
 
     Raises:
-        InputError: nothing to search, or a space that Optuna does not know.
+        InputError: there is nothing to search, Optuna does not know the space, or `objective` is
+            not a defined metric.
     """
-    optuna.logging.set_verbosity(optuna.logging.WARNING)  # the jobs' own logs tell of them
-    given = OverridesParser.create().parse_overrides(list(arguments))
-    searched = [each for each in given if each.is_sweep_override()]
-    searched = searched or OverridesParser.create().parse_overrides([f"{key}={value}" for key, value in params.items()])
-    space = {each.key_or_group: distribution(each) for each in searched}
-    if not space:
-        raise InputError(
-            "sweep=optuna has nothing to search: name a space, as in 'optimizer.lr=tag(log, interval(1e-4, 1e-2))'"
-        )
-    fixed = [str(each.input_line) for each in given if not each.is_sweep_override()]
+    optuna.logging.set_verbosity(optuna.logging.WARNING)  # the jobs have logs of their own
+    fixed, space = _split(arguments, params)
     study = optuna.create_study(
         study_name=STUDY, storage=storage, direction="maximize", pruner=pruner, load_if_exists=True
     )
-    study.sampler = sampler(seed=seed + len(study.trials))
+    study.sampler = sampler(seed=seed + len(study.trials))  # a resumed search gets other proposals
     for batch in _batches(study, space, n_trials, n_jobs):
         jobs = [[*fixed, *_overrides(trial.params)] for trial in batch]
         sweeper.validate_batch_is_legal(jobs)
         sweeper.launcher.launch(jobs, initial_job_idx=batch[0].number)  # type: ignore[union-attr]
         for trial in batch:
-            study.tell(trial.number, *_outcome(folder / str(trial.number), objective))
+            study.tell(trial.number, *_result(folder / str(trial.number), objective))
     if not study.get_trials(states=(TrialState.COMPLETE,)):
-        log.info("no trial came to its end: see error.txt in the jobs' folders")
+        log.info("no trial has finished: see error.txt and pruned.txt in the folders of the jobs")
         return
-    best = study.best_trial
-    log.info(
-        "best of %d trials: job %d, %s %.6f, %s",
-        len(study.trials),
-        best.number,
-        objective,
-        best.value,
-        " ".join(_overrides(best.params)),
-    )
+    _log_best(study, objective)
     draw(study, objective, folder / "search.png")
 
 
+def _split(arguments: Sequence[str], params: Mapping[str, Any]) -> tuple[list[str], dict[str, BaseDistribution]]:
+    """Overrides that every job has, and the space to search."""
+    parser = OverridesParser.create()
+    overrides = parser.parse_overrides(list(arguments))
+    searched = [override for override in overrides if override.is_sweep_override()]
+    searched = searched or parser.parse_overrides([f"{key}={value}" for key, value in params.items()])
+    if not searched:
+        raise InputError(
+            "sweep=optuna has nothing to search: name a space, as in 'optimizer.lr=tag(log, interval(1e-4, 1e-2))'"
+        )
+    fixed = [str(override.input_line) for override in overrides if not override.is_sweep_override()]
+    return fixed, {override.key_or_group: distribution(override) for override in searched}
+
+
+def _log_best(study: optuna.Study, objective: str) -> None:
+    best = study.best_trial
+    settings = " ".join(_overrides(best.params))
+    message = "best of %d trials: job %d, %s %.6f, %s"
+    log.info(message, len(study.trials), best.number, objective, best.value, settings)
+
+
 def _overrides(params: Mapping[str, Any]) -> list[str]:
-    # five digits: what is proposed is random beyond them, and people read and repeat these
+    # five digits are precise enough for a random proposal, and short enough to read and repeat
     return [f"{key}={value:.5g}" if isinstance(value, float) else f"{key}={value}" for key, value in params.items()]
 
 
 def _batches(
     study: optuna.Study, space: dict[str, BaseDistribution], n_trials: int, n_jobs: int
 ) -> Iterator[list[optuna.Trial] | list[FrozenTrial]]:
-    for begun in study.get_trials(states=(TrialState.RUNNING,)):
-        yield [begun]
-    while (left := n_trials - len(study.trials)) > 0:
+    for unfinished in study.get_trials(states=(TrialState.RUNNING,)):
+        yield [unfinished]
+    while (remaining := n_trials - len(study.trials)) > 0:
         try:
-            yield [study.ask(space) for _ in range(min(left, n_jobs))]
+            yield [study.ask(space) for _ in range(min(remaining, n_jobs))]
         except ValueError as error:
-            raise InputError(f"this search began with another space ({error}): start one in a new folder") from error
+            raise InputError(
+                f"this search was started with another space ({error}): start a new one in another folder"
+            ) from error
 
 
 def distribution(override: Override) -> BaseDistribution:
-    """What Hydra's `choice`, `range` and `interval` say, in Optuna's words; `tag(log, ...)` for a logarithmic scale.
+    """Optuna's distribution for Hydra's `choice`, `range` and `interval`.
+
+    `tag(log, ...)` gives a logarithmic scale.
 
     Raises:
-        InputError: a range of fractions on a logarithmic scale.
+        InputError: a range on a logarithmic scale.
     """
     value = override.value()
     if isinstance(value, IntervalSweep):
@@ -118,7 +132,7 @@ def distribution(override: Override) -> BaseDistribution:
     if isinstance(value, RangeSweep):
         if "log" in value.tags:
             raise InputError(
-                f"{override.input_line}: a range has even steps; on a logarithmic scale take interval(a, b)"
+                f"{override.input_line}: a range has even steps; for a logarithmic scale use interval(a, b)"
             )
         numbers: list[Any] = list(value.range())
         kind = IntDistribution if isinstance(value.step, int) and isinstance(value.start, int) else FloatDistribution
@@ -127,39 +141,44 @@ def distribution(override: Override) -> BaseDistribution:
     return CategoricalDistribution(list(choices))
 
 
-def _outcome(folder: Path, objective: str) -> tuple[float | None, TrialState]:
-    """What a job came to, from what it left in its folder."""
-    if (metrics := folder / "metrics.json").exists():
-        found = json.loads(metrics.read_text())
-        if objective not in found:
-            raise InputError(f"hydra.sweeper.objective is '{objective}': the runs have {', '.join(found)}")
-        return found[objective], TrialState.COMPLETE
-    error = folder / "error.txt"
-    return None, TrialState.PRUNED if error.exists() and error.read_text().startswith("pruned") else TrialState.FAIL
+def _result(folder: Path, objective: str) -> tuple[float | None, TrialState]:
+    """Value and state of the trial whose job is in `folder`."""
+    outcome = read_outcome(folder)
+    if outcome.ending is Ending.PRUNED:
+        return None, TrialState.PRUNED
+    if outcome.ending not in (Ending.TRAINED, Ending.DRY_RUN):
+        return None, TrialState.FAIL
+    if objective not in outcome.metrics:
+        known = ", ".join(outcome.metrics)
+        raise InputError(f"hydra.sweeper.objective is '{objective}': job {folder.name} has {known}")
+    value = outcome.metrics[objective]
+    if value is None or math.isnan(value):
+        raise InputError(
+            f"hydra.sweeper.objective is '{objective}', which is undefined in job {folder.name}:"
+            " choose another metric, such as val/monitor"
+        )
+    return value, TrialState.COMPLETE
 
 
 def draw(study: optuna.Study, objective: str, path: Path) -> None:
-    """search.png: each trial's value over its number, the best so far as a line, and every parameter beside the value."""
-    from matplotlib.figure import Figure  # not at the top: most of a second
+    """search.png: the value of each trial by its number, and by each parameter."""
+    from matplotlib.figure import Figure
 
-    done = study.get_trials(states=(TrialState.COMPLETE,))
-    values = [float(trial.value) for trial in done if trial.value is not None]
-    names = sorted({name for trial in done for name in trial.params})
+    trials = study.get_trials(states=(TrialState.COMPLETE,))
+    values = [float(trial.value) for trial in trials if trial.value is not None]
+    names = sorted({name for trial in trials for name in trial.params})
     figure = Figure(figsize=(3.2 * (len(names) + 1), 3.4), layout="constrained")
     axes = figure.subplots(1, len(names) + 1, sharey=True, squeeze=False)[0]
-    axes[0].plot([trial.number for trial in done], values, "o", markersize=4)
-    axes[0].step(
-        [trial.number for trial in done],
-        [max(values[: end + 1]) for end in range(len(values))],
-        where="post",
-        color="C1",
-    )
+    numbers = [trial.number for trial in trials]
+    axes[0].plot(numbers, values, "o", markersize=4)
+    best = [max(values[: end + 1]) for end in range(len(values))]
+    axes[0].step(numbers, best, where="post", color="C1")
     axes[0].set_xlabel("trial")
     axes[0].set_ylabel(objective)
     for axis, name in zip(axes[1:], names, strict=True):
-        space = done[0].distributions[name]
-        axis.plot([trial.params[name] for trial in done], values, "o", markersize=4)
+        axis.plot([trial.params[name] for trial in trials], values, "o", markersize=4)
         axis.set_xlabel(name)
+        space = trials[0].distributions[name]
         if getattr(space, "log", False):
             axis.set_xscale("log")
         if isinstance(space, CategoricalDistribution):

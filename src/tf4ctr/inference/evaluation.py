@@ -1,4 +1,4 @@
-"""A trained run on a split: metrics of every head with bootstrap intervals, calibration, and all of it by the values of a field."""
+"""Measures a trained run on a split: metrics of all heads, calibration, metrics by value."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,16 +17,22 @@ from tf4ctr.data.encoding import value_names
 from tf4ctr.data.schema import Schema
 from tf4ctr.data.stream import DiskStream
 from tf4ctr.errors import InputError, did_you_mean
-from tf4ctr.metrics import auc, grouped_auc
+from tf4ctr.metrics import auc, auc_by_group, grouped_auc
 from tf4ctr.models.network import Network
 
 BINS = 20  # of the calibration error (equal widths) and of the picture (equal numbers of rows)
-SHOWN_VALUES = 20
+SHOWN_VALUES = 20  # of a field, on the terminal; they fit on one screen, and the csv file has all of them
 
 
 class Scores(NamedTuple):
-    """What a network says of a split's rows, in the file's order: `logits` [N] float64 by head, fused first; `label` [N]; `group` [N] or
-    None; `ids` [N, W]."""
+    """The scores of a split's rows, in the file's order.
+
+    Attributes:
+        logits: float64 [N] of each head, fused first.
+        label: [N].
+        group: [N], or None.
+        ids: [N, W].
+    """
 
     logits: dict[str, Tensor]
     label: Tensor
@@ -36,14 +42,15 @@ class Scores(NamedTuple):
 
 @torch.inference_mode()
 def score(network: Network, schema: Schema, prepared_dir: Path, split: str, batch_size: int) -> Scores:
-    """Run `network` over a split of a prepared dataset, on a GPU where there is one.
+    """Run `network` over a split of a prepared dataset, on a GPU if there is one.
 
     Raises:
-        InputError: the dataset is not prepared, or otherwise than the network's.
+        InputError: the dataset is not prepared, or its schema is not the network's.
     """
     if Schema.load(prepared_dir) != schema:
         raise InputError(
-            f"{prepared_dir} has other fields or vocabularies than the run was trained on: prepare it with the run's settings"
+            f"{prepared_dir} has other fields or vocabularies than the run was trained on:"
+            " prepare it with the run's settings"
         )
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     stream, network = DiskStream(prepared_dir, split, batch_size, shuffle_rows=10 * batch_size), network.to(device)
@@ -57,7 +64,7 @@ def score(network: Network, schema: Schema, prepared_dir: Path, split: str, batc
         batches.append(batch)
     ids, label, group = zip(*batches, strict=True)
     return Scores(
-        {name: torch.cat(each) for name, each in parts.items()},
+        {name: torch.cat(logits_of_batches) for name, logits_of_batches in parts.items()},
         torch.cat(label),
         torch.cat(group) if schema.group else None,
         torch.cat(ids),
@@ -65,9 +72,18 @@ def score(network: Network, schema: Schema, prepared_dir: Path, split: str, batc
 
 
 def measure(scores: Scores, resamples: int, seed: int) -> dict[str, float]:
-    """AUC and logloss of every head, fused ones without a prefix; of the fused head gAUC, the calibration error `ece` (mean distance of
-    click rate and probability over 20 equal bins), `predicted_over_observed` clicks, and 95 % intervals of AUC and logloss, `..._low` and
-    `..._high`, from `resamples` bootstrap resamples (none where it is 0)."""
+    """Compute the metrics of a split.
+
+    Args:
+        resamples: bootstrap resamples for the intervals; 0 for no intervals.
+        seed: of the resamples.
+
+    Returns:
+        `auc` and `logloss` of the fused head; `HEAD/auc` and `HEAD/logloss` of the other heads. Of
+        the fused head also `gauc` (if the rows have groups), `ece` (calibration error: the mean
+        distance of click rate and probability over 20 equal bins), `predicted_over_observed`
+        clicks, and the 95 % intervals `auc_low`, `auc_high`, `logloss_low` and `logloss_high`.
+    """
     results = {}
     for name, logit_N in scores.logits.items():
         prefix = "" if name == "fused" else f"{name}/"
@@ -78,14 +94,18 @@ def measure(scores: Scores, resamples: int, seed: int) -> dict[str, float]:
         results["gauc"] = float(grouped_auc(fused_N, scores.label, scores.group))
     results["ece"] = float(binary_calibration_error(torch.sigmoid(fused_N), scores.label.long(), n_bins=BINS))
     results["predicted_over_observed"] = float(torch.sigmoid(fused_N).sum() / scores.label.sum())
-    if resamples:
-        found = bootstrap(
-            fused_N.numpy(), scores.label.numpy(), _logloss(fused_N, scores.label).numpy(), resamples, seed
-        )
-        for name, values in zip(("auc", "logloss"), found.T, strict=True):
-            results[f"{name}_low"], results[f"{name}_high"] = (
-                float(each) for each in np.quantile(values, (0.025, 0.975))
-            )
+    return results | (_intervals(scores, resamples, seed) if resamples else {})
+
+
+def _intervals(scores: Scores, resamples: int, seed: int) -> dict[str, float]:
+    """The 95 % intervals of the fused head's AUC and logloss."""
+    fused_N = scores.logits["fused"]
+    loss_N = _logloss(fused_N, scores.label)
+    samples = bootstrap(fused_N.numpy(), scores.label.numpy(), loss_N.numpy(), resamples, seed)
+    results: dict[str, float] = {}
+    for name, values in zip(("auc", "logloss"), samples.T, strict=True):
+        low, high = np.quantile(values, (0.025, 0.975))
+        results |= {f"{name}_low": float(low), f"{name}_high": float(high)}
     return results
 
 
@@ -98,113 +118,109 @@ def bootstrap(
 ) -> NDArray[np.float64]:
     """AUC and mean loss of `resamples` resamples of the rows, [resamples, 2].
 
-    Each row stands in a resample Poisson(1) times, which at the size of click logs is drawing as many rows with replacement; so the rows
-    are sorted once.
+    A resample contains each row Poisson(1) times. For the sizes of click logs, this is the same as
+    drawing as many rows with replacement, and the rows are sorted only once.
     """
     order = np.argsort(score_N)
     label, loss = label_N[order].astype(np.float64), loss_N[order]
-    ties = np.flatnonzero(np.diff(score_N[order], prepend=np.nan) != 0)  # where each run of equal scores begins
-    random, found = np.random.default_rng(seed), np.empty((resamples, 2))
+    ties = np.flatnonzero(np.diff(score_N[order], prepend=np.nan) != 0)  # first row of each run of equal scores
+    random, samples = np.random.default_rng(seed), np.empty((resamples, 2))
     for number in range(resamples):
         times = random.poisson(1.0, len(label)).astype(np.float64)
-        positive, every = np.add.reduceat(times * label, ties), np.add.reduceat(times, ties)
-        negative = every - positive
+        positive, rows = np.add.reduceat(times * label, ties), np.add.reduceat(times, ties)
+        negative = rows - positive
         below = np.cumsum(negative) - negative / 2  # a tie counts half
-        found[number] = (positive @ below) / (positive.sum() * negative.sum()), (times @ loss) / times.sum()
-    return found
+        samples[number] = (positive @ below) / (positive.sum() * negative.sum()), (times @ loss) / times.sum()
+    return samples
 
 
-def check_field(field: str, schema: Schema) -> int:
-    """The field's number.
+def check_field(field: str, schema: Schema) -> None:
+    """Check the name of a field.
 
     Raises:
-        InputError: there is no such field.
+        InputError: the dataset has no field of this name.
     """
-    names = [each.name for each in schema.fields]
+    names = [known.name for known in schema.fields]
     if field not in names:
         raise InputError(f"by={field}: {schema.dataset} has no such field, {did_you_mean(field, names)}")
-    return names.index(field)
 
 
 def by_value(scores: Scores, schema: Schema, field: str, folder: Path) -> pl.DataFrame:
-    """One row a value of `field`, most frequent first: `value`, `rows`, `click_rate`, `predicted` (mean probability),
-    `predicted_over_observed`, `auc` (null where a class is missing). A row with a list counts for each of its values.
+    """Measure each value of a field.
 
     Args:
         folder: `vocabulary/` of the run.
 
+    Returns:
+        One row per value, most frequent first: `value`, `rows`, `click_rate`, `predicted` (mean
+        probability), `predicted_over_observed`, `auc` (null if a class is missing). A row with a
+        list counts for each of its values.
+
     Raises:
-        InputError: there is no such field.
+        InputError: the dataset has no field of this name.
     """
-    number = check_field(field, schema)
-    first = sum(each.width for each in schema.fields[:number])
-    ids_NW = scores.ids[:, first : first + schema.fields[number].width] - schema.offsets[number]
-    probability = torch.sigmoid(scores.logits["fused"])
-    columns = [
-        pl.DataFrame(
-            {
-                "id": ids.numpy(),
-                "score": scores.logits["fused"].numpy(),
-                "p": probability.numpy(),
-                "label": scores.label.numpy(),
-            }
-        )
-        for ids in ids_NW.unbind(1)
-    ]
-    rows = pl.concat(columns)
-    if len(columns) > 1:
-        rows = rows.filter(pl.col("id") != 0)  # padding behind a list's values
-    clicks, count = pl.col("label").sum(), pl.len().cast(pl.Float64)
-    area = ((pl.col("rank") * pl.col("label")).sum() - clicks * (clicks + 1) / 2) / (
-        clicks * (count - clicks)
-    )  # Mann and Whitney
+    check_field(field, schema)
+    ids_NW = scores.ids[:, schema.ids_of(field)] - schema.offset_of(field)
+    width = ids_NW.shape[1]
+    ids, fused, label = ids_NW.T.flatten(), scores.logits["fused"].repeat(width), scores.label.repeat(width)
+    if width > 1:
+        values = ids != 0  # the rest is padding
+        ids, fused, label = ids[values], fused[values], label[values]
+    auc_of_id, _, _ = auc_by_group(fused, label, ids)
+    rows = pl.DataFrame({"id": ids.numpy(), "p": torch.sigmoid(fused).numpy(), "label": label.numpy()})
     summary = (
-        rows.with_columns(pl.col("score").rank().over("id").alias("rank"))
-        .group_by("id")
+        rows.group_by("id")
         .agg(
             rows=pl.len(),
             click_rate=pl.col("label").mean(),
             predicted=pl.col("p").mean(),
-            predicted_over_observed=pl.col("p").sum() / clicks,
-            auc=pl.when((clicks > 0) & (clicks < count)).then(area),
+            predicted_over_observed=pl.col("p").sum() / pl.col("label").sum(),
         )
+        .sort("id")
+        .with_columns(auc=pl.Series(auc_of_id.numpy()).fill_nan(None))
         .sort("rows", "id", descending=[True, False])
     )
     return summary.select(value_names(field, folder)[summary["id"]].alias("value"), pl.exclude("id"))
 
 
 def extremes(scores: Scores, schema: Schema, count: int, folder: Path) -> tuple[pl.DataFrame, pl.DataFrame]:
-    """The `count` hardest rows and the easiest ones, the extreme ones first: `row` (from 1, of the split), `label`, `q` (the probability
-    that the fused head gives to the true class), `q_simple`, ... of the other heads, and every field's value, a list's joined by `|`.
+    """The `count` hardest rows and the `count` easiest rows, the most extreme first.
 
     Args:
         folder: `vocabulary/` of the run.
+
+    Returns:
+        Two frames with `row` (from 1, in the split), `label`, `q` (the fused head's probability of
+        the true class), `q_simple`, ... of the other heads, and the value of each field. The values
+        of a list are joined by `|`.
     """
-    sign = 2 * scores.label.double() - 1
+    sign_N = 2 * scores.label.double() - 1
     q = {
-        "q" if name == "fused" else f"q_{name}": torch.sigmoid(sign * logit).numpy()
-        for name, logit in scores.logits.items()
+        "q" if name == "fused" else f"q_{name}": torch.sigmoid(sign_N * logit_N).numpy()
+        for name, logit_N in scores.logits.items()
     }
-    order = torch.argsort(sign * scores.logits["fused"], stable=True)
-    names = {field.name: value_names(field.name, folder) for field in schema.fields}
+    order = torch.argsort(sign_N * scores.logits["fused"], stable=True)
 
     def rows(chosen: Tensor) -> pl.DataFrame:
         columns: dict[str, Any] = {"row": (chosen + 1).numpy(), "label": scores.label[chosen].int().numpy()}
-        columns |= {name: each[chosen.numpy()] for name, each in q.items()}
-        ids, first = scores.ids[chosen].long(), 0
-        for field, offset in zip(schema.fields, schema.offsets, strict=True):
-            values = (ids[:, first : first + field.width] - offset).tolist()
-            columns[field.name] = [
-                "|".join(names[field.name][each] for each in row if each or field.width == 1) for row in values
-            ]
-            first += field.width
-        return pl.DataFrame(columns)
+        columns |= {name: q_N[chosen.numpy()] for name, q_N in q.items()}
+        return pl.DataFrame(columns | _values(scores.ids[chosen], schema, folder))
 
     return rows(order[:count]), rows(order.flip(0)[:count])
 
 
+def _values(ids_NW: Tensor, schema: Schema, folder: Path) -> dict[str, list[str]]:
+    """The values of each field as text; those of a list are joined by `|`."""
+    columns = {}
+    for field in schema.fields:
+        names = value_names(field.name, folder)
+        rows = (ids_NW[:, schema.ids_of(field.name)].long() - schema.offset_of(field.name)).tolist()
+        columns[field.name] = ["|".join(names[number] for number in row if number or field.width == 1) for row in rows]
+    return columns
+
+
 def rows_table(title: str, rows: pl.DataFrame) -> Table:
-    """Single rows, as `extremes` gives them; the fields' values in one column, or a terminal's width would not hold them."""
+    """The rows that `extremes` returns. All fields share one column: a terminal is narrow."""
     table = Table(title=title, title_justify="left")
     measured = [name for name in rows.columns if name in ("row", "label", "q") or name.startswith("q_")]
     for name in measured:
@@ -217,7 +233,7 @@ def rows_table(title: str, rows: pl.DataFrame) -> Table:
 
 
 def metrics_table(title: str, results: Mapping[str, float]) -> Table:
-    """A row each metric, with its interval where there is one."""
+    """One row per metric, with its interval if it has one."""
     table = Table(title=title, title_justify="left")
     table.add_column("metric", style="bold")
     table.add_column("value", justify="right")
@@ -243,8 +259,11 @@ def values_table(field: str, values: pl.DataFrame) -> Table:
 
 
 def draw_reliability(scores: Scores, path: Path) -> None:
-    """Click rate against probability in bins of equally many rows, for every head; on the diagonal a head is right on average."""
-    from matplotlib.figure import Figure  # not at the top: most of a second
+    """Draw click rate against probability for every head, in bins with equal numbers of rows.
+
+    On the diagonal a head is right on average.
+    """
+    from matplotlib.figure import Figure  # importing it takes most of a second
 
     figure = Figure(figsize=(4.8, 4.4), layout="constrained")
     axis = figure.subplots()

@@ -1,4 +1,4 @@
-"""A trained run -> a folder that scores raw rows elsewhere: the fused head, the vocabulary, and what is known of both."""
+"""A trained run -> a folder that scores raw rows: a portable model and its vocabulary."""
 
 import json
 import logging
@@ -30,18 +30,24 @@ from tf4ctr.models.network import Network
 
 FILES = {"onnx": "model.onnx", "torch_export": "model.pt2", "safetensors": "model.safetensors"}
 MANIFEST = "export.json"
-CHECK_ROWS = 10_000
-TOLERANCE = 1e-5
-LATENCY = {1: 300, 1_000: 30}  # batch size: calls
-PROTOBUF_LIMIT = (
-    2**31 - 2**26
-)  # bytes that one .onnx file can hold, less some for the graph; more go into a file beside it
+CHECK_ROWS = 10_000  # random rows that both models score; a second's work at most
+TOLERANCE = 1e-5  # of a probability: float32 rounding stays below it
+LATENCY = {1: 300, 1_000: 30}  # batch size: timed calls, a second or less in total
+# Bytes of weights in one .onnx file: a protobuf holds 2 GiB, less some for the graph. More weights
+# go into a file beside it.
+PROTOBUF_LIMIT = 2**31 - 2**26
 
 Model = Callable[[NDArray[np.int32]], NDArray[np.float32]]
 
 
 class Export(NamedTuple):
-    """What was written: the folder, the largest difference from the run's own probabilities, and milliseconds a call by batch size."""
+    """The result of an export.
+
+    Attributes:
+        folder: what was written.
+        difference: the largest difference from the run's own probabilities.
+        latency_ms: batch size -> milliseconds per call, the median.
+    """
 
     folder: Path
     difference: float
@@ -60,60 +66,84 @@ class Probability(nn.Module):
 
 
 def export(run: Path, form: str, output: Path, seed: int = 2019) -> Export:
-    """Write a run's best weights as `form` into the folder `output`, checked against the run on 10,000 random rows.
+    """Write a run's best weights as `form` into the folder `output`.
 
-    `onnx` takes `ids` int32 [B, W] and gives `p` float32 [B], for any B, and so does `torch_export` (`torch.export.load(...).module()`);
-    `safetensors` has the weights under the network's names, which `load_safetensors` reads. Beside the model: `vocabulary/`, `config.yaml`
-    and `export.json` with schema, fields, versions and the check. The folder appears whole or not at all.
+    The model is checked against the run on 10,000 random rows. An `onnx` model maps `ids` int32
+    [B, W] to `p` float32 [B], for any B. So does a `torch_export` model
+    (`torch.export.load(...).module()`). `safetensors` contains the weights under the network's
+    names; `load_safetensors` reads them. Beside the model are `vocabulary/`, `config.yaml`, and
+    `export.json` with schema, fields, versions and the check. The folder appears whole or not at
+    all.
 
     Raises:
-        InputError: an unknown form, a package that is not installed, a folder that is something else, or probabilities that are off by
-            more than 1e-5.
+        InputError: an unknown form, a package that is not installed, an output folder that is not
+            an export, or a model whose probabilities differ by more than 1e-5.
     """
-    if form not in FILES:
-        raise InputError(f"format={form}: {did_you_mean(form, FILES)}")
-    if output.exists() and not (output / MANIFEST).exists():
-        raise InputError(f"output={output} is there and is no export: name another folder")
+    _check_options(form, output)
     network, schema, config = load_run(run)
     spec = DatasetSpec.from_config(OmegaConf.to_container(config.dataset, resolve=True))  # type: ignore[arg-type]
-    RowEncoder(schema, spec.fields, run / "vocabulary")  # tells a vocabulary that is missing or another's
+    RowEncoder(schema, spec.fields, run / "vocabulary")  # raises if the vocabulary does not fit the network
     model = Probability(network).eval()
     ids = random_ids(schema, CHECK_ROWS, seed)
-    with torch.inference_mode():
-        expected = model(torch.from_numpy(ids)).numpy()
+    expected = _scored_by(model)(ids)
     output.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{output.name}.", dir=output.parent) as made:
-        folder = Path(made) / output.name
+    with tempfile.TemporaryDirectory(prefix=f".{output.name}.", dir=output.parent) as scratch:
+        folder = Path(scratch) / output.name
         folder.mkdir()
         shutil.copyfile(run / "config.yaml", folder / "config.yaml")
         vocabulary.keep(run, folder)
-        manifest: dict[str, Any] = {
-            "format": form,
-            "model": FILES[form],
-            "run": str(run),
-            "made": datetime.now(UTC).isoformat(timespec="seconds"),
-            "versions": {"tf4ctr": tf4ctr.__version__, "torch": torch.__version__},
-            "schema": schema.to_dict(),
-            "fields": [asdict(field) for field in spec.fields],
-        }
-        (folder / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n")
-        written = _WRITERS[form](model, torch.from_numpy(ids[:64]), folder)
-        difference = float(np.abs(written(ids) - expected).max())
-        if not difference <= TOLERANCE:
-            raise InputError(
-                f"the exported model is off by {difference:.1e} on {CHECK_ROWS:,} rows, more than {TOLERANCE}: nothing is written"
-            )
-        latency = {size: _milliseconds(written, ids[:size], calls) for size, calls in LATENCY.items()}
-        manifest["check"] = {"rows": CHECK_ROWS, "seed": seed, "largest_difference": difference, "latency_ms": latency}
-        (folder / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n")
+        manifest = _manifest(run, form, schema, spec)
+        _write_manifest(manifest, folder)  # before the model: load_safetensors reads the schema
+        exported = _WRITERS[form](model, torch.from_numpy(ids[:64]), folder)
+        difference = _check(exported(ids), expected)
+        latency = {size: _milliseconds(exported, ids[:size], calls) for size, calls in LATENCY.items()}
+        check = {"rows": CHECK_ROWS, "seed": seed, "largest_difference": difference, "latency_ms": latency}
+        _write_manifest(manifest | {"check": check}, folder)
         if output.exists():
-            output.rename(Path(made) / "old")
+            output.rename(Path(scratch) / "old")
         folder.rename(output)
     return Export(output, difference, latency)
 
 
+def _check_options(form: str, output: Path) -> None:
+    if form not in FILES:
+        raise InputError(f"format={form}: {did_you_mean(form, FILES)}")
+    if output.exists() and not (output / MANIFEST).exists():
+        raise InputError(f"output={output} exists and is not an export: name another folder")
+
+
+def _manifest(run: Path, form: str, schema: Schema, spec: DatasetSpec) -> dict[str, Any]:
+    return {
+        "format": form,
+        "model": FILES[form],
+        "run": str(run),
+        "made": datetime.now(UTC).isoformat(timespec="seconds"),
+        "versions": {"tf4ctr": tf4ctr.__version__, "torch": torch.__version__},
+        "schema": schema.to_dict(),
+        "fields": [asdict(field) for field in spec.fields],
+    }
+
+
+def _write_manifest(manifest: dict[str, Any], folder: Path) -> None:
+    (folder / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n")
+
+
+def _check(p_N: NDArray[np.float32], expected_N: NDArray[np.float32]) -> float:
+    """The largest difference between the probabilities of the exported model and of the run."""
+    difference = float(np.abs(p_N - expected_N).max())
+    if not difference <= TOLERANCE:  # also if it is NaN
+        raise InputError(
+            f"the exported model differs from the run by {difference:.1e} on {CHECK_ROWS:,} random rows, more than"
+            f" {TOLERANCE}: nothing is written. Try another format: {', '.join(FILES)}"
+        )
+    return difference
+
+
 def random_ids(schema: Schema, rows: int, seed: int) -> NDArray[np.int32]:
-    """Known and unknown values of each field, all as likely; a list is full: ids [rows, W]."""
+    """Draw known and unknown values of each field with equal probability: ids [rows, W].
+
+    Lists are full.
+    """
     random = np.random.default_rng(seed)
     columns = [
         offset + random.integers(1, field.vocabulary_size, rows, dtype=np.int32)
@@ -140,7 +170,7 @@ def _to_onnx(model: Probability, example: Tensor, folder: Path) -> Model:
         import onnxscript  # noqa: F401, torch's exporter writes with it
     except ImportError as error:
         raise InputError(f"format=onnx needs {error.name}: pip install -e '.[export]'") from error
-    for name in ("torch.onnx", "onnxscript", "onnx_ir"):  # the exporter's passes, told one by one
+    for name in ("torch.onnx", "onnxscript", "onnx_ir"):  # they log every pass of the exporter
         logging.getLogger(name).setLevel(logging.ERROR)
     path = folder / FILES["onnx"]
     graph = _graph(model, example)
@@ -187,21 +217,21 @@ def _scored_by(module: nn.Module) -> Model:
 
 
 def _milliseconds(model: Model, ids: NDArray[np.int32], calls: int) -> float:
-    """Median of `calls` calls."""
+    """Milliseconds per call, the median of `calls` calls."""
     seconds = []
     for _ in range(calls):
-        begun = time.perf_counter()
+        start = time.perf_counter()
         model(ids)
-        seconds.append(time.perf_counter() - begun)
+        seconds.append(time.perf_counter() - start)
     return round(1e3 * statistics.median(seconds), 4)
 
 
-def export_table(form: str, done: Export) -> Table:
-    """The check and the latency."""
-    table = Table(title=f"{form}: {done.folder}", title_justify="left")
+def export_table(form: str, result: Export) -> Table:
+    """The check and the latency, one row each."""
+    table = Table(title=f"{form}: {result.folder}", title_justify="left")
     table.add_column("check", style="bold")
     table.add_column("value", justify="right")
-    table.add_row(f"largest difference of p, {CHECK_ROWS:,} rows", f"{done.difference:.1e}")
-    for size, milliseconds in done.latency_ms.items():
+    table.add_row(f"largest difference of p, {CHECK_ROWS:,} rows", f"{result.difference:.1e}")
+    for size, milliseconds in result.latency_ms.items():
         table.add_row(f"median latency, batch {size:,}", f"{milliseconds:.3f} ms")
     return table

@@ -1,1 +1,1 @@
-"""Plain torch: the network, its parts and its losses."""
+"""The network, its parts and its losses, in plain torch."""

@@ -1,4 +1,4 @@
-"""The affine layer, with the quicker of the two libraries that torch multiplies float32 matrices with on a CPU."""
+"""The affine layer. On a CPU, oneDNN computes its float32 products."""
 
 from typing import Any
 
@@ -6,14 +6,17 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-STRETCH = 500  # rows turned at a time
+# Rows that are transposed at a time. 500 rows of 400 float32 numbers (0.8 MB) fit into a core's
+# cache.
+BLOCK_ROWS = 500
 
 
 class Affine(nn.Linear):
-    """torch's `nn.Linear`, y = x W^T + b; on a CPU its float32 products are oneDNN's.
+    """torch's `nn.Linear`, y = x W^T + b. On a CPU, oneDNN computes its float32 products.
 
-    torch gives these to MKL. oneDNN, which torch brings along for half precision, makes the same products in half the time on an AMD
-    EPYC (docs/benchmarks.md), in full float32. Everything else, other types, devices, autocast and graphs, is `nn.Linear` itself.
+    torch calls MKL for these products. oneDNN is part of torch too, and takes half the time on an
+    AMD EPYC (docs/benchmarks.md), in full float32. Other types and devices, autocast and graphs
+    use `nn.Linear` itself.
     """
 
     def forward(self, x: Tensor) -> Tensor:
@@ -42,29 +45,37 @@ class _Products(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad_NO: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
         x_NI, weight_OI = ctx.saved_tensors
-        for_x, for_weight, for_bias = ctx.needs_input_grad
+        needs_x, needs_weight, needs_bias = ctx.needs_input_grad
         return (
-            product(grad_NO, weight_OI.T) if for_x else None,
-            _weight_gradient(grad_NO, x_NI) if for_weight else None,
-            grad_NO.sum(0) if for_bias else None,
+            product(grad_NO, weight_OI.T) if needs_x else None,
+            _weight_gradient(grad_NO, x_NI) if needs_weight else None,
+            grad_NO.sum(0) if needs_bias else None,
         )
 
 
 def product(left_NI: Tensor, right_OI: Tensor, bias_O: Tensor | None = None) -> Tensor:
-    """left right^T + bias [N, O] by oneDNN, float32 on a CPU; the operator is the one that torch's compiler calls."""
+    """left right^T + bias [N, O] by oneDNN, for float32 tensors on a CPU.
+
+    torch's compiler calls the same operator.
+    """
     return torch.ops.mkldnn._linear_pointwise(left_NI, right_OI, bias_O, "none", [], "")
 
 
 def _weight_gradient(grad_NO: Tensor, x_NI: Tensor) -> Tensor:
-    """grad^T x [O, I]. oneDNN wants its left side's rows in one piece; to turn the narrower of the two costs least."""
+    """grad^T x [O, I].
+
+    oneDNN needs a contiguous left factor. So the narrower of the two is transposed: it costs less.
+    """
     if grad_NO.shape[1] <= x_NI.shape[1]:
-        return product(_turned(grad_NO), x_NI.T)
-    return product(_turned(x_NI), grad_NO.T).T
+        return product(_transposed(grad_NO), x_NI.T)
+    return product(_transposed(x_NI), grad_NO.T).T
 
 
-def _turned(x_NI: Tensor) -> Tensor:
-    """x^T [I, N] in one piece, by stretches that stay in the cache; as a matrix torch would turn it in one thread."""
+def _transposed(x_NI: Tensor) -> Tensor:
+    """x^T [I, N], contiguous, copied in blocks that fit into the cache."""
     x_IN = x_NI.new_empty(x_NI.shape[::-1])
-    for turned, rows in zip(x_IN.unsqueeze(0).split(STRETCH, 2), x_NI.split(STRETCH), strict=True):
-        turned.copy_(rows.T.unsqueeze(0))
+    blocks = zip(x_IN.unsqueeze(0).split(BLOCK_ROWS, 2), x_NI.split(BLOCK_ROWS), strict=True)
+    for target_1IN, block_NI in blocks:
+        # three dimensions: torch transposes a matrix (two dimensions) in one thread only
+        target_1IN.copy_(block_NI.T.unsqueeze(0))
     return x_IN

@@ -1,57 +1,59 @@
-"""Dropout whose mask costs next to nothing on a CPU."""
+"""Dropout with a fast mask on a CPU."""
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-WORDS = 2**16  # values of a 16-bit word: shares are rounded to one part in so many
-CHUNK = 2**16  # elements made at a time: their random words stay in a core's cache
-INTEGERS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
+WORDS = 2**16  # values of a 16-bit word: a probability is rounded to a multiple of 1 / WORDS
+CHUNK = 2**16  # elements per step: their random words (128 kB) stay in a core's cache
+INTEGERS = {2: torch.int16, 4: torch.int32, 8: torch.int64}  # by bytes per element
 
 
 class Dropout(nn.Module):
-    """y = x * m / (1 - share) in training, m = 0 with probability `share`, else 1; y = x in evaluation (Srivastava et al., JMLR 2014).
+    """y = x * m / (1 - p) in training, m = 0 with probability p, else 1; y = x in evaluation.
 
-    On a CPU torch draws its mask number by number, which takes about as long as the layer's products. Here one 64-bit random word of a
-    PCG64 (O'Neill, 2014) that torch's generator seeds gives the mask of four elements, 16 bits each; `share` is rounded to a multiple
-    of 2**-16, and the scale is that of the rounded share, so that the mean stays exact (in half precision: to that precision).
-    Elsewhere torch's own is used.
+    (Srivastava et al., JMLR 2014.) On a CPU torch draws the mask number by number, which takes
+    about as long as the layer's products. Here one 64-bit random word gives the mask of four
+    elements, 16 bits per element. The words come from a PCG64 (O'Neill, 2014), which is seeded by
+    torch's generator. p is rounded to a multiple of 2**-16. The scale uses the rounded p, so the
+    mean stays exact (up to the precision of the type). Other devices use torch's own dropout.
 
     Args:
-        share: probability that an element is set to zero, from 0 to below 1.
+        probability: p, the probability that an element is set to zero, from 0 to below 1.
     """
 
-    def __init__(self, share: float) -> None:
+    def __init__(self, probability: float) -> None:
         super().__init__()
-        self.share = share
+        self.probability = probability
 
     def forward(self, x: Tensor) -> Tensor:
-        """Any shape, any floating type."""
-        if not self.training or not self.share:
+        """Any shape and any floating-point type."""
+        if not self.training or not self.probability:
             return x
         if x.device.type != "cpu":
-            return F.dropout(x, self.share)
-        return x * _mask(x.detach(), torch.randint(2**63 - 1, ()), round(self.share * WORDS))
+            return F.dropout(x, self.probability)
+        return x * _mask(x.detach(), torch.randint(2**63 - 1, ()), round(self.probability * WORDS))
 
     def extra_repr(self) -> str:
-        return f"share={self.share}"
+        """The layer's option, as printed in a model."""
+        return f"probability={self.probability}"
 
 
-@torch.library.custom_op("tf4ctr::dropout_mask", mutates_args=())  # an operator, so that graphs can hold it
+# a custom operator, because graphs (torch.compile, torch.export) can contain it
+@torch.library.custom_op("tf4ctr::dropout_mask", mutates_args=())
 def _mask(x: Tensor, seed: Tensor, dropped: int) -> Tensor:
-    """For each element of `x` 0, with a probability of `dropped` in 2**16, or else the scale; of the type of `x`."""
+    """0 with a probability of `dropped` / 2**16, else the scale; in the shape and type of `x`."""
     random = np.random.PCG64(int(seed))
-    mask, integer = torch.empty(x.shape, dtype=x.dtype), INTEGERS[x.element_size()]
-    # numpy knows no bfloat16: the scale's bits times 0 or 1 are the bits of 0 or the scale, in any type
-    bits, scale = (
-        mask.view(integer).flatten().numpy(),
-        torch.tensor(WORDS / (WORDS - dropped), dtype=x.dtype).view(integer).numpy(),
-    )
-    for start in range(0, bits.size, CHUNK):
-        chunk = bits[start : start + CHUNK]
-        drawn = random.random_raw(-(-chunk.size // 4)).view(np.uint16)[: chunk.size]
-        np.multiply(drawn >= dropped, scale, out=chunk)
+    integer = INTEGERS[x.element_size()]
+    mask, scale = torch.empty(x.shape, dtype=x.dtype), torch.tensor(WORDS / (WORDS - dropped), dtype=x.dtype)
+    # numpy has no bfloat16. The scale's bits, as an integer, times 0 or 1 are the bits of 0 or of
+    # the scale. This works for every type.
+    mask_bits, scale_bits = mask.view(integer).flatten().numpy(), scale.view(integer).numpy()
+    for start in range(0, mask_bits.size, CHUNK):
+        chunk = mask_bits[start : start + CHUNK]
+        words = random.random_raw(-(-chunk.size // 4)).view(np.uint16)[: chunk.size]
+        np.multiply(words >= dropped, scale_bits, out=chunk)
     return mask
 
 

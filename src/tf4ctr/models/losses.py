@@ -1,4 +1,7 @@
-"""From logits to the loss. Each loss maps (Logits, label [B]) to its named terms; the term `loss` is what is minimised."""
+"""From logits to the loss.
+
+Each loss maps (`Logits`, label [B]) to named terms. Training minimises the term `loss`.
+"""
 
 from collections.abc import Sequence
 
@@ -11,22 +14,26 @@ from tf4ctr.models.network import Logits
 
 
 class BCELoss(nn.Module):
-    """Binary cross entropy of the fused logit alone; the heads are not trained by themselves."""
+    """Binary cross entropy of the fused logit. The heads have no loss of their own."""
 
     def forward(self, logits: Logits, label_B: Tensor) -> dict[str, Tensor]:
+        """-> `loss` and `bce`, which are equal, []"""
         bce = F.binary_cross_entropy_with_logits(logits.fused.float(), label_B)
         return {"loss": bce, "bce": bce}
 
 
 class FocalLoss(nn.Module):
-    """Focal loss of the fused logit (Lin et al., ICCV 2017): mean(a_y * (1 - q) ** gamma * BCE), q the probability of the true class.
+    """Focal loss of the fused logit: mean(a_y * (1 - q) ** gamma * BCE) (Lin et al., ICCV 2017).
+
+    q is the predicted probability of the true class.
 
     Args:
-        gamma: strength of the modulation, from 0 on; 0 gives BCE.
-        alpha: weight a_1 of the clicks, 1 - alpha of the others; None weighs both with 1.
+        gamma: strength of the modulation, at least 0; 0 gives BCE.
+        alpha: weight a_1 of the clicks; the other rows have the weight 1 - alpha. None: all rows
+            have the weight 1.
 
     Raises:
-        InputError: arguments outside of these.
+        InputError: an argument is outside its range.
     """
 
     def __init__(self, gamma: float, alpha: float | None = None) -> None:
@@ -38,7 +45,8 @@ class FocalLoss(nn.Module):
         self.gamma, self.alpha = float(gamma), alpha
 
     def forward(self, logits: Logits, label_B: Tensor) -> dict[str, Tensor]:
-        true_B = (2 * label_B - 1) * logits.fused.float()  # logit of q
+        """-> `loss` and the unmodulated `bce`, []"""
+        true_B = (2 * label_B - 1) * logits.fused.float()  # the logit of q
         bce_B = F.softplus(-true_B)
         factor_B = torch.sigmoid(-true_B).clamp_min(torch.finfo(torch.float32).tiny) ** self.gamma
         weight_B = 1.0 if self.alpha is None else torch.where(label_B == 1, self.alpha, 1 - self.alpha)
@@ -46,35 +54,38 @@ class FocalLoss(nn.Module):
 
 
 class TFLoss(nn.Module):
-    """BCE(fused) + Twin Focus Loss (TF4CTR): with q the probability that a head gives to the true class,
+    """BCE(fused) + Twin Focus Loss (TF4CTR).
 
-        simple  = mean((c + q_s) ** gamma * BCE_s)            leans on the easy samples
-        complex = mean(((2 - c) - q_c) ** gamma * BCE_c)      leans on the hard samples
+    With q the probability that a head gives to the true class:
+
+        simple  = mean((c + q_s) ** gamma * BCE_s)            emphasises the easy samples
+        complex = mean(((2 - c) - q_c) ** gamma * BCE_c)      emphasises the hard samples
         loss    = BCE + alpha * simple + (1 - alpha) * complex
 
     The gradient flows through the modulating factors too. gamma = 0 gives two plain BCE heads.
 
-    With more heads each has a focus f from 0 (simple) to 1 (complex) that mixes the two factors and the two weights; that is ours, and
-    the formulas above are its case of two heads:
+    Our extension to more heads: each head has a focus f from 0 (simple) to 1 (complex), which
+    mixes the two factors and the two weights. With two heads it equals the formulas above:
 
         term_k = mean(((1 - f_k) (c + q_k) + f_k ((2 - c) - q_k)) ** gamma * BCE_k)
-        loss   = BCE + sum_k w_k term_k,   w_k proportional to (1 - f_k) alpha + f_k (1 - alpha), 1 in all
+        w_k    = (1 - f_k) alpha + f_k (1 - alpha), divided by the sum of all w_k
+        loss   = BCE + sum_k w_k term_k
 
     Args:
         alpha: weight of the simple head's term, 0 to 1.
-        gamma: strength of the modulation, from 0 on.
-        c: 0 to 2; above 1 the second factor is negative for q_c > 2 - c, so only an even gamma is meaningful.
-        focus: of each head, from the simple to the complex one; None for even steps from 0 to 1.
+        gamma: strength of the modulation, at least 0.
+        c: 0 to 2. Above 1 the second factor is negative for q_c > 2 - c, so gamma must be even.
+        focus: one number per head, from the simple to the complex one; None: even steps, 0 to 1.
 
     Raises:
-        InputError: arguments outside of these.
+        InputError: an argument is outside its range.
     """
 
     def __init__(self, alpha: float, gamma: float, c: float, focus: Sequence[float] | None = None) -> None:
         super().__init__()
         if not 0 <= alpha <= 1:
             raise InputError(
-                f"loss.alpha is {alpha}: it shares the loss between the two heads, so it must lie between 0 and 1"
+                f"loss.alpha is {alpha}: it divides the loss between the two heads, so it must lie between 0 and 1"
             )
         if gamma < 0:
             raise InputError(f"loss.gamma is {gamma}: it must not be negative")
@@ -84,48 +95,52 @@ class TFLoss(nn.Module):
             )
         if c > 1 and gamma % 2:
             raise InputError(
-                f"loss.c is {c} and loss.gamma {gamma}: with c above 1 the factor (2 - c) - q is negative for well predicted samples,"
-                " and only an even gamma makes a weight of it; use gamma 0, 2, 4 ... or c up to 1"
+                f"loss.c is {c} and loss.gamma is {gamma}: with c above 1 the factor (2 - c) - q is negative for"
+                " q > 2 - c, and only an even gamma gives a positive weight; use gamma 0, 2, 4 ... or c of at most 1"
             )
         if focus is not None and (len(focus) < 2 or sorted(focus) != list(focus) or (focus[0], focus[-1]) != (0, 1)):
             raise InputError(
                 f"loss.focus is {list(focus)}: it must rise from 0 (the simple head) to 1 (the complex one)"
             )
         self.alpha, self.gamma, self.c = float(alpha), float(gamma), float(c)
-        self.focus = None if focus is None else [float(each) for each in focus]
+        self.focus = None if focus is None else [float(number) for number in focus]
 
     def focus_of(self, heads: int) -> list[float]:
-        """The focus of each of so many heads.
+        """The focus of each head, for this number of heads.
 
         Raises:
-            InputError: there is one head, or another number of them than of focuses.
+            InputError: there is only one head, or `focus` has another length.
         """
         if heads < 2:
             raise InputError(
-                "loss=tf needs a simple and a complex encoder, and this backbone has one: add framework=plain, or loss=bce"
+                "loss=tf needs a simple and a complex encoder, but the backbone has one:"
+                " add framework=plain, or loss=bce"
             )
         if self.focus is not None and len(self.focus) != heads:
             raise InputError(
-                f"loss.focus has {len(self.focus)} numbers, and the backbone {heads} encoders: one for each, or null"
+                f"loss.focus has {len(self.focus)} numbers, but the backbone has {heads} encoders:"
+                " give one number per encoder, or null"
             )
         return self.focus or [number / (heads - 1) for number in range(heads)]
 
     def forward(self, logits: Logits, label_B: Tensor) -> dict[str, Tensor]:
+        """-> `loss`, the fused logit's `bce`, and the unweighted term `tf_NAME` of each head, []"""
         bce = F.binary_cross_entropy_with_logits(logits.fused.float(), label_B)
         sign_B, heads = 2 * label_B - 1, logits.heads()
         focus = self.focus_of(len(heads))
-        weights = [(1 - each) * self.alpha + each * (1 - self.alpha) for each in focus]
-        pairs = zip(heads.items(), focus, strict=True)
-        terms = {f"tf_{name}": self._term(sign_B * logit_B.float(), each) for (name, logit_B), each in pairs}
+        weights = [(1 - f) * self.alpha + f * (1 - self.alpha) for f in focus]
+        terms = {
+            f"tf_{name}": self._term(sign_B * logit_B.float(), f)
+            for (name, logit_B), f in zip(heads.items(), focus, strict=True)
+        }
         twin = sum(weight / sum(weights) * term for weight, term in zip(weights, terms.values(), strict=True))
         return {"loss": bce + twin, "bce": bce, **terms}
 
     def _term(self, true_B: Tensor, focus: float) -> Tensor:
-        """One head's term from the logit of q."""
-        # 2 - c - q = (1 - c) + (1 - q), and 1 - q = sigmoid(-logit) keeps its digits where q is near 1
+        """The term of one head, from the logit of q."""
+        # 2 - c - q = (1 - c) + (1 - q). 1 - q = sigmoid(-logit) keeps its precision if q is near 1.
         factor_B = (1 - focus) * (self.c + torch.sigmoid(true_B)) + focus * ((1 - self.c) + torch.sigmoid(-true_B))
         if self.c <= 1:
-            factor_B = factor_B.clamp_min(
-                torch.finfo(factor_B.dtype).tiny
-            )  # the slope of 0 ** gamma is infinite for gamma < 1
+            # positive, because the derivative of 0 ** gamma is infinite for gamma < 1
+            factor_B = factor_B.clamp_min(torch.finfo(factor_B.dtype).tiny)
         return (factor_B**self.gamma * F.softplus(-true_B)).mean()

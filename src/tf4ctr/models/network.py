@@ -1,4 +1,4 @@
-"""The TF4CTR network: SSEM, encoders side by side, DFM."""
+"""The TF4CTR network: SSEM, parallel encoders, DFM."""
 
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
@@ -15,9 +15,12 @@ from tf4ctr.models.ssem import EmbeddingFactory, Shared
 
 
 class Logits(NamedTuple):
-    """Logits [B] each: `fused` is the prediction, `simple` and `complex` are the heads that the TF Loss trains.
+    """The logits of a batch, [B] each.
 
-    `between` names the heads of further encoders, from the simpler to the more complex. Where there is one encoder, its head is both.
+    Attributes:
+        fused: the prediction.
+        simple, complex: the heads that the TF Loss trains. With one encoder, both are its head.
+        between: the heads of further encoders by name, from the simpler to the more complex.
     """
 
     fused: Tensor
@@ -26,27 +29,31 @@ class Logits(NamedTuple):
     between: Mapping[str, Tensor] = MappingProxyType({})
 
     def heads(self) -> dict[str, Tensor]:
-        """Every head by name, from the simple to the complex one."""
+        """All heads by name, from the simple to the complex one."""
         return {"simple": self.simple, **self.between, "complex": self.complex}
 
 
 class Network(nn.Module):
-    """ids [B, W] -> `Logits`:  e_k = SSEM(x)_k;  h_k = encoder_k(e_k);  z, z_1, ..., z_K = DFM(h_1, ..., h_K).
+    """e_k = SSEM(x)_k;  h_k = encoder_k(e_k);  z, z_1, ..., z_K = DFM(h_1, ..., h_K).
 
-    The paper has K = 2 encoders, a simple and a complex one. The parts come as factories that this completes with what only the
-    schema knows.
+    The input x is ids [B, W], the output is `Logits`. The paper has K = 2 encoders, a simple and a
+    complex one. The parts are given as factories. The network adds the arguments that depend on the
+    schema.
 
     Args:
         schema: the fields.
-        embedding: `embedding(schema, dim)` makes a table.
+        embedding: `embedding(schema, dim)` builds a table.
         dim: embedding size D.
-        ssem: `ssem(schema, embedding, dim, looks)` with `dims`, the embedding size that each encoder sees; see ssem.py.
-        encoders: by name, `encoder(schema, embedding_dim)` with `out_features`, and `uses_embeddings` false where it looks at ids
-            alone. `simple` and `complex`, and others that stand between them; or one alone, under any name.
-        dfm: `dfm([out_features of each])`.
+        ssem: `ssem(schema, embedding, dim, uses_embeddings)` builds a module with `dims`, the
+            embedding size of each encoder; see ssem.py.
+        encoders: by name, `encoder(schema, embedding_dim)` builds a module with `out_features`. Its
+            class has `uses_embeddings = False` if it only reads ids. Either one encoder with any
+            name, or several: `simple`, `complex` and others between them.
+        dfm: `dfm([out_features of each encoder])`; see dfm.py.
 
     Raises:
-        InputError: several encoders without a simple and a complex one, or one with an ssem or dfm for several.
+        InputError: `simple` or `complex` is missing among several encoders, or one encoder comes
+            with an ssem or dfm for several.
     """
 
     def __init__(
@@ -61,15 +68,16 @@ class Network(nn.Module):
         super().__init__()
         if len(encoders) != 1 and not {"simple", "complex"} <= set(encoders):
             raise InputError(
-                f"the backbone has the encoders {list(encoders)}: it needs one, or a simple and a complex one among them"
+                f"the backbone has the encoders {list(encoders)}: expected one encoder,"
+                " or several with 'simple' and 'complex' among them"
             )
-        if len(encoders) == 1 and (_made(ssem), _made(dfm)) != (Shared, Sum):
+        if len(encoders) == 1 and (_class_of(ssem), _class_of(dfm)) != (Shared, Sum):
             raise InputError(
-                "this backbone has one encoder: there is nothing to select or to fuse; add framework=plain"
+                "this backbone has one encoder, but ssem and dfm select and fuse several: add framework=plain"
             )
         names = sorted(encoders, key=lambda name: {"simple": 0, "complex": 2}.get(name, 1))
-        looks = [getattr(_made(encoders[name]), "uses_embeddings", True) for name in names]
-        self.ssem = ssem(schema, embedding, dim, looks)
+        uses_embeddings = [getattr(_class_of(encoders[name]), "uses_embeddings", True) for name in names]
+        self.ssem = ssem(schema, embedding, dim, uses_embeddings)
         dims: list[int] = self.ssem.dims  # type: ignore[assignment]
         self.encoders = nn.ModuleDict(
             {name: encoders[name](schema, dim) for name, dim in zip(names, dims, strict=True)}
@@ -77,30 +85,34 @@ class Network(nn.Module):
         self.dfm = dfm([encoder.out_features for encoder in self.encoders.values()])
         self.apply(_init_linear)
         options = embedding.keywords if isinstance(embedding, partial) else {}
-        for each in self.embeddings():  # an encoder's own table, as the linear one has, too
-            each.sparse, each.sharded = options.get("sparse", False), options.get("sharded", False)
+        for table in self.embeddings():  # also the tables inside encoders, as the linear one has
+            table.sparse, table.sharded = options.get("sparse", False), options.get("sharded", False)
 
     @property
     def heads(self) -> list[str]:
-        """Names of the heads beside the fused one, from the simple to the complex one; none where one encoder's head is the fused one."""
+        """Names of the heads, from the simple to the complex one.
+
+        Empty with one encoder, because its head equals the fused logit.
+        """
         return list(self.encoders) if len(self.encoders) > 1 else []
 
     def forward(self, ids_BW: Tensor) -> Logits:
-        views = zip(self.encoders.values(), self.ssem(ids_BW), strict=True)
-        fused_B, heads = self.dfm([encoder(emb_BFD, ids_BW) for encoder, emb_BFD in views])
+        """ids int32 [B, W], offset into the table -> logits [B] each"""
+        inputs = zip(self.encoders.values(), self.ssem(ids_BW), strict=True)
+        fused_B, heads = self.dfm([encoder(emb_BFD, ids_BW) for encoder, emb_BFD in inputs])
         between = dict(zip(list(self.encoders)[1:-1], heads[1:-1], strict=True))
         return Logits(fused_B, heads[0], heads[-1], between)
 
     def tables(self) -> Iterable[nn.Parameter]:
-        """Every embedding table, the linear encoder's weights among them: the parameters under L2."""
+        """The weights of all embedding tables, also of the linear encoder: L2 applies to them."""
         return (embedding.weight for embedding in self.embeddings())
 
     def embeddings(self) -> Iterable[FieldEmbedding]:
-        """Every embedding, the linear encoder's among them."""
+        """All embedding tables, also the linear encoder's."""
         return (module for module in self.modules() if isinstance(module, FieldEmbedding))
 
 
-def _made(factory: Callable[..., nn.Module]) -> Callable[..., nn.Module]:
+def _class_of(factory: Callable[..., nn.Module]) -> Callable[..., nn.Module]:
     return factory.func if isinstance(factory, partial) else factory
 
 

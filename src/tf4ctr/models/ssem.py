@@ -1,8 +1,9 @@
-"""Sample selection embedding module: what each of the encoders sees of a sample (TF4CTR, section on SSEM).
+"""Sample selection embedding module: the embeddings of each encoder (TF4CTR, section on SSEM).
 
-Every one maps ids [B, W] to e_k [B, F, D_k] for each of the K encoders, from the simple to the complex one, and tells the D_k as `dims`.
-The paper has K = 2. `looks` says of each encoder whether it looks at embeddings at all; one that does not (linear) gets None or what is
-there anyway, and no parameters are made for it.
+Every module maps ids [B, W] to e_k [B, F, D_k] for each of the K encoders, from the simple to the
+complex one; `dims` lists the D_k. The paper has K = 2. `uses_embeddings` says for each encoder
+whether it reads embeddings. An encoder that does not (linear) gets None or unused embeddings, and
+has no parameters here.
 """
 
 from collections.abc import Callable, Sequence
@@ -20,41 +21,53 @@ EmbeddingFactory = Callable[[Schema, int], FieldEmbedding]
 
 
 class Shared(nn.Module):
-    """One table, the same e for all: no selection, the baseline."""
+    """One table, the same e for all encoders: the baseline without a selection."""
 
-    def __init__(self, schema: Schema, embedding: EmbeddingFactory, dim: int, looks: Sequence[bool]) -> None:
+    def __init__(self, schema: Schema, embedding: EmbeddingFactory, dim: int, uses_embeddings: Sequence[bool]) -> None:
         super().__init__()
-        self.dims = [dim] * len(looks)
-        self.table = embedding(schema, dim) if any(looks) else None
+        self.dims = [dim] * len(uses_embeddings)
+        self.table = embedding(schema, dim) if any(uses_embeddings) else None
 
     def forward(self, ids_BW: Tensor) -> list[Tensor | None]:
+        """ids [B, W] -> K times the same [B, F, D]"""
         return [None if self.table is None else self.table(ids_BW)] * len(self.dims)
 
 
 class SeparateRepresentation(nn.Module):
-    """SER: a table for each encoder, D/2 for the simple one and D for the others."""
+    """SER: one table per encoder. The simple encoder has D/2, the others have D.
 
-    def __init__(self, schema: Schema, embedding: EmbeddingFactory, dim: int, looks: Sequence[bool]) -> None:
+    Raises:
+        InputError: D is odd.
+    """
+
+    def __init__(self, schema: Schema, embedding: EmbeddingFactory, dim: int, uses_embeddings: Sequence[bool]) -> None:
         super().__init__()
         if dim % 2:
             raise InputError(
                 f"embedding.dim is {dim}: ssem=ser gives half of it to the simple encoder, so it must be even"
             )
-        self.dims = [dim // 2] + [dim] * (len(looks) - 1)
-        self.looks = tuple(looks)
+        self.dims = [dim // 2] + [dim] * (len(uses_embeddings) - 1)
+        self.uses_embeddings = tuple(uses_embeddings)
         self.tables = nn.ModuleList(
-            embedding(schema, each) for each, look in zip(self.dims, looks, strict=True) if look
+            embedding(schema, encoder_dim)
+            for encoder_dim, has_table in zip(self.dims, uses_embeddings, strict=True)
+            if has_table
         )
 
     def forward(self, ids_BW: Tensor) -> list[Tensor | None]:
+        """ids [B, W] -> e_k [B, F, D_k]"""
         tables = iter(self.tables)
-        return [next(tables)(ids_BW) if look else None for look in self.looks]
+        return [next(tables)(ids_BW) if has_table else None for has_table in self.uses_embeddings]
 
 
 class GatingMechanism(nn.Module):
-    """GM: one table; a sample's shares g = softmax([MLP(e), 0]), e_k = g_k e. The MLP's one hidden layer is F D / 4 wide.
+    """GM: one table; e_k = g_k e with g = softmax([MLP(e), 0]), K numbers per sample.
 
-    With two encoders g_1 = sigmoid(MLP(e)), one number a sample, e_s = g_1 e, e_c = (1 - g_1) e, as the paper has it.
+    The MLP has one hidden layer with F D / 4 units. With two encoders g_1 = sigmoid(MLP(e)),
+    e_s = g_1 e, e_c = (1 - g_1) e, as in the paper.
+
+    Args:
+        dropout, batch_norm: of the MLP.
     """
 
     def __init__(
@@ -62,33 +75,39 @@ class GatingMechanism(nn.Module):
         schema: Schema,
         embedding: EmbeddingFactory,
         dim: int,
-        looks: Sequence[bool],
+        uses_embeddings: Sequence[bool],
         dropout: float = 0.0,
         batch_norm: bool = True,
     ) -> None:
         super().__init__()
-        self.dims = [dim] * len(looks)
+        encoders = len(uses_embeddings)
+        self.dims = [dim] * encoders
         self.table = embedding(schema, dim)
         features = schema.num_fields * dim
         quarter = max(1, features // 4)
         self.gate = nn.Sequential(
-            *hidden_layers(features, [quarter], dropout, batch_norm), Affine(quarter, len(looks) - 1)
+            *hidden_layers(features, [quarter], dropout, batch_norm), Affine(quarter, encoders - 1)
         )
 
     def forward(self, ids_BW: Tensor) -> list[Tensor]:
+        """ids [B, W] -> e_k [B, F, D]"""
         emb_BFD = self.table(ids_BW)
         return [share_B[:, None, None] * emb_BFD for share_B in self.shares(emb_BFD).unbind(1)]
 
     def shares(self, emb_BFD: Tensor) -> Tensor:
-        """g: what each encoder gets of each sample, [B, K], rows summing to 1."""
+        """g [B, K]: the share of each sample that each encoder gets. Rows sum to 1."""
         return torch.softmax(nn.functional.pad(self.gate(emb_BFD.flatten(1)), (0, 1)), 1)
 
 
 class MixtureOfExperts(nn.Module):
-    """MOE: one table, then a multi-gate mixture of experts (Ma et al., KDD 2018) with as many experts and gates as encoders.
+    """MOE: one table, then a multi-gate mixture of experts (Ma et al., KDD 2018).
 
-    With x = [e_1; ...; e_F]: e_k = sum_j softmax(gate_k(x))_j expert_j(x). An expert has two layers, F D / 2 and F D wide; a gate one
-    hidden layer, F D / 4 wide.
+    With x = [e_1; ...; e_F]: e_k = sum_j softmax(gate_k(x))_j expert_j(x). There are K experts and
+    K gates. An expert has two layers with F D / 2 and F D units. A gate has one hidden layer with
+    F D / 4 units.
+
+    Args:
+        dropout, batch_norm: of experts and gates.
     """
 
     def __init__(
@@ -96,24 +115,28 @@ class MixtureOfExperts(nn.Module):
         schema: Schema,
         embedding: EmbeddingFactory,
         dim: int,
-        looks: Sequence[bool],
+        uses_embeddings: Sequence[bool],
         dropout: float = 0.0,
         batch_norm: bool = True,
     ) -> None:
         super().__init__()
-        self.dims = [dim] * len(looks)
+        encoders = len(uses_embeddings)
+        self.dims = [dim] * encoders
         self.table = embedding(schema, dim)
         features = schema.num_fields * dim
         half, quarter = max(1, features // 2), max(1, features // 4)
-        self.looks = tuple(looks)
-        self.experts = nn.ModuleList(hidden_layers(features, [half, features], dropout, batch_norm) for _ in looks)
+        self.uses_embeddings = tuple(uses_embeddings)
+        self.experts = nn.ModuleList(
+            hidden_layers(features, [half, features], dropout, batch_norm) for _ in range(encoders)
+        )
         self.gates = nn.ModuleList(
-            nn.Sequential(*hidden_layers(features, [quarter], dropout, batch_norm), Affine(quarter, len(looks)))
-            for look in looks
-            if look
+            nn.Sequential(*hidden_layers(features, [quarter], dropout, batch_norm), Affine(quarter, encoders))
+            for has_gate in uses_embeddings
+            if has_gate
         )
 
     def forward(self, ids_BW: Tensor) -> list[Tensor | None]:
+        """ids [B, W] -> e_k [B, F, D]"""
         emb_BFD, gates = self.table(ids_BW), iter(self.gates)
         flat_BN = emb_BFD.flatten(1)
         expert_BNK = torch.stack([expert(flat_BN) for expert in self.experts], 2)
@@ -121,4 +144,4 @@ class MixtureOfExperts(nn.Module):
         def mix(gate: nn.Module) -> Tensor:
             return (expert_BNK @ torch.softmax(gate(flat_BN), 1).unsqueeze(2)).view_as(emb_BFD)
 
-        return [mix(next(gates)) if look else None for look in self.looks]
+        return [mix(next(gates)) if has_gate else None for has_gate in self.uses_embeddings]

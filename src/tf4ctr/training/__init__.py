@@ -1,1 +1,1 @@
-"""A network, a loss and a stream of batches -> a trained run: the module, its optimiser and callbacks."""
+"""From network, loss and stream to a trained run: the module, its optimiser and its callbacks."""

@@ -1,4 +1,4 @@
-"""Checkpoints: what they hold of the network and of each rank, and the one that a run resumes from."""
+"""Checkpoints: the network and the ranks' states in them, and the one that a run resumes from."""
 
 import signal
 import threading
@@ -17,13 +17,16 @@ from tf4ctr.models.network import Network
 
 
 def load_network(network: Network, checkpoint: Mapping[str, Any]) -> None:
-    """Put the weights of a checkpoint into the network that its config makes.
+    """Load the weights of a checkpoint into the network that its config builds.
 
     Raises:
-        InputError: weights of other names or shapes, as another version may have them: says which version wrote them and what to do.
+        InputError: the weights have other names or shapes, for example because another version
+            wrote them. The message names that version and says what to do.
     """
     prefix = "network."
-    saved = {key.removeprefix(prefix): each for key, each in checkpoint["state_dict"].items() if key.startswith(prefix)}
+    saved = {
+        key.removeprefix(prefix): tensor for key, tensor in checkpoint["state_dict"].items() if key.startswith(prefix)
+    }
     own = network.state_dict()
     differing = [
         name
@@ -33,23 +36,30 @@ def load_network(network: Network, checkpoint: Mapping[str, Any]) -> None:
     if differing:
         more = ", ..." if len(differing) > 3 else ""
         raise InputError(
-            f"the checkpoint's network is another one ({', '.join(differing[:3])}{more}). {other_version(checkpoint)}"
+            f"the checkpoint belongs to another network: these weights differ in name or shape:"
+            f" {', '.join(differing[:3])}{more}. {other_version(checkpoint)}"
         )
     network.load_state_dict(saved)
 
 
 def other_version(checkpoint: Mapping[str, Any]) -> str:
-    """What to do about a checkpoint that this version cannot take."""
+    """What to do about a checkpoint that this version cannot load."""
     version = checkpoint.get("tf4ctr")
     if version == __version__:
         return "Use the config that it was trained with"
     if version is None:
-        return f"It is older than version 0.1.0, this is {__version__}: train again, or use the code that it was trained with"
-    return f"It was written by version {version}, this is {__version__}: train again, or use that version (git checkout v{version})"
+        return (
+            f"It is older than version 0.1.0, this is {__version__}: train again, or use the code that it was"
+            " trained with"
+        )
+    return (
+        f"It was written by version {version}, this is {__version__}: train again, or use that version"
+        f" (git checkout v{version})"
+    )
 
 
 def of_all_ranks(own: Any) -> list[Any]:
-    """What each rank has, for a checkpoint, which the first of them writes: all must call it."""
+    """Gather one value per rank for a checkpoint, which rank 0 writes. Every rank must call it."""
     if not distributed.is_initialized():
         return [own]
     ranks: list[Any] = [None] * distributed.get_world_size()
@@ -58,18 +68,45 @@ def of_all_ranks(own: Any) -> list[Any]:
 
 
 def own_of(ranks: list[Any]) -> Any:
-    """This rank's part of what `of_all_ranks` gathered, if need be with another number of ranks."""
+    """This rank's value of what `of_all_ranks` gathered, possibly from another number of ranks."""
     return ranks[(distributed.get_rank() if distributed.is_initialized() else 0) % len(ranks)]
 
 
-class LastCheckpoint(Checkpoint):
-    """Keep `last.ckpt` so that `ckpt=` goes on where the run stopped, to the same end.
+def random_state() -> dict[str, Any]:
+    """The state of this rank's random generators, on the CPU and on all GPUs."""
+    return {
+        "cpu": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else [],
+    }
 
-    Written every `every_n_train_steps` steps, before the last step of an epoch, after every validation, and when training is
-    interrupted. Never between the last step of an epoch and the end of its validation: Lightning resumes from there without
-    validating, or validates only the rest. And never in the middle of a step, where some weights are already new and some
-    random numbers already drawn: Ctrl-C, SIGTERM and SIGUSR1 (what a scheduler sends before it kills) wait for the step's end, and a
-    second one doesn't.
+
+def set_random_state(state: Mapping[str, Any]) -> None:
+    """Go back to what `random_state` returned."""
+    torch.set_rng_state(state["cpu"])
+    if state["cuda"]:
+        torch.cuda.set_rng_state_all(state["cuda"])
+
+
+def saved_random_state(checkpoint: Mapping[str, Any]) -> dict[str, Any] | None:
+    """This rank's random state in a checkpoint; None if the checkpoint has none."""
+    if "random_states" in checkpoint:
+        return own_of(checkpoint["random_states"])
+    # earlier code kept it as this callback's state, and version 0.1.0 that of one rank only
+    state = checkpoint.get("callbacks", {}).get("LastCheckpoint")
+    return own_of(state.get("ranks", [state])) if state else None
+
+
+class LastCheckpoint(Checkpoint):
+    """Keeps `last.ckpt`. A run that resumes from it ends exactly as the unbroken run.
+
+    It is written every `every_n_train_steps` steps, before the last step of an epoch, after every
+    validation, and when training is interrupted. It is never written at these times:
+
+    - Between the last step of an epoch and the end of its validation. Lightning would resume there
+      without validation, or validate only the remaining batches.
+    - In the middle of a step, when some weights are already new and some random numbers are already
+      drawn. Ctrl-C, SIGTERM and SIGUSR1 (what a scheduler sends before it kills) wait for the end
+      of the step. A second signal does not wait.
 
     Args:
         dirpath: folder of the checkpoint.
@@ -79,39 +116,28 @@ class LastCheckpoint(Checkpoint):
     def __init__(self, dirpath: str, every_n_train_steps: int) -> None:
         self.path = Path(dirpath) / "last.ckpt"
         self.every_n_train_steps = every_n_train_steps
-        self._rng: dict[str, Any] | None = None
         self._handlers: dict[int, Any] = {}
         self._stepping = False
         self._interrupted = False
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if self._rng is not None:
-            torch.set_rng_state(self._rng["cpu"])
-            if self._rng["cuda"]:
-                torch.cuda.set_rng_state_all(self._rng["cuda"])
-            self._rng = None
-        # a run that was killed after it had decided to stop (while testing, say) has nothing left to train
-        trainer.should_stop = any(
-            stopper.wait_count >= stopper.patience for stopper in trainer.early_stopping_callbacks
-        )
-        if threading.current_thread() is threading.main_thread():  # no other may set them
+        if threading.current_thread() is threading.main_thread():  # no other thread may set handlers
             self._handlers = {
-                each: signal.signal(each, self._interrupt) for each in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+                number: signal.signal(number, self._interrupt)
+                for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
             }
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        trainer.train_dataloader.start_epoch(trainer.current_epoch)  # type: ignore[union-attr]
         self._stepping = True
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        trainer.train_dataloader.position = batch_idx + 1  # type: ignore[union-attr]
-        left = trainer.num_training_batches - (batch_idx + 1)
-        self._stepping = left > 0
-        # a signal reaches each rank at its own time: they agree on the step, as saving is done together
+        remaining = trainer.num_training_batches - (batch_idx + 1)
+        self._stepping = remaining > 0
+        # a signal reaches each rank at another time: they agree on the step, as they save together
         interrupted = trainer.strategy.reduce_boolean_decision(self._interrupted, all=False)
-        if left == 1 or (left > 1 and (interrupted or trainer.global_step % self.every_n_train_steps == 0)):
+        if remaining == 1 or (remaining > 1 and (interrupted or trainer.global_step % self.every_n_train_steps == 0)):
             self._save(trainer)
         if interrupted:
             raise KeyboardInterrupt
@@ -144,17 +170,7 @@ class LastCheckpoint(Checkpoint):
                 partial.replace(self.path)
         except OSError as error:
             partial.unlink(missing_ok=True)
-            kept = "the one before is whole" if self.path.exists() else "there is none before it"
+            kept = "the earlier one is intact" if self.path.exists() else "there is no earlier one"
             raise InputError(
-                f"the checkpoint {self.path} cannot be written ({error.strerror or error}), {kept}"
+                f"the checkpoint {self.path} cannot be written ({error.strerror or error}); {kept}"
             ) from error
-
-    def state_dict(self) -> dict[str, Any]:
-        own = {
-            "cpu": torch.get_rng_state(),
-            "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else [],
-        }
-        return {"ranks": of_all_ranks(own)}  # each draws its own dropout; Lightning asks all of them for their state
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self._rng = own_of(state_dict["ranks"])

@@ -1,4 +1,4 @@
-"""curves.png: a training's loss and metrics over its epochs."""
+"""curves.png: loss and metrics of a training over its epochs."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -9,15 +9,15 @@ from lightning.pytorch.utilities import rank_zero_only
 
 @rank_zero_only
 def draw_curves(folder: Path) -> Path | None:
-    """Draw `folder/curves.png` from `folder/metrics.csv`: training terms, logloss and AUC of every head over the epochs.
+    """Draw `folder/curves.png` from `folder/metrics.csv`: training terms, logloss and AUC by head.
 
     Returns:
-        the picture's path, None where there is no metrics.csv (logger=none) or no epoch in it.
+        the picture's path; None if there is no metrics.csv (logger=none).
     """
     source = folder / "metrics.csv"
     if not source.exists():
         return None
-    from matplotlib.figure import Figure  # not at the top: most of a second
+    from matplotlib.figure import Figure
 
     rows = pl.read_csv(source)
     panels = {
@@ -25,12 +25,12 @@ def draw_curves(folder: Path) -> Path | None:
         "validation logloss": [name for name in rows.columns if name.startswith("val/") and name.endswith("logloss")],
         "validation AUC": [name for name in rows.columns if name.startswith("val/") and name.endswith("/auc")],
     }
-    if "val/gauc" in rows.columns:
-        panels["validation gAUC"] = ["val/gauc"]
+    panels["validation gAUC"] = [name for name in rows.columns if name == "val/gauc"]
+    panels = {title: names for title, names in panels.items() if names}  # an undefined metric has no column
     colours = _colours(rows.columns)
     figure = Figure(figsize=(4.2 * len(panels), 3.4), layout="constrained")
-    axes = figure.subplots(1, len(panels))
-    for axis, (title, names) in zip(axes, panels.items(), strict=True):
+    axes = figure.subplots(1, len(panels), squeeze=False)
+    for axis, (title, names) in zip(axes[0], panels.items(), strict=True):
         for name in names:
             axis.plot(rows["epoch"], rows[name], marker=".", label=name, color=colours[name])
         axis.set_title(title, fontsize=10)
@@ -44,7 +44,7 @@ def draw_curves(folder: Path) -> Path | None:
 
 
 def _colours(names: Iterable[str]) -> dict[str, str]:
-    """One colour a head, in every panel: VAL/HEAD/METRIC, train/tf_HEAD; what is no head's is the fused one's."""
+    """One colour per head (val/HEAD/METRIC, train/tf_HEAD) per name; else the fused head's."""
     heads = dict.fromkeys(name.split("/")[1] for name in names if name.count("/") == 2)
     palette = {f"tf_{head}": f"C{number}" for number, head in enumerate(heads, start=1)}
     palette |= {head: palette[f"tf_{head}"] for head in heads}

@@ -12,15 +12,16 @@ from tf4ctr.training.module import CTRModule
 
 
 class StopDiverged(Callback):
-    """Stop where the loss is no number any more, before a step makes every weight one of those; the last checkpoint stays.
+    """Stops at a NaN or infinite loss, before the step. The last checkpoint stays.
 
-    Looks at every step on a CPU, and every `every_n_train_steps` steps on an accelerator, which looking would make wait.
+    It checks every step on a CPU, and every `every_n_train_steps` steps on an accelerator, because
+    each check waits for the accelerator.
 
     Args:
-        every_n_train_steps: steps between two looks.
+        every_n_train_steps: steps between two checks on an accelerator.
 
     Raises:
-        InputError: naming step, epoch, batch and tensor.
+        InputError: names step, epoch, batch and tensor.
     """
 
     def __init__(self, every_n_train_steps: int) -> None:
@@ -32,10 +33,11 @@ class StopDiverged(Callback):
         if torch.isfinite(loss):
             return
         module = cast(CTRModule, pl_module)
-        tensors: dict[str, Tensor] = {f"parameter {name}": each for name, each in module.network.named_parameters()}
-        tensors |= {f"loss term {name}": each for name, each in module.train_terms.items() if name != "loss"}
-        name = next((name for name, each in tensors.items() if not torch.isfinite(each).all()), "loss")
+        tensors: dict[str, Tensor] = {f"parameter {name}": tensor for name, tensor in module.network.named_parameters()}
+        tensors |= {f"loss term {name}": term for name, term in module.train_terms.items() if name != "loss"}
+        first = next((name for name, tensor in tensors.items() if not torch.isfinite(tensor).all()), "loss")
         raise InputError(
-            f"training diverged: the loss is {loss.item()} at step {trainer.global_step + 1}, epoch {trainer.current_epoch + 1}, batch"
-            f" {trainer.fit_loop.epoch_loop.batch_idx + 1}; the first tensor that is no number: {name}. Try a smaller optimizer.lr"
+            f"training diverged: the loss is {loss.item()} at step {trainer.global_step + 1},"
+            f" epoch {trainer.current_epoch + 1}, batch {trainer.fit_loop.epoch_loop.batch_idx + 1};"
+            f" the first tensor with NaN or infinite values: {first}. Try a smaller optimizer.lr"
         )

@@ -1,4 +1,4 @@
-"""What the Twin Focus does while a network trains: each head's q, what the fusion gives each head, and what gm's gate does with a value."""
+"""The Twin Focus in training: each head's q and weight in the fusion, and gm's gate by value."""
 
 import json
 from pathlib import Path
@@ -13,21 +13,22 @@ from torch.utils.hooks import RemovableHandle
 
 from tf4ctr.data.encoding import value_names
 from tf4ctr.data.schema import Schema
+from tf4ctr.files import write_whole
 from tf4ctr.models.ssem import GatingMechanism
 from tf4ctr.training.module import CTRModule
 
-BINS = 40  # of q, from 0 to 1
-DRAWN_VALUES = 200  # of each field, the most frequent
+BINS = 40  # of q from 0 to 1: a picture of 300 pixels shows no more
+DRAWN_VALUES = 200  # the most frequent ones of each field: more dots hide each other
 
 
 class FocusPictures(Callback):
-    """Watches every validation and leaves in the run's folder, when training ends or is stopped:
+    """Observes every validation. When training ends or is stopped, it writes into the run's folder:
 
-    - focus.json, and focus.png of it: for each epoch, how q (the probability that a head gives to the true class) is spread over the
-      validation rows, for the fused and every other head; and the mean weight of each head in the fusion, where the DFM has weights
-      (wsf, vf, moef).
-    - with ssem=gm gates.csv, and gates.png of it: for each value of each field, its rows in the last validation and the mean share of a
-      sample that the gate gives to the simple encoder.
+    - focus.json and its picture focus.png: per epoch, the distribution over the validation rows of
+      q, the probability that a head gives to the true class, for every head; and the mean weight of
+      each head in the fusion, if the DFM has weights (wsf, vf, moef).
+    - with ssem=gm, gates.csv and its picture gates.png: for each value of each field, its rows in
+      the last validation, and the mean share of a sample that the gate gives to the simple encoder.
 
     Args:
         dirpath: the run's folder; its vocabulary/ names the values.
@@ -36,8 +37,8 @@ class FocusPictures(Callback):
     def __init__(self, dirpath: str) -> None:
         self.folder = Path(dirpath)
         self.epochs: list[int] = []
-        self.q: dict[str, list[list[float]]] = {}  # head: a row of shares an epoch
-        self.weights: dict[str, list[float]] = {}  # head: its mean weight an epoch
+        self.q: dict[str, list[list[float]]] = {}  # per head: the shares of the bins, one row per epoch
+        self.weights: dict[str, list[float]] = {}  # per head: its mean weight, one per epoch
         self.gates: pl.DataFrame | None = None
         self._counts: dict[str, Tensor] = {}
         self._hook: RemovableHandle | None = None
@@ -67,11 +68,11 @@ class FocusPictures(Callback):
             self._add(f"q/{head}", torch.histc(q_B, BINS, 0, 1).double())
         if isinstance(ssem := module.network.ssem, GatingMechanism):
             share_BK = ssem.shares(ssem.table(batch.ids))
-            seen = batch.ids.long().flatten()
+            ids = batch.ids.long().flatten()
             share = share_BK[:, :1].double().expand(batch.ids.shape).flatten()
             empty = share.new_zeros(module.schema.num_ids)
-            self._add("gate/rows", empty.index_add(0, seen, torch.ones_like(share)))
-            self._add("gate/share", empty.index_add(0, seen, share))
+            self._add("gate/rows", empty.index_add(0, ids, torch.ones_like(share)))
+            self._add("gate/share", empty.index_add(0, ids, share))
 
     def _add_weights(self, dfm: Any, inputs: tuple[Any, ...], output: Any) -> None:
         weight_BK = dfm.weights(inputs[0])
@@ -115,9 +116,8 @@ class FocusPictures(Callback):
     def _write(self, trainer: Trainer) -> None:
         if not self.epochs or not trainer.is_global_zero:
             return
-        partial = self.folder / "focus.json.partial"
-        partial.write_text(json.dumps({"epochs": self.epochs, "q": self.q, "weights": self.weights}) + "\n")
-        partial.replace(self.folder / "focus.json")
+        content = {"epochs": self.epochs, "q": self.q, "weights": self.weights}
+        write_whole(self.folder / "focus.json", json.dumps(content) + "\n")
         draw_focus(self.epochs, self.q, self.weights, self.folder / "focus.png")
         if self.gates is not None:
             self.gates.write_csv(self.folder / "gates.csv")
@@ -131,10 +131,13 @@ class FocusPictures(Callback):
 
 
 def gate_table(rows: Tensor, share: Tensor, schema: Schema, folder: Path) -> pl.DataFrame:
-    """Columns `field`, `value`, `rows` and `simple` (mean share of the simple encoder), for values that came up, most frequent first.
+    """Columns `field`, `value`, `rows` and `simple` (mean share of the simple encoder).
+
+    Values without rows are left out. The most frequent values of a field come first.
 
     Args:
-        rows, share: for each id, the rows that had it and the sum of their shares, [num_ids].
+        rows, share: for each id, its rows and the sum of their shares, [num_ids] each.
+        schema: of the dataset.
         folder: `vocabulary/`.
     """
     tables = []
@@ -155,14 +158,14 @@ def gate_table(rows: Tensor, share: Tensor, schema: Schema, folder: Path) -> pl.
 
 
 def draw_focus(epochs: list[int], q: dict[str, list[list[float]]], weights: dict[str, list[float]], path: Path) -> None:
-    """One panel a head, epochs to the right, q upwards, the darker the more rows; beside them the heads' weights in the fusion."""
-    from matplotlib.figure import Figure  # not at the top: most of a second
+    """One panel per head (epochs, q, darker for more rows), and one of the heads' weights."""
+    from matplotlib.figure import Figure
 
     panels = len(q) + bool(weights)
     figure = Figure(figsize=(3.6 * panels, 3.2), layout="constrained")
     axes = figure.subplots(1, panels, squeeze=False)[0]
     for axis, (head, shares) in zip(axes, q.items(), strict=False):
-        image = torch.tensor(shares).T.sqrt().numpy()  # the root, or the bin at 1 hides all others
+        image = torch.tensor(shares).T.sqrt().numpy()  # the root: else the bin at 1 hides all others
         axis.imshow(
             image, origin="lower", aspect="auto", cmap="Blues", extent=(epochs[0] - 0.5, epochs[-1] + 0.5, 0, 1)
         )
@@ -182,7 +185,7 @@ def draw_focus(epochs: list[int], q: dict[str, list[list[float]]], weights: dict
 
 
 def draw_gates(gates: pl.DataFrame, path: Path) -> None:
-    """A line a field and a dot a value (its most frequent ones), larger for more rows, at the simple encoder's mean share."""
+    """One line per field; one dot per frequent value at its share, larger for more rows."""
     from matplotlib.figure import Figure
 
     fields = gates["field"].unique(maintain_order=True).to_list()

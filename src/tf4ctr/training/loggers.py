@@ -1,6 +1,7 @@
-"""Where curves go: metrics.csv, one row an epoch, and Weights & Biases."""
+"""Where metrics are logged: metrics.csv, with one row per epoch, and Weights & Biases."""
 
 import csv
+import io
 import logging
 import netrc
 import os
@@ -14,13 +15,15 @@ from lightning.pytorch.loggers import Logger, WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import OmegaConf
 
+from tf4ctr.files import write_whole
+
 log = logging.getLogger(__name__)
 
 
 class EpochCSV(Logger):
-    """metrics.csv with one row an epoch: what training and validation logged in it.
+    """metrics.csv with one row per epoch: what training and validation logged.
 
-    Rewritten at every epoch. When a run resumes, the rows of later epochs (written by the stretch that is gone) are dropped.
+    It is rewritten at every epoch. When a run resumes, the rows of later epochs are dropped.
 
     Args:
         save_dir: the run's folder.
@@ -51,38 +54,42 @@ class EpochCSV(Logger):
         self.rows = {number: row for number, row in self.rows.items() if number <= epoch}
         self.rows.setdefault(epoch, {"epoch": epoch}).update(kept, step=step)
         columns = ["epoch", "step", *sorted({key for row in self.rows.values() for key in row} - {"epoch", "step"})]
-        partial = self.path.with_suffix(".partial")
-        with partial.open("w", newline="") as file:
-            writer = csv.DictWriter(file, columns)
-            writer.writeheader()
-            writer.writerows(self.rows.values())
-        partial.replace(self.path)
+        text = io.StringIO(newline="")
+        writer = csv.DictWriter(text, columns)
+        writer.writeheader()
+        writer.writerows(self.rows.values())
+        write_whole(self.path, text.getvalue())
 
     def log_hyperparams(self, params: dict[str, Any] | Namespace, *args: Any, **kwargs: Any) -> None:
-        """config.yaml in the run's folder has them."""
+        """Nothing: config.yaml in the run's folder has them."""
 
 
 def wandb_logger(
     save_dir: str, project: str, name: str, group: str | None = None, entity: str | None = None, id: str | None = None
 ) -> WandbLogger:
-    """Make the Weights & Biases logger: online with a key, else offline with one line that says so; never a prompt.
+    """Build the Weights & Biases logger: online with a key, else offline.
 
-    `WANDB_MODE` wins over both. A run of the same `id` is written again, a new one made where it is None.
+    Offline it says so in one line. It never prompts for a key. `WANDB_MODE` overrides both.
+
+    Args:
+        save_dir: the run's folder.
+        project, name, group, entity: as W&B calls them.
+        id: a run of the same id is overwritten; None starts a new one.
     """
     mode = os.environ.get("WANDB_MODE") or ("online" if _has_key() else "offline")
     if mode == "offline":
         log.info("W&B: no API key found, logging offline; later: wandb sync %s/wandb/offline-run-*", save_dir)
-    import wandb  # not at the top: half a second that a run without W&B should not pay
+    import wandb  # takes half a second, which a run without W&B does not need
 
     settings = wandb.Settings(silent=True, show_warnings=False, console="off", disable_git=True)
-    wandb.setup(settings=settings)  # or it warns of a setting that is Lightning's, not the person's
+    wandb.setup(settings=settings)  # else it warns of a setting that Lightning chose
     return WandbLogger(
         project=project, name=name, group=group, entity=entity, save_dir=save_dir, mode=mode, id=id, settings=settings
     )
 
 
 def send_pictures(loggers: list[Logger], folder: Path) -> None:
-    """Put every picture of a run's folder into its W&B run, where there is one."""
+    """Send every picture of a run's folder to its W&B run, if it has one."""
     for logger in loggers:
         if isinstance(logger, WandbLogger):
             for picture in sorted(folder.glob("*.png")):
@@ -90,9 +97,13 @@ def send_pictures(loggers: list[Logger], folder: Path) -> None:
 
 
 def send_report(folder: Path, rows: list[list[str]]) -> None:
-    """Put a sweep's table (`rows`, the title first) and pictures into W&B, as one run in the group of its jobs, if they went there.
+    """Send a sweep's table and pictures to W&B, as one run in the group of its jobs.
 
-    Sent again, it takes the place of the earlier one.
+    Nothing is sent if the jobs did not log to W&B. A second report replaces the first one.
+
+    Args:
+        folder: the sweep's folder.
+        rows: the table, the titles first.
     """
     configs = (OmegaConf.load(path) for path in sorted(folder.glob("*/config.yaml")))
     nodes = [node for config in configs if (node := OmegaConf.select(config, "logger.wandb")) is not None]
@@ -106,7 +117,7 @@ def send_report(folder: Path, rows: list[list[str]]) -> None:
 
 
 def close_wandb() -> None:
-    """End the W&B run, if there is one: the next job of a multirun, in the same process, gets a run of its own."""
+    """End the W&B run, if there is one: the next job in this process starts its own."""
     if "wandb" in sys.modules:
         sys.modules["wandb"].finish()
 

@@ -1,5 +1,9 @@
 """CTRModule: the only place where network, loss, optimiser and metrics meet."""
 
+import logging
+import math
+import os
+import shutil
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -14,36 +18,61 @@ from torchmetrics import Metric
 
 from tf4ctr import __version__
 from tf4ctr.data.schema import Schema
-from tf4ctr.data.stream import Batch
+from tf4ctr.data.stream import Batch, Stream
+from tf4ctr.errors import InputError
 from tf4ctr.metrics import AUC, GroupedAUC, LogLoss
+from tf4ctr.models.losses import TFLoss
 from tf4ctr.models.network import Network
-from tf4ctr.training.checkpoints import load_network, of_all_ranks, own_of
+from tf4ctr.training.checkpoints import (
+    load_network,
+    of_all_ranks,
+    own_of,
+    random_state,
+    saved_random_state,
+    set_random_state,
+)
+from tf4ctr.training.monitor import (
+    check_monitors,
+    explain_monitor,
+    explain_undefined,
+    monitor_of,
+    undefined_metrics,
+)
 from tf4ctr.training.optim import clip_grad_norm
 
-
-def _spread(values: dict[str, Any], names: Sequence[str], like: Tensor) -> None:
-    """Spread whole tensors of these names over the ranks as `like` is, where it is."""
-    for name in names:
-        if isinstance(like, DTensor) and name in values:
-            values[name] = distribute_tensor(values[name], like.device_mesh, like.placements, src_data_rank=None)
+log = logging.getLogger(__name__)
 
 
 class CTRModule(LightningModule):
     """Trains a `Network` on `Batch`es and measures it, head by head.
 
-    Logged a training epoch: `train/loss` and each term of the loss, averaged over rows (the L2 on the tables is the optimiser's
-    and not in them). Logged an evaluation, with STAGE val or test: `STAGE/auc`, `STAGE/logloss`, `STAGE/gauc` where the dataset
-    names a group, AUC and logloss of the heads (where there are several) as `STAGE/simple/...`, `STAGE/complex/...`, and
-    `STAGE/monitor` = AUC + gAUC (AUC without a group), by which the best epoch is chosen.
+    Logged per training epoch: `train/loss` and each term of the loss, averaged over rows. The L2 on
+    the tables is part of the optimiser and not of these terms.
+
+    Logged per evaluation, with STAGE val or test: `STAGE/auc`, `STAGE/logloss`, `STAGE/gauc` if the
+    dataset names a group, and AUC and logloss of the heads (if there are several) as
+    `STAGE/simple/...`, `STAGE/complex/...`. AUC is undefined if all labels of the split are equal,
+    gAUC if no group has both labels. An undefined metric is NaN in `results` and is not logged; one
+    warning says why.
+
+    `STAGE/monitor` chooses the best epoch and is always a number, see monitor.py.
+
+    The module also keeps where a run stands: the position in the stream and the random state of
+    each rank go into every checkpoint.
 
     Args:
-        schema: of the dataset; goes into the checkpoint.
+        schema: of the dataset; it is saved in the checkpoint.
         network: ids -> Logits.
         loss: (Logits, label) -> named terms, `loss` among them.
-        optimizer: makes the optimiser from parameter groups.
-        embedding_l2: lambda of (lambda / 2) * ||table||^2 over every embedding table. Its gradient is lambda * table: Adam's coupled
-            weight decay on these parameters, without a pass of autograd over the table.
-        compiled: network and loss of a training step run as one graph of `torch.compile`, made at the first step of each batch size.
+        optimizer: builds the optimiser from parameter groups.
+        embedding_l2: lambda of (lambda / 2) * ||table||^2 over every embedding table. Its gradient
+            is lambda * table: Adam's coupled weight decay on these parameters, without a pass of
+            autograd over the table.
+        compiled: network and loss of a training step run as one graph of `torch.compile`, built at
+            the first step of each batch size.
+
+    Raises:
+        InputError: an option is invalid or does not fit the network.
     """
 
     def __init__(
@@ -56,18 +85,23 @@ class CTRModule(LightningModule):
         compiled: bool = False,
     ) -> None:
         super().__init__()
+        if embedding_l2 < 0:
+            raise InputError(f"embedding.l2 is {embedding_l2}: it must not be negative")
+        if isinstance(loss, TFLoss):
+            loss.focus_of(len(network.encoders))  # raises if they do not fit
         self.schema, self.network, self.loss = schema, network, loss
         self.make_optimizer, self.embedding_l2 = optimizer, embedding_l2
         self.metrics = nn.ModuleDict({stage: self._make_metrics() for stage in ("val", "test")})
-        self.results: dict[
-            str, float
-        ] = {}  # the latest evaluation's metrics, in full precision (the trainer's are float32)
+        self.results: dict[str, float] = {}  # of the latest evaluation, in full precision (the trainer's are float32)
         self.train_terms: dict[str, Tensor] = {}  # of this epoch, summed over rows
         self._train_rows = 0
+        self._random_state: dict[str, Any] | None = None  # of the checkpoint, until training starts
+        self._warned: set[str] = set()  # stages whose undefined metrics were reported
         self._terms: Callable[[Tensor, Tensor], dict[str, Tensor]] = self._terms_of
+        _check_compiled(compiled, network)
         if compiled:
-            torch.compiler.reset()  # what another run of this process has compiled counts against a limit
-            # random numbers as without compiling: the same masks from the same seed, and inductor's own are slow on a CPU
+            torch.compiler.reset()  # graphs of earlier runs in this process count against a limit
+            # fallback_random: the dropout masks of the plain step; inductor's own are slow on a CPU
             self._terms = torch.compile(
                 self._terms_of, fullgraph=True, dynamic=False, options={"fallback_random": True}
             )
@@ -83,27 +117,51 @@ class CTRModule(LightningModule):
             metrics["fused/gauc"] = GroupedAUC()
         return nn.ModuleDict(metrics)
 
+    def check_devices(self, world_size: int) -> None:
+        """Check that the network trains on so many devices.
+
+        Raises:
+            InputError: sparse tables on several devices.
+        """
+        if world_size > 1 and any(table.sparse for table in self.network.embeddings()):
+            raise InputError(
+                f"embedding=rowwise trains on one device, and trainer has {world_size}: its gradients are sparse, and"
+                " ranks can only add dense ones; use embedding=dense or embedding=sharded"
+            )
+
     def configure_model(self) -> None:
-        """Spread sharded tables over the ranks; Lightning calls it when these can talk to each other."""
+        """Spread sharded tables over the ranks; Lightning calls it when the ranks are connected."""
         if self.trainer.world_size == 1:
             return
-        tables = [each for each in self.network.embeddings() if each.sharded and not isinstance(each.weight, DTensor)]
+        tables = [
+            table for table in self.network.embeddings() if table.sharded and not isinstance(table.weight, DTensor)
+        ]
         if tables:
             mesh = init_device_mesh(self.trainer.strategy.root_device.type, (self.trainer.world_size,))
-            for each in tables:
-                each.shard(mesh)
-            # DistributedDataParallel leaves these to the tables
+            for table in tables:
+                table.shard(mesh)
+            # DistributedDataParallel must not synchronise them: the tables do it themselves
             self._ddp_params_and_buffers_to_ignore = [
-                name for name, each in self.named_parameters() if isinstance(each, DTensor)
+                name for name, parameter in self.named_parameters() if isinstance(parameter, DTensor)
             ]
 
-    def configure_optimizers(self) -> Optimizer:
+    def _parameter_groups(self) -> list[dict[str, Any]]:
+        """The optimiser's parameter groups; the checkpoint numbers the parameters in this order."""
         tables = list(self.network.tables())
         under_l2 = {id(table) for table in tables}
         others = [parameter for parameter in self.network.parameters() if id(parameter) not in under_l2]
-        return self.make_optimizer(
-            [{"params": tables, "weight_decay": self.embedding_l2}, {"params": others, "weight_decay": 0.0}]
-        )
+        return [{"params": tables, "weight_decay": self.embedding_l2}, {"params": others, "weight_decay": 0.0}]
+
+    def configure_optimizers(self) -> Optimizer:
+        """Build the optimiser.
+
+        Raises:
+            InputError: an option is unknown to it or invalid.
+        """
+        try:
+            return self.make_optimizer(self._parameter_groups())
+        except (TypeError, ValueError) as error:
+            raise InputError(f"the optimizer's options do not fit: {error}") from error
 
     def configure_gradient_clipping(
         self, optimizer: Optimizer, gradient_clip_val: float | None = None, gradient_clip_algorithm: str | None = None
@@ -112,6 +170,26 @@ class CTRModule(LightningModule):
             self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
         elif gradient_clip_val is not None:
             clip_grad_norm(self.parameters(), gradient_clip_val)
+
+    def on_train_start(self) -> None:
+        if self._random_state is not None:
+            set_random_state(self._random_state)
+            self._random_state = None
+        # a run that was killed after it had decided to stop (say in the test) trains no further
+        self.trainer.should_stop = any(
+            stopper.wait_count >= stopper.patience for stopper in self.trainer.early_stopping_callbacks
+        )
+
+    def on_train_epoch_start(self) -> None:
+        self._stream.start_epoch(self.trainer.current_epoch)
+
+    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
+        # at the start, as callbacks save in on_train_batch_end, which runs before the module's
+        self._stream.position = batch_idx + 1
+
+    @property
+    def _stream(self) -> Stream:
+        return self.trainer.train_dataloader  # type: ignore[return-value]
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         terms = self._terms(batch.ids, batch.label)
@@ -130,9 +208,8 @@ class CTRModule(LightningModule):
         self.train_terms, self._train_rows = {}, 0
 
     def on_validation_start(self) -> None:
-        if (
-            self.trainer.world_size > 1
-        ):  # ranks have seen other rows, and only a training step takes rank 0's batch norm statistics to all
+        # ranks have their own batch norm statistics; only a training step copies those of rank 0
+        if self.trainer.world_size > 1:
             for buffer in self.network.buffers():
                 distributed.broadcast(buffer, 0)
 
@@ -166,29 +243,91 @@ class CTRModule(LightningModule):
         for name, metric in self.metrics[stage].items():  # type: ignore[operator]
             self.results[f"{stage}/{name.removeprefix('fused/')}"] = float(metric.compute())
             metric.reset()
-        self.results[f"{stage}/monitor"] = self.results[f"{stage}/auc"] + self.results.get(f"{stage}/gauc", 0.0)
+        self.results[f"{stage}/monitor"] = monitor_of(self.results, stage)
+        if not self.trainer.sanity_checking:
+            self._check_results(stage)
         shown = {f"{stage}/auc", f"{stage}/gauc"}
         for name, value in self.results.items():
-            self.log(name, value, prog_bar=name in shown)
+            if not math.isnan(value):
+                self.log(name, value, prog_bar=name in shown)
+
+    def _check_results(self, stage: str) -> None:
+        """Warn of undefined metrics, once per split.
+
+        Raises:
+            InputError: training diverged, or a callback monitors an undefined metric.
+        """
+        if self.trainer.state.fn == "fit" and not math.isfinite(logloss := self.results["val/logloss"]):
+            raise InputError(
+                f"training diverged: the validation logloss is {logloss} after epoch {self.trainer.current_epoch + 1}."
+                " Try a smaller optimizer.lr"
+            )
+        if not undefined_metrics(self.results) or stage in self._warned:
+            return
+        self._warned.add(stage)
+        if self.trainer.is_global_zero:
+            log.warning(explain_monitor(self.results) if stage == "val" else explain_undefined(self.results, stage))
+        if stage == "val":
+            check_monitors(self.trainer.callbacks, self.results)  # type: ignore[attr-defined]
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["tf4ctr"] = __version__
         checkpoint["schema"] = self.schema.to_dict()
+        checkpoint["random_states"] = of_all_ranks(random_state())  # each rank draws its own dropout
         checkpoint["train_terms"] = of_all_ranks({name: float(total) for name, total in self.train_terms.items()})
         checkpoint["train_rows"] = self._train_rows
         for key in ("state_dict", "optimizer_states"):  # whole tables: they fit any number of ranks, and prediction
             if key in checkpoint:
                 checkpoint[key] = apply_to_collection(
-                    checkpoint[key], DTensor, lambda spread: spread.full_tensor().cpu()
+                    checkpoint[key], DTensor, lambda sharded: sharded.full_tensor().cpu()
                 )
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Check and distribute what a checkpoint contains, before Lightning loads it.
+
+        Raises:
+            InputError: weights of another network, or of a later epoch than trainer.max_epochs.
+        """
         for name, parameter in self.named_parameters():
-            _spread(checkpoint["state_dict"], [name], parameter)
+            _shard_like(parameter, checkpoint["state_dict"], [name])
+        numbered = [parameter for group in self._parameter_groups() for parameter in group["params"]]
         for states in checkpoint.get("optimizer_states", []):
-            for number, table in enumerate(self.network.tables()):  # the first of the optimiser's parameters
-                _spread(states["state"].get(number, {}), ["exp_avg", "exp_avg_sq"], table)
-        load_network(self.network, checkpoint)  # tells what does not fit before Lightning meets it
+            for number, parameter in enumerate(numbered):
+                _shard_like(parameter, states["state"].get(number, {}), ["exp_avg", "exp_avg_sq"])
+        load_network(self.network, checkpoint)
+        self._check_epoch(checkpoint["epoch"])
+        self._random_state = saved_random_state(checkpoint)
         terms = own_of(checkpoint.get("train_terms", [{}]))
         self.train_terms = {name: torch.tensor(total, device=self.device) for name, total in terms.items()}
         self._train_rows = checkpoint.get("train_rows", 0)
+
+    def _check_epoch(self, epochs: int) -> None:
+        most = self.trainer.max_epochs
+        if self.trainer.state.fn == "fit" and most is not None and 0 <= most < epochs:
+            raise InputError(
+                f"the checkpoint was written after {epochs} epochs, and trainer.max_epochs is {most}: raise it"
+            )
+
+
+def _check_compiled(compiled: Any, network: Network) -> None:
+    if not isinstance(compiled, bool):
+        raise InputError(f"trainer.compile is {compiled}: expected true or false")
+    if not compiled:
+        return
+    if any(table.sparse or table.sharded for table in network.embeddings()):
+        raise InputError("trainer.compile=true needs embedding=dense: sparse and sharded tables do not compile")
+    compilers = os.environ.get("CXX", "g++"), "clang++"
+    if not torch.accelerator.is_available() and not any(map(shutil.which, compilers)):
+        raise InputError(
+            "trainer.compile=true needs a C++ compiler on a CPU, and neither g++ nor clang++ is installed:"
+            " install one, or use trainer.compile=false"
+        )
+
+
+def _shard_like(parameter: Tensor, values: dict[str, Any], names: Sequence[str]) -> None:
+    """Shard the whole tensors of these names as `parameter` is sharded; nothing if it is not."""
+    for name in names:
+        if isinstance(parameter, DTensor) and name in values:
+            values[name] = distribute_tensor(
+                values[name], parameter.device_mesh, parameter.placements, src_data_rank=None
+            )

@@ -1,4 +1,4 @@
-"""A learning rate that falls when validation stops improving, and resumes exactly."""
+"""A learning rate that falls when validation stops improving, and that resumes exactly."""
 
 from typing import Any
 
@@ -8,17 +8,18 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 
 class LRPlateau(Callback):
-    """Multiply the learning rate by `factor` after every validation whose `monitor` is no improvement.
+    """Multiplies the learning rate by `factor` after a validation that does not improve `monitor`.
 
-    Not Lightning's own plateau scheduling: that steps after the checkpoint of the epoch is written and is left out when the run
-    resumes from there, so a resumed run would go on with another learning rate.
+    Lightning's own plateau scheduling is not used. It steps after the checkpoint of the epoch is
+    written, and that step is skipped when the run resumes from there. A resumed run would continue
+    with another learning rate.
 
     Args:
         monitor: logged metric to maximise.
-        factor: what the learning rate is multiplied by.
-        patience: validations without improvement that are let pass first.
-        min_delta: an improvement is more than this.
-        min_lr: the learning rate never falls below.
+        factor: the learning rate is multiplied by it.
+        patience: validations without improvement before the first reduction.
+        min_delta: an improvement must be larger than this.
+        min_lr: lower limit of the learning rate.
     """
 
     def __init__(self, monitor: str, factor: float, patience: int, min_delta: float, min_lr: float) -> None:

@@ -1,4 +1,4 @@
-"""Where a step's time goes: a table of its parts, and a trace for the usual viewers."""
+"""Where the time of a step goes: a table of its parts, and a trace for the usual viewers."""
 
 import time
 from collections.abc import Callable
@@ -10,7 +10,7 @@ from rich.table import Table
 
 from tf4ctr import reporting
 
-PARTS: dict[str, Callable[[str], bool]] = {  # of Lightning's actions, the first that takes one
+PARTS: dict[str, Callable[[str], bool]] = {  # an action of Lightning belongs to the first part that accepts it
     "waiting for data": lambda action: action.endswith(("train_dataloader_next", "batch_to_device")),
     "forward and loss": lambda action: action.endswith(".training_step"),
     "backward": lambda action: action.endswith(".backward"),
@@ -24,15 +24,16 @@ REST = "the loop, logging and other callbacks"
 
 
 class StepProfiler(Profiler):
-    """Times the parts of training, each without what runs inside it, and traces some steps with torch's profiler.
+    """Times the parts of training, and traces some steps with torch's profiler.
 
-    An accelerator is waited for at the edges of each part, so that its time is counted where it belongs; that makes a step slower than
-    it is without. Steps that are traced are left out of the table.
+    The time of a part excludes the parts that run inside it. At the start and the end of each part
+    it waits for the accelerator, so that its time counts for the right part; this makes a step
+    slower. Traced steps are not in the table.
 
     Args:
         dirpath: folder for trace.json, which chrome://tracing and ui.perfetto.dev open.
         skip_steps: steps before the trace.
-        trace_steps: steps in it; 0 for none.
+        trace_steps: steps in the trace; 0 for no trace.
     """
 
     def __init__(self, dirpath: str, skip_steps: int = 5, trace_steps: int = 5) -> None:
@@ -41,29 +42,28 @@ class StepProfiler(Profiler):
         self.skip_steps, self.trace_steps = skip_steps, trace_steps
         self.seconds: dict[str, float] = dict.fromkeys((*PARTS, REST), 0.0)
         self.steps = 0
-        self._running: list[list[float]] = []  # start, and seconds of what ran inside, of each action that is under way
+        self._running: list[list[float]] = []  # per running action: its start, and seconds of the actions inside it
         self._trace: torch.profiler.profile | None = None
 
     def start(self, action_name: str) -> None:
         if action_name == "run_training_batch":
             if self.trace_steps and self.steps == self.skip_steps:
-                self._trace = (
-                    torch.profiler.profile()
-                )  # shapes would keep every tensor alive: steps several times as long
+                # without shapes: recording them keeps every tensor alive and makes steps slow
+                self._trace = torch.profiler.profile()
                 self._trace.start()
             self.steps += 1
         self._running.append([self._now(), 0.0])
 
     def stop(self, action_name: str) -> None:
-        if not self._running:  # begun before the profiler was
+        if not self._running:  # the action started before the profiler did
             return
-        begun, inside = self._running.pop()
-        taken = self._now() - begun
+        start, inside = self._running.pop()
+        duration = self._now() - start
         if self._running:
-            self._running[-1][1] += taken
+            self._running[-1][1] += duration
         if self._trace is None:
-            part = next((name for name, takes in PARTS.items() if takes(action_name)), REST)
-            self.seconds[part] += taken - inside
+            part = next((name for name, accepts in PARTS.items() if accepts(action_name)), REST)
+            self.seconds[part] += duration - inside
         elif action_name == "run_training_batch" and self.steps == self.skip_steps + self.trace_steps:
             self._end_trace()
 
@@ -84,20 +84,20 @@ class StepProfiler(Profiler):
         return "\n".join(f"{name}: {seconds:.3f} s" for name, seconds in self.seconds.items())
 
     def table(self) -> Table:
-        """Parts, milliseconds a step and share of the time."""
+        """Parts, milliseconds per step and share of the time."""
         traced = self.trace_steps if self.path.exists() else 0
         table = Table(title=f"Where the time of {self.steps - traced} steps went", title_justify="left")
-        for name in ("part", "ms a step", "share"):
+        for name in ("part", "ms per step", "share"):
             table.add_column(name, justify="left" if name == "part" else "right")
-        whole = sum(self.seconds.values())
+        total = sum(self.seconds.values())
         for name, seconds in self.seconds.items():
             table.add_row(
-                name, f"{1e3 * seconds / max(1, self.steps - traced):.2f}", f"{seconds / whole:.1%}" if whole else ""
+                name, f"{1e3 * seconds / max(1, self.steps - traced):.2f}", f"{seconds / total:.1%}" if total else ""
             )
         return table
 
     def describe(self) -> None:
-        """Show the table when training has ended; what testing takes is not in it."""
+        """Show the table at the end of training; the time of the test is not in it."""
         self._end_trace()
         if self._stage == "fit":
             reporting.show(self.table())

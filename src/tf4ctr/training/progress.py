@@ -10,7 +10,7 @@ from rich.text import Text
 
 
 class RowsPerSecond(ProgressColumn):
-    """Rows a second, from the steps a second that rich measures."""
+    """Rows per second, from the steps per second that rich measures."""
 
     def __init__(self, batch_size: int) -> None:
         super().__init__()
@@ -21,10 +21,11 @@ class RowsPerSecond(ProgressColumn):
 
 
 class ProgressBar(RichProgressBar):
-    """Lightning's bar, with rows instead of steps a second and without the logger's version.
+    """Lightning's bar, with rows per second instead of steps, and without the logger's version.
 
     Args:
-        every_n_train_steps: steps between two looks at the loss, which an accelerator is waited for.
+        every_n_train_steps: steps between two updates of the loss; each update waits for the
+            accelerator.
     """
 
     def __init__(self, every_n_train_steps: int) -> None:

@@ -1,25 +1,26 @@
-"""End a trial of a search early where it falls behind the others."""
+"""End an unpromising trial of a search early."""
 
 import optuna
 from hydra.core.hydra_config import HydraConfig
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 
-from tf4ctr.errors import Pruned
+from tf4ctr.errors import InputError, Pruned
 
-STUDY = "tf4ctr"  # the name of a search's study in its storage
+STUDY = "tf4ctr"  # the study's name in the storage of a search
 
 
 class TrialPruning(Callback):
-    """Tell the study every validation's metric, and end the job where the pruner sees no hope in it.
+    """Reports the metric of every validation to the study, and ends the job if the pruner says so.
 
     Args:
         storage: URL of the study.
-        monitor: the metric, larger is better.
-        pruner: of Optuna.
+        monitor: the search's objective, a validation metric; larger is better.
+        pruner: Optuna's pruner.
 
     Raises:
-        Pruned: in training, naming the epoch.
+        Pruned: the trial is unpromising; names the epoch.
+        InputError: `monitor` is not a validation metric.
     """
 
     def __init__(self, storage: str, monitor: str, pruner: optuna.pruners.BasePruner) -> None:
@@ -28,15 +29,22 @@ class TrialPruning(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         study = optuna.load_study(study_name=STUDY, storage=self.storage, pruner=self.pruner)
-        number = HydraConfig.get().job.num  # the sweep's jobs are numbered as its trials are
+        number = HydraConfig.get().job.num  # jobs and trials have the same numbers
         self.trial = optuna.Trial(study, study.trials[number]._trial_id)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self.trial is None or trainer.sanity_checking or trainer.state.fn != "fit":
             return
+        if self.monitor not in trainer.callback_metrics:
+            known = ", ".join(name for name in trainer.callback_metrics if name.startswith("val/"))
+            raise InputError(
+                f"hydra.sweeper.objective is '{self.monitor}': pruning compares validation metrics;"
+                f" choose one of {known}"
+            )
         value = float(trainer.callback_metrics[self.monitor])
         self.trial.report(value, trainer.current_epoch)
         if self.trial.should_prune():
             raise Pruned(
-                f"pruned after epoch {trainer.current_epoch + 1}: {self.monitor} {value:.5f} is too far behind the other trials"
+                f"pruned after epoch {trainer.current_epoch + 1}: {self.monitor} {value:.5f} is too far behind the"
+                " other trials"
             )

@@ -1,6 +1,8 @@
-"""What metrics.json says of a training."""
+"""What metrics.json says about a training."""
 
+import math
 import time
+from collections.abc import Iterable
 from typing import Any
 
 from lightning import LightningModule, Trainer
@@ -8,13 +10,13 @@ from lightning.pytorch.callbacks import Callback
 
 
 class RunSummary(Callback):
-    """Collect what metrics.json tells of training: the best epoch's validation metrics, epochs, seconds and rows a second.
+    """Collects the best epoch's validation metrics, the number of epochs, and rows per second.
 
     Args:
-        monitor: metric that tells the best epoch, larger is better.
+        monitor: the metric that chooses the best epoch; larger is better.
     """
 
-    def __init__(self, monitor: str) -> None:
+    def __init__(self, monitor: str = "val/monitor") -> None:
         self.monitor = monitor
         self.best: dict[str, float] = {}
         self.best_epoch = -1
@@ -42,11 +44,14 @@ class RunSummary(Callback):
             return
         self.epochs = trainer.current_epoch + 1
         results: dict[str, float] = pl_module.results  # type: ignore[assignment]
-        if not self.best or results[self.monitor] > self.best[self.monitor]:
+        # a run that resumes in another folder writes a new best.ckpt there: start anew, too
+        starts_anew = not getattr(trainer.checkpoint_callback, "best_k_models", True)
+        # `not >=` is true if the best is NaN, as an older run may have saved it
+        if starts_anew or not self.best.get(self.monitor, math.nan) >= results[self.monitor]:
             self.best, self.best_epoch = dict(results), self.epochs
 
     def metrics(self) -> dict[str, float | int]:
-        """Keys as in metrics.json; epochs count from 1."""
+        """Keys as in metrics.json; epochs count from 1; an undefined metric is NaN."""
         rate = self.train_rows / self.train_seconds if self.train_seconds else 0.0
         return {
             **self.best,
@@ -60,3 +65,8 @@ class RunSummary(Callback):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         vars(self).update(state_dict)
+
+
+def summary_of(callbacks: Iterable[Callback]) -> RunSummary | None:
+    """The summary among a trainer's callbacks; None if there is none."""
+    return next((callback for callback in callbacks if isinstance(callback, RunSummary)), None)

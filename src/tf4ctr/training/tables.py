@@ -1,5 +1,6 @@
 """The tables of a training on the terminal: settings, the network's parts, metrics."""
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -8,7 +9,7 @@ from torch import nn
 
 from tf4ctr.models.network import Network
 
-# in config.yaml, and of no interest at a glance
+# options that config.yaml has and the table leaves out: paths, and what nobody changes
 UNSHOWN = (
     "layouts",
     "source",
@@ -23,7 +24,7 @@ UNSHOWN = (
 
 
 def settings_table(choices: Mapping[str, str], config: Mapping[str, Any]) -> Table:
-    """The composed settings: a row for each config group with the option chosen and its values."""
+    """The composed settings: one row per config group with the chosen option and its values."""
     table = Table(title="Settings", title_justify="left", show_lines=False)
     table.add_column("group", style="bold")
     table.add_column("option", style="cyan")
@@ -47,12 +48,12 @@ def _flat(node: Mapping[str, Any], prefix: str = "") -> str:
 
 
 def count_parameters(module: nn.Module) -> int:
-    """Trainable parameters."""
+    """The number of trainable parameters."""
     return sum(parameter.numel() for parameter in module.parameters() if parameter.requires_grad)
 
 
 def parts_table(network: Network) -> Table:
-    """The network's parts and their parameters."""
+    """The network's parts and their numbers of parameters."""
     table = Table(title="Network", title_justify="left", show_footer=True)
     table.add_column("part", footer="total", style="bold")
     table.add_column("module", style="cyan")
@@ -63,7 +64,11 @@ def parts_table(network: Network) -> Table:
 
 
 def metrics_table(metrics: Mapping[str, Any]) -> Table:
-    """Validation (best epoch) and test metrics of every head, the best possible AUC where it is known."""
+    """Validation (best epoch) and test metrics by head, and the best possible AUC if it is known.
+
+    Args:
+        metrics: as in metrics.json; NaN if undefined.
+    """
     table = Table(title=f"Best epoch {metrics['best_epoch']} of {metrics['epochs']}", title_justify="left")
     table.add_column("split", style="bold")
     table.add_column("head")
@@ -77,7 +82,11 @@ def metrics_table(metrics: Mapping[str, Any]) -> Table:
                 f"{stage}/best_{name}" if head == "best" else f"{stage}/{'' if head == 'fused' else head + '/'}{name}"
                 for name in names
             ]
-            cells = [f"{metrics[key]:.6f}" if key in metrics else "" for key in keys]
+            cells = [_cell(metrics[key]) if key in metrics else "" for key in keys]
             if any(cells):
                 table.add_row(stage, "best possible" if head == "best" else head, *cells, end_section=head == "best")
     return table
+
+
+def _cell(value: float) -> str:
+    return "undefined" if math.isnan(value) else f"{value:.6f}"

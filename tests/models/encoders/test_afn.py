@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from layers import array, check_gradients, ready, run
+from layers import array, check_gradients, randomized, run
 from tf4ctr.errors import InputError
 from tf4ctr.models.encoders.afn import AFN
 
@@ -12,10 +12,10 @@ def norm(module, channel, x):
     return (x - mean) / np.sqrt(var + module.eps) * module.weight[channel].item() + module.bias[channel].item()
 
 
-def test_equals_exponentials_of_weighted_logarithms_under_an_mlp(schema):
-    encoder = ready(AFN(schema, 4, neurons=2, hidden_units=[6, 5]))
+def test_equals_exponentials_of_weighted_logarithms_then_an_mlp(schema):
+    encoder = randomized(AFN(schema, 4, neurons=2, hidden_units=[6, 5]))
     emb = torch.randn(5, 3, 4, dtype=torch.float64)
-    emb[0, 0] = 0  # a padding embedding: its logarithm is bounded
+    emb[0, 0] = 0  # a padding embedding: the logarithm is bounded
     out = encoder(emb, None)
     assert out.shape == (5, encoder.out_features) == (5, 5)
     weight, bias = array(encoder.order.weight), array(encoder.order.bias)
@@ -38,9 +38,9 @@ def test_without_the_norms_a_neuron_is_a_product_of_powers(schema):
 
 
 def test_gradients(schema):
-    check_gradients(ready(AFN(schema, 4, neurons=2, hidden_units=[6])))
+    check_gradients(randomized(AFN(schema, 4, neurons=2, hidden_units=[6])))
 
 
-def test_no_neuron_is_refused(schema):
+def test_zero_neurons_are_refused(schema):
     with pytest.raises(InputError, match="neurons is 0"):
         AFN(schema, 4, neurons=0, hidden_units=[6])

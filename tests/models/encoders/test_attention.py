@@ -6,25 +6,23 @@ from tf4ctr.errors import InputError
 from tf4ctr.models.encoders.attention import Attention
 
 
-def test_equals_attention_head_by_head_and_field_by_field(schema):
-    encoder, emb = (
-        Attention(schema, 4, num_layers=2, units=6, num_heads=2).double(),
-        torch.randn(5, 3, 4, dtype=torch.float64),
-    )
+def test_equals_attention_per_head_and_field(schema):
+    encoder = Attention(schema, 4, num_layers=2, units=6, num_heads=2).double()
+    emb = torch.randn(5, 3, 4, dtype=torch.float64)
     out = encoder(emb, None)
     assert out.shape == (5, encoder.out_features) == (5, 18)
     for row in range(5):
         e = emb[row].numpy()
         for layer in encoder.layers:
             query, key, value, residual = (
-                e @ part.weight.detach().numpy().T for part in (layer.query, layer.key, layer.value, layer.residual)
+                e @ linear.weight.detach().numpy().T for linear in (layer.query, layer.key, layer.value, layer.residual)
             )
-            new = np.zeros((3, 6))
+            attended = np.zeros((3, 6))
             for head in (slice(0, 3), slice(3, 6)):
                 for f in range(3):
                     score = np.exp([query[f, head] @ key[g, head] for g in range(3)])
-                    new[f, head] = sum(score[g] / score.sum() * value[g, head] for g in range(3))
-            e = np.maximum(new + residual, 0)
+                    attended[f, head] = sum(score[g] / score.sum() * value[g, head] for g in range(3))
+            e = np.maximum(attended + residual, 0)
         np.testing.assert_allclose(out[row].detach(), e.ravel(), atol=1e-10)
 
 
@@ -36,6 +34,6 @@ def test_gradients(schema):
 
 
 @pytest.mark.parametrize("options", [(0, 6, 2), (1, 5, 2)])
-def test_what_cannot_be_is_refused(schema, options):
+def test_invalid_options_are_refused(schema, options):
     with pytest.raises(InputError, match="units a multiple of num_heads"):
         Attention(schema, 4, *options)

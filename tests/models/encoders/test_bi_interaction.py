@@ -4,13 +4,13 @@ import numpy as np
 import pytest
 import torch
 
-from layers import array, check_gradients, ready, run
+from layers import array, check_gradients, randomized, run
 from tf4ctr.models.encoders.bi_interaction import BiInteraction
 
 
 @pytest.mark.parametrize("batch_norm", [True, False])
-def test_equals_the_sum_of_pairs_under_an_mlp(schema, batch_norm):
-    encoder = ready(BiInteraction(schema, 4, hidden_units=[6, 5], batch_norm=batch_norm))
+def test_equals_the_sum_over_pairs_then_an_mlp(schema, batch_norm):
+    encoder = randomized(BiInteraction(schema, 4, hidden_units=[6, 5], batch_norm=batch_norm))
     emb = torch.randn(5, 3, 4, dtype=torch.float64)
     out = encoder(emb, None)
     assert out.shape == (5, encoder.out_features) == (5, 5)
@@ -21,4 +21,4 @@ def test_equals_the_sum_of_pairs_under_an_mlp(schema, batch_norm):
 
 
 def test_gradients(schema):
-    check_gradients(ready(BiInteraction(schema, 4, hidden_units=[6])))
+    check_gradients(randomized(BiInteraction(schema, 4, hidden_units=[6])))

@@ -43,6 +43,6 @@ def test_gradients(schema):
     )
 
 
-def test_no_layer_is_refused(schema):
+def test_zero_layers_are_refused(schema):
     with pytest.raises(InputError, match="at least one layer"):
         CIN(schema, 4, layer_units=[])

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from layers import array, check_gradients, ready, softmax
+from layers import array, check_gradients, randomized, softmax
 from tf4ctr.errors import InputError
 from tf4ctr.models.encoders.cross_v2 import CrossV2, CrossV2Mix
 
@@ -26,8 +26,8 @@ def test_gradients(schema):
     )
 
 
-def test_a_mixture_equals_its_formula_expert_by_expert(schema):
-    encoder = ready(CrossV2Mix(schema, 4, num_layers=2, rank=3, num_experts=2))
+def test_a_mixture_equals_the_sum_over_experts(schema):
+    encoder = randomized(CrossV2Mix(schema, 4, num_layers=2, rank=3, num_experts=2))
     emb = torch.randn(5, 3, 4, dtype=torch.float64)
     out = encoder(emb, None)
     assert out.shape == (5, encoder.out_features) == (5, 12)
@@ -35,19 +35,19 @@ def test_a_mixture_equals_its_formula_expert_by_expert(schema):
         first = x = array(emb[row]).ravel()
         for layer in encoder.layers:
             down, gate = array(layer.down.weight).reshape(2, 3, 12), softmax(array(layer.gate.weight) @ x)
-            new = np.zeros(12)
+            mixed = np.zeros(12)
             for k in range(2):
                 low = np.tanh(array(layer.middle[k]) @ np.tanh(down[k] @ x))
-                new += gate[k] * first * (array(layer.up[k]).T @ low + array(layer.bias))
-            x = new + x
+                mixed += gate[k] * first * (array(layer.up[k]).T @ low + array(layer.bias))
+            x = mixed + x
         np.testing.assert_allclose(array(out[row]), x, atol=1e-9)
 
 
 def test_gradients_of_the_mixture(schema):
-    check_gradients(ready(CrossV2Mix(schema, 4, num_layers=2, rank=3, num_experts=2)))
+    check_gradients(randomized(CrossV2Mix(schema, 4, num_layers=2, rank=3, num_experts=2)))
 
 
 @pytest.mark.parametrize("options", [(0, 2), (3, 0)])
-def test_a_mixture_of_nothing_is_refused(schema, options):
+def test_a_mixture_without_rank_or_experts_is_refused(schema, options):
     with pytest.raises(InputError, match="at least 1"):
         CrossV2Mix(schema, 4, 2, *options)

@@ -4,12 +4,12 @@ import numpy as np
 import torch
 
 from conftest import draw_ids
-from layers import array, ready
+from layers import array, randomized
 from tf4ctr.models.encoders.fwfm import FwFM
 
 
-def test_equals_weighted_products_pair_by_pair(schema):
-    encoder = ready(FwFM(schema, 4))
+def test_equals_the_weighted_sum_over_pairs(schema):
+    encoder = randomized(FwFM(schema, 4))
     emb, ids = torch.randn(5, 3, 4, dtype=torch.float64), draw_ids(schema, 5)
     out = encoder(emb, ids)
     assert out.shape == (5, encoder.out_features) == (5, 1)
@@ -22,6 +22,6 @@ def test_equals_weighted_products_pair_by_pair(schema):
 
 
 def test_gradients(schema):
-    encoder, ids = ready(FwFM(schema, 4)), draw_ids(schema, 5)
+    encoder, ids = randomized(FwFM(schema, 4)), draw_ids(schema, 5)
     emb = torch.randn(5, 3, 4, dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradcheck(lambda emb: encoder(emb, ids), emb)

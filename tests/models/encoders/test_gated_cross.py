@@ -1,12 +1,12 @@
 import numpy as np
 import torch
 
-from layers import array, check_gradients, ready, sigmoid
+from layers import array, check_gradients, randomized, sigmoid
 from tf4ctr.models.encoders.gated_cross import GatedCross
 
 
 def test_equals_the_formula_layer_by_layer(schema):
-    encoder = ready(GatedCross(schema, 4, num_layers=2))
+    encoder = randomized(GatedCross(schema, 4, num_layers=2))
     emb = torch.randn(5, 3, 4, dtype=torch.float64)
     out = encoder(emb, None)
     assert out.shape == (5, encoder.out_features) == (5, 12)
@@ -18,4 +18,4 @@ def test_equals_the_formula_layer_by_layer(schema):
 
 
 def test_gradients(schema):
-    check_gradients(ready(GatedCross(schema, 4, num_layers=2)))
+    check_gradients(randomized(GatedCross(schema, 4, num_layers=2)))

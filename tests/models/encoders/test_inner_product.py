@@ -4,15 +4,15 @@ import numpy as np
 import pytest
 import torch
 
-from layers import array, check_gradients, ready, run
+from layers import array, check_gradients, randomized, run
 from tf4ctr.data.schema import Field, Schema
 from tf4ctr.errors import InputError
 from tf4ctr.models.encoders.inner_product import InnerProduct
 
 
 @pytest.mark.parametrize("embeddings", [True, False])
-def test_equals_products_pair_by_pair_under_an_mlp(schema, embeddings):
-    encoder = ready(InnerProduct(schema, 4, hidden_units=[6, 5], embeddings=embeddings, dropout=0.5))
+def test_equals_the_products_of_pairs_then_an_mlp(schema, embeddings):
+    encoder = randomized(InnerProduct(schema, 4, hidden_units=[6, 5], embeddings=embeddings, dropout=0.5))
     emb = torch.randn(5, 3, 4, dtype=torch.float64)
     out = encoder(emb, None)
     assert out.shape == (5, encoder.out_features) == (5, 5)
@@ -25,9 +25,9 @@ def test_equals_products_pair_by_pair_under_an_mlp(schema, embeddings):
 
 @pytest.mark.parametrize("embeddings", [True, False])
 def test_gradients(schema, embeddings):
-    check_gradients(ready(InnerProduct(schema, 4, hidden_units=[6], embeddings=embeddings)))
+    check_gradients(randomized(InnerProduct(schema, 4, hidden_units=[6], embeddings=embeddings)))
 
 
-def test_one_field_makes_no_pair():
+def test_one_field_is_refused():
     with pytest.raises(InputError, match="toy has one field"):
         InnerProduct(Schema("toy", (Field("user", 7),), "click"), 4, hidden_units=[6])

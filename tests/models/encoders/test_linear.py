@@ -4,7 +4,7 @@ from conftest import draw_ids
 from tf4ctr.models.encoders.linear import Linear
 
 
-def test_sums_one_weight_an_id(schema):
+def test_equals_the_sum_of_one_weight_per_id(schema):
     encoder = Linear(schema, 4)
     with torch.no_grad():
         encoder.weight.weight.normal_()

@@ -2,46 +2,46 @@ import numpy as np
 import pytest
 import torch
 
-from layers import array, check_gradients, ready, run
+from layers import array, check_gradients, randomized, run
 from tf4ctr.errors import InputError
 from tf4ctr.models.encoders.masknet import ParallelMaskNet, SerialMaskNet
 
 
-def normed(x):
+def normalized(x):
     return (x - x.mean()) / np.sqrt(x.var() + 1e-5)
 
 
 def block(module, instance, hidden):
     mask = run(module.mask, instance[None])[0]
     out = array(module.linear.weight) @ (mask * hidden)
-    return np.maximum(normed(out) * array(module.norm.weight) + array(module.norm.bias), 0)
+    return np.maximum(normalized(out) * array(module.norm.weight) + array(module.norm.bias), 0)
 
 
-def normed_fields(encoder, e):
-    rows = [normed(e[f]) * array(encoder.norm.gain[f]) + array(encoder.norm.bias[f]) for f in range(len(e))]
+def normalized_fields(encoder, e):
+    rows = [normalized(e[f]) * array(encoder.norm.gain[f]) + array(encoder.norm.bias[f]) for f in range(len(e))]
     return np.concatenate(rows)
 
 
-def test_parallel_equals_blocks_side_by_side(schema):
-    encoder = ready(ParallelMaskNet(schema, 4, block_units=[5, 3], hidden_units=[6, 4], ratio=0.5))
+def test_parallel_equals_the_concatenated_blocks_then_an_mlp(schema):
+    encoder = randomized(ParallelMaskNet(schema, 4, block_units=[5, 3], hidden_units=[6, 4], ratio=0.5))
     emb = torch.randn(5, 3, 4, dtype=torch.float64)
     out = encoder(emb, None)
     assert out.shape == (5, encoder.out_features) == (5, 4)
     assert encoder.blocks[0].mask[0].weight.shape == (6, 12)
     for row in range(5):
         e = array(emb[row])
-        blocks = [block(module, e.ravel(), normed_fields(encoder, e)) for module in encoder.blocks]
+        blocks = [block(module, e.ravel(), normalized_fields(encoder, e)) for module in encoder.blocks]
         np.testing.assert_allclose(array(out[row]), run(encoder.layers, np.concatenate(blocks)[None])[0], atol=1e-9)
 
 
-def test_serial_equals_blocks_one_on_the_other(schema):
-    encoder = ready(SerialMaskNet(schema, 4, block_units=[5, 3]))
+def test_serial_equals_the_blocks_in_series(schema):
+    encoder = randomized(SerialMaskNet(schema, 4, block_units=[5, 3]))
     emb = torch.randn(5, 3, 4, dtype=torch.float64)
     out = encoder(emb, None)
     assert out.shape == (5, encoder.out_features) == (5, 3)
     for row in range(5):
         e = array(emb[row])
-        hidden = normed_fields(encoder, e)
+        hidden = normalized_fields(encoder, e)
         for module in encoder.blocks:
             hidden = block(module, e.ravel(), hidden)
         np.testing.assert_allclose(array(out[row]), hidden, atol=1e-9)
@@ -51,10 +51,10 @@ def test_serial_equals_blocks_one_on_the_other(schema):
     "make", [lambda schema: ParallelMaskNet(schema, 4, [5, 3], [6]), lambda schema: SerialMaskNet(schema, 4, [5, 3])]
 )
 def test_gradients(schema, make):
-    check_gradients(ready(make(schema)))
+    check_gradients(randomized(make(schema)))
 
 
 @pytest.mark.parametrize("options", [([], 1.0), ([5, 0], 1.0), ([5], 0)])
-def test_no_block_is_refused(schema, options):
+def test_invalid_options_are_refused(schema, options):
     with pytest.raises(InputError, match="at least one mask block"):
         SerialMaskNet(schema, 4, *options)

@@ -26,12 +26,12 @@ def test_equals_the_formula_in_evaluation(schema):
     np.testing.assert_allclose(out.detach().numpy(), h, atol=1e-12)
 
 
-def test_dropout_works_in_training_only(schema):
+def test_dropout_is_used_in_training_only(schema):
     encoder = MLP(schema, 4, hidden_units=[2000], dropout=0.4, batch_norm=False)
     emb, ids = torch.ones(4, 3, 4), draw_ids(schema, 4)
-    kept = encoder.eval()(emb, ids) > 0
+    active = encoder.eval()(emb, ids) > 0
     dropped = encoder.train()(emb, ids) == 0
-    assert 0.35 < float(dropped[kept].float().mean()) < 0.45
+    assert 0.35 < float(dropped[active].float().mean()) < 0.45
 
 
 def test_gradients(schema):
@@ -42,12 +42,12 @@ def test_gradients(schema):
 
 
 @pytest.mark.parametrize("hidden_units", [[], [10, 0]])
-def test_no_layer_is_refused(schema, hidden_units):
+def test_layers_without_units_are_refused(schema, hidden_units):
     with pytest.raises(InputError, match="at least one layer"):
         MLP(schema, 4, hidden_units=hidden_units)
 
 
 @pytest.mark.parametrize("dropout", [-0.1, 1.0])
-def test_a_dropout_that_is_no_share_is_refused(schema, dropout):
+def test_a_dropout_outside_0_to_1_is_refused(schema, dropout):
     with pytest.raises(InputError, match="dropout is"):
         MLP(schema, 4, [8], dropout=dropout)

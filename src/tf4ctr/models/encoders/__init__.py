@@ -1,1 +1,1 @@
-"""One file an encoder: `encoder(emb_BFD, ids_BW) -> [B, out_features]`."""
+"""The encoders, one per file: `encoder(emb_BFD, ids_BW) -> [B, out_features]`."""

@@ -9,18 +9,22 @@ from tf4ctr.errors import InputError
 from tf4ctr.models.affine import Affine
 from tf4ctr.models.encoders.mlp import hidden_layers
 
-SMALLEST = 1e-7  # of an embedding's number, before its logarithm
+SMALLEST = 1e-7  # lower bound of |e| before the logarithm: the logarithm of zero is infinite
 
 
 class AFN(nn.Module):
-    """y_j = exp(sum_f w_jf ln |e_f| + b_j), elementwise over D, for each of J logarithmic neurons: the product of |e_f| ** w_jf.
+    """y_j = exp(sum_f w_jf ln |e_f| + b_j), elementwise over D, for each of J logarithmic neurons.
 
-    A batch norm stands behind the logarithm and one behind the exponential, as in the paper; an MLP over [y_1; ...; y_J] follows,
-    whose last hidden layer it yields [B, H].
+    y_j is proportional to the product of all |e_f| ** w_jf. A batch norm follows the logarithm and
+    another one the exponential, as in the paper. An MLP over [y_1; ...; y_J] follows. The output is
+    its last hidden layer [B, H].
 
     Args:
         neurons: J.
         hidden_units, dropout, batch_norm: of the MLP.
+
+    Raises:
+        InputError: there is no neuron.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""Bi-interaction pooling under an MLP: the deep part of NFM (He and Chua, SIGIR 2017)."""
+"""Bi-interaction pooling, then an MLP: the deep part of NFM (He and Chua, SIGIR 2017)."""
 
 from collections.abc import Sequence
 
@@ -9,10 +9,12 @@ from tf4ctr.models.encoders.mlp import hidden_layers
 
 
 class BiInteraction(nn.Module):
-    """h_0 = sum_(f < g) e_f * e_g = 1/2 ((sum_f e_f)^2 - sum_f e_f^2), elementwise over D, then an MLP; yields its last layer [B, H].
+    """h_0 = sum_(f < g) e_f * e_g = 1/2 ((sum_f e_f)^2 - sum_f e_f^2), elementwise over D.
+
+    An MLP over h_0 follows. The output is its last hidden layer [B, H].
 
     Args:
-        hidden_units, dropout, batch_norm: of the MLP; the batch norm stands behind the pooling too.
+        hidden_units, dropout, batch_norm: of the MLP; a batch norm follows the pooling too.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""Feature importance and bilinear interactions under an MLP: FiBiNET (Huang et al., RecSys 2019)."""
+"""FiBiNET: feature weights, bilinear interactions, then an MLP (Huang et al., RecSys 2019)."""
 
 from collections.abc import Sequence
 
@@ -13,7 +13,13 @@ from tf4ctr.models.encoders.mlp import hidden_layers
 
 
 class SENET(nn.Module):
-    """z_f = mean_d e_fd;  a = relu(W_2 relu(W_1 z)), F -> F / reduction -> F;  yields a_f e_f [B, F, D]."""
+    """z_f = mean_d e_fd;  a = relu(W_2 relu(W_1 z));  output a_f e_f [B, F, D].
+
+    W_1 maps F to F / reduction numbers, W_2 maps them back to F.
+
+    Raises:
+        InputError: the reduction is below 1.
+    """
 
     def __init__(self, num_fields: int, reduction: int) -> None:
         super().__init__()
@@ -25,12 +31,20 @@ class SENET(nn.Module):
         self.squeeze, self.excite = Affine(num_fields, reduced, bias=False), Affine(reduced, num_fields, bias=False)
 
     def forward(self, emb_BFD: Tensor) -> Tensor:
+        """[B, F, D] -> [B, F, D]"""
         importance_BF = torch.relu(self.excite(torch.relu(self.squeeze(emb_BFD.mean(2)))))
         return importance_BF.unsqueeze(2) * emb_BFD
 
 
 class BilinearInteraction(nn.Module):
-    """p_fg = (e_f W) * e_g for every pair f < g, with one W for all pairs, one each left field f or one each pair; yields [B, P, D]."""
+    """p_fg = (e_f W) * e_g for each of the P pairs f < g: output [B, P, D].
+
+    Args:
+        weights: `all`: one W for all pairs; `field`: one per left field f; `pair`: one per pair.
+
+    Raises:
+        InputError: unknown `weights`.
+    """
 
     pairs_2P: Tensor
 
@@ -41,24 +55,28 @@ class BilinearInteraction(nn.Module):
         if weights not in counts:
             raise InputError(f"weights is '{weights}': {did_you_mean(weights, counts)}")
         self.weights = weights
-        std = (2 / (2 * embedding_dim)) ** 0.5  # Xavier's, for each of the matrices
+        std = (2 / (2 * embedding_dim)) ** 0.5  # Xavier normal, per matrix
         self.weight = nn.Parameter(torch.randn(counts[weights], embedding_dim, embedding_dim) * std)
 
     def forward(self, emb_BFD: Tensor) -> Tensor:
+        """[B, F, D] -> [B, P, D]"""
         left_P, right_P = self.pairs_2P
         if self.weights == "pair":
-            turned_BPD = torch.einsum("bpd,pde->bpe", emb_BFD[:, left_P], self.weight)
+            left_BPD = torch.einsum("bpd,pde->bpe", emb_BFD[:, left_P], self.weight)
         else:
-            turned_BPD = torch.einsum("bfd,fde->bfe", emb_BFD, self.weight.expand(emb_BFD.shape[1], -1, -1))[:, left_P]
-        return turned_BPD * emb_BFD[:, right_P]
+            left_BPD = torch.einsum("bfd,fde->bfe", emb_BFD, self.weight.expand(emb_BFD.shape[1], -1, -1))[:, left_P]
+        return left_BPD * emb_BFD[:, right_P]
 
 
 class Bilinear(nn.Module):
-    """h_0 = [bilinear(E); bilinear'(SENET(E))], then an MLP; yields its last hidden layer [B, H].
+    """h_0 = [bilinear(E); bilinear'(SENET(E))], then an MLP.
+
+    The output is the last hidden layer of the MLP [B, H].
 
     Args:
-        weights: matrices of the bilinear interactions: `all`, one for all pairs; `field`, one each left field; `pair`, one each pair.
-        reduction: by which SENET's squeeze divides the number of fields.
+        weights: matrices of the bilinear interactions, `all`, `field` or `pair`; see
+            BilinearInteraction.
+        reduction: SENET's inner layer has F / reduction units.
         hidden_units, dropout, batch_norm: of the MLP.
     """
 

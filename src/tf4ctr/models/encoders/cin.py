@@ -12,20 +12,24 @@ from tf4ctr.models.encoders.linear import Linear
 
 
 class CIN(nn.Module):
-    """x^k_h = b^k_h + sum_(i, j) W^k_hij (x^(k-1)_i * x^0_j), elementwise over D, x^0 the embeddings; p^k_h = sum_d x^k_hd.
+    """x^k_h = b^k_h + sum_(i, j) W^k_hij (x^(k-1)_i * x^0_j), elementwise over D.
 
-    Yields [p^1; ...; p^K], and where `linear` the linear part's logit beside them, as xDeepFM has it.
+    x^0 are the embeddings. The output is [p^1; ...; p^K] with p^k_h = sum_d x^k_hd, and with
+    `linear` one more feature: the logit of the linear part, as in xDeepFM.
 
     Args:
         layer_units: feature maps H_k of each layer.
-        linear: whether b + sum_f w[x_f] stands beside.
+        linear: whether the output contains b + sum_f w[x_f].
+
+    Raises:
+        InputError: there is no layer, or one without feature maps.
     """
 
     def __init__(self, schema: Schema, embedding_dim: int, layer_units: Sequence[int], linear: bool = True) -> None:
         super().__init__()
         if not layer_units or min(layer_units) < 1:
             raise InputError(
-                f"layer_units is {list(layer_units)}: a CIN needs at least one layer, each of at least one feature map"
+                f"layer_units is {list(layer_units)}: it needs at least one layer, each with at least one feature map"
             )
         fields = schema.num_fields
         self.layers = nn.ModuleList(

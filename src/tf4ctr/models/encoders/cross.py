@@ -8,7 +8,7 @@ from tf4ctr.models.affine import Affine
 
 
 class Cross(nn.Module):
-    """x_(l+1) = x_0 (w_l . x_l) + b_l + x_l with x_0 = [e_1; ...; e_F]; yields x_L [B, F D].
+    """x_(l+1) = x_0 (w_l . x_l) + b_l + x_l with x_0 = [e_1; ...; e_F]. The output is x_L [B, F D].
 
     Args:
         num_layers: L.

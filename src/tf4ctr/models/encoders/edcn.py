@@ -1,4 +1,4 @@
-"""A cross and a deep network that share what they find at every layer: EDCN (Chen et al., DLP-KDD 2021)."""
+"""EDCN: a cross and a deep network, connected at every layer (Chen et al., DLP-KDD 2021)."""
 
 import torch
 from torch import Tensor, nn
@@ -12,9 +12,10 @@ BRIDGES = ("product", "sum", "concat", "attention")
 
 
 class Bridge(nn.Module):
-    """What both networks know after a layer [B, N]: x * h, x + h, relu(W [x; h] + b), or a_x x + a_h h with attention weights.
+    """Combines the outputs x and h of the two networks after a layer, [B, N] each, into one [B, N].
 
-    The attention: a = softmax over {x, h} of p^T relu(W . + b), the same p, W, b for both.
+    product: x * h;  sum: x + h;  concat: relu(W [x; h] + b);  attention: a_x x + a_h h, where a is
+    the softmax over {x, h} of p^T relu(W . + b), with the same p, W and b for both.
     """
 
     def __init__(self, features: int, kind: str) -> None:
@@ -26,6 +27,7 @@ class Bridge(nn.Module):
             self.score = nn.Sequential(Affine(features, features), nn.ReLU(), Affine(features, 1, bias=False))
 
     def forward(self, cross_BN: Tensor, deep_BN: Tensor) -> Tensor:
+        """x [B, N], h [B, N] -> [B, N]"""
         if self.kind == "product":
             return cross_BN * deep_BN
         if self.kind == "sum":
@@ -37,7 +39,7 @@ class Bridge(nn.Module):
 
 
 class Regulation(nn.Module):
-    """A view for each network: softmax over the fields of w / tau times each field's vector; [B, F D] -> two of [B, F D]."""
+    """Weights the fields of b for each of the two networks: softmax_f(w / tau) b_f."""
 
     def __init__(self, num_fields: int, temperature: float) -> None:
         super().__init__()
@@ -45,20 +47,21 @@ class Regulation(nn.Module):
         self.temperature = temperature
 
     def forward(self, shared_BN: Tensor) -> tuple[Tensor, Tensor]:
-        share_2F1 = torch.softmax(self.weight / self.temperature, 1).unsqueeze(2)
-        fields_BFD = shared_BN.unflatten(1, (share_2F1.shape[1], -1))
-        return (fields_BFD * share_2F1[0]).flatten(1), (fields_BFD * share_2F1[1]).flatten(1)
+        """[B, F D] -> two of [B, F D]"""
+        weight_2F1 = torch.softmax(self.weight / self.temperature, 1).unsqueeze(2)
+        fields_BFD = shared_BN.unflatten(1, (weight_2F1.shape[1], -1))
+        return (fields_BFD * weight_2F1[0]).flatten(1), (fields_BFD * weight_2F1[1]).flatten(1)
 
 
 class EDCN(nn.Module):
     """With x_0 = [e_1; ...; e_F], in each of L layers:
 
-        x, h = regulation(b)         of x_0 in the first layer, the bridge's b in the others
-        x = x_0' (w . x) + v + x     the cross network, x_0' the first layer's x
+        x, h = regulation(b)         b is x_0 in the first layer
+        x = x_0' (w . x) + v + x     the cross network; x_0' is the regulated x of the first layer
         h = relu(W h + u)            the deep network, as wide as x
         b = bridge(x, h)
 
-    Yields [x; h; b] of the last layer [B, 3 F D].
+    The output is [x; h; b] of the last layer [B, 3 F D].
 
     Args:
         num_layers: L.
@@ -67,7 +70,7 @@ class EDCN(nn.Module):
         dropout, batch_norm: of the deep network.
 
     Raises:
-        InputError: arguments outside of these.
+        InputError: an unknown bridge, no layer, or a temperature that is not positive.
     """
 
     def __init__(
@@ -85,7 +88,8 @@ class EDCN(nn.Module):
             raise InputError(f"bridge is '{bridge}': {did_you_mean(bridge, BRIDGES)}")
         if num_layers < 1 or temperature <= 0:
             raise InputError(
-                f"num_layers {num_layers}, temperature {temperature}: at least one layer, and a positive temperature"
+                f"num_layers is {num_layers}, temperature is {temperature}:"
+                " at least one layer and a positive temperature are needed"
             )
         features = schema.num_fields * embedding_dim
         self.regulations = nn.ModuleList(Regulation(schema.num_fields, temperature) for _ in range(num_layers))

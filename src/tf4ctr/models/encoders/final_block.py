@@ -1,35 +1,37 @@
-"""A block of FinalNet: layers that multiply as well as add (Zhu et al., SIGIR 2023)."""
+"""A block of FinalNet: layers with factorized interactions (Zhu et al., SIGIR 2023)."""
 
 from collections.abc import Sequence
 
 from torch import Tensor, nn
 
 from tf4ctr.data.schema import Schema
-from tf4ctr.errors import InputError
 from tf4ctr.models.affine import Affine
 from tf4ctr.models.encoders.mlp import hidden_layers
 
 
 class FactorizedInteraction(nn.Module):
-    """[u; v] = W x + b;  yields u * v + v, so that each layer doubles the order of the interactions: [B, inputs] -> [B, units]."""
+    """[u; v] = W x + b;  output u * v + v. Each layer doubles the order of the interactions."""
 
     def __init__(self, inputs: int, units: int) -> None:
         super().__init__()
         self.linear = Affine(inputs, 2 * units)
 
     def forward(self, hidden_BN: Tensor) -> Tensor:
+        """[B, inputs] -> [B, units]"""
         left_BH, right_BH = self.linear(hidden_BN).chunk(2, 1)
         return left_BH * right_BH + right_BH
 
 
 class FinalBlock(nn.Module):
-    """h_0 = [e_1; ...; e_F], h_l = dropout(relu(batch_norm(u * v + v))) with [u; v] = W_l h_(l-1) + b_l; yields the last one [B, H].
+    """h_l = dropout(relu(batch_norm(u * v + v))) with [u; v] = W_l h_(l-1) + b_l.
+
+    h_0 = [e_1; ...; e_F]. The output is the last layer [B, H].
 
     Args:
         hidden_units: width of each layer.
-        field_gate: whether the fields weigh each other first: e_f (1 + sum_g w_fg e_g + b_f), elementwise over D.
-        dropout: share of a layer's outputs set to zero in training.
-        batch_norm: whether a batch norm stands before a layer's ReLU.
+        field_gate: whether a gate weights the fields first: e_f (1 + sum_g w_fg e_g + b_f),
+            elementwise over D.
+        dropout, batch_norm: see `hidden_layers`.
     """
 
     def __init__(
@@ -42,10 +44,6 @@ class FinalBlock(nn.Module):
         batch_norm: bool = True,
     ) -> None:
         super().__init__()
-        if not hidden_units or min(hidden_units) < 1 or not 0 <= dropout < 1:
-            raise InputError(
-                f"hidden_units {list(hidden_units)}, dropout {dropout}: at least one layer of at least one unit, dropout from 0 to below 1"
-            )
         self.field_gate = Affine(schema.num_fields, schema.num_fields) if field_gate else None
         inputs = schema.num_fields * embedding_dim
         self.layers = hidden_layers(inputs, hidden_units, dropout, batch_norm, FactorizedInteraction)

@@ -7,7 +7,10 @@ from tf4ctr.models.encoders.linear import Linear
 
 
 class FM(nn.Module):
-    """y = b + sum_f w[x_f] + sum_(f < g) <e_f, e_g>, the pairs as 1/2 sum_d ((sum_f e_fd)^2 - sum_f e_fd^2)."""
+    """y = b + sum_f w[x_f] + sum_(f < g) <e_f, e_g>.
+
+    The sum over pairs is computed as 1/2 sum_d ((sum_f e_fd)^2 - sum_f e_fd^2).
+    """
 
     out_features = 1
 

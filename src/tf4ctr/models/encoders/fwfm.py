@@ -10,7 +10,7 @@ from tf4ctr.models.encoders.linear import Linear
 
 
 class FwFM(nn.Module):
-    """y = b + sum_f w[x_f] + sum_(f < g) r_fg <e_f, e_g>, one weight r a pair of fields."""
+    """y = b + sum_f w[x_f] + sum_(f < g) r_fg <e_f, e_g>, with a weight r per pair of fields."""
 
     out_features = 1
     pairs_2P: Tensor

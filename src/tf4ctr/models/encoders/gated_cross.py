@@ -8,7 +8,9 @@ from tf4ctr.models.affine import Affine
 
 
 class GatedCross(nn.Module):
-    """c_(l+1) = c_0 * (W_l c_l + b_l) * sigmoid(V_l c_l) + c_l, elementwise, with c_0 = [e_1; ...; e_F]; yields c_L [B, F D].
+    """c_(l+1) = c_0 * (W_l c_l + b_l) * sigmoid(V_l c_l) + c_l, elementwise.
+
+    c_0 = [e_1; ...; e_F]. The output is c_L [B, F D].
 
     Args:
         num_layers: L.

@@ -1,4 +1,4 @@
-"""A stream of FinalMLP: an MLP over the embeddings that a gate has selected (Mao et al., AAAI 2023)."""
+"""A stream of FinalMLP: a gate weights the embeddings, then an MLP (Mao et al., AAAI 2023)."""
 
 from collections.abc import Sequence
 
@@ -12,18 +12,19 @@ from tf4ctr.models.encoders.mlp import hidden_layers
 
 
 class GatedMLP(nn.Module):
-    """h_0 = 2 sigmoid(gate(context)) * [e_1; ...; e_F], then an MLP; yields its last hidden layer [B, H].
+    """h_0 = 2 sigmoid(gate(context)) * [e_1; ...; e_F], then an MLP.
 
-    The gate is an MLP of one hidden layer. Its context is the embeddings of some fields, as this encoder sees them, or one learned
-    vector for all samples.
+    The output is the last hidden layer of the MLP [B, H]. The gate is an MLP with one hidden layer.
+    Its context is one learned vector for all samples, or the embeddings of some fields, taken from
+    this encoder's input.
 
     Args:
         hidden_units, dropout, batch_norm: of the MLP.
-        context: names of the fields that the gate sees; none for the learned vector.
+        context: names of the context fields; empty: the learned vector.
         gate_units: width of the gate's hidden layer.
 
     Raises:
-        InputError: a field that the dataset does not have, or a gate without units.
+        InputError: the dataset does not have a context field, or the gate has no units.
     """
 
     def __init__(
@@ -40,7 +41,9 @@ class GatedMLP(nn.Module):
         names = [field.name for field in schema.fields]
         for name in context:
             if name not in names:
-                raise InputError(f"context: {schema.dataset} has no field '{name}', {did_you_mean(name, names)}")
+                raise InputError(
+                    f"context: the dataset {schema.dataset} has no field '{name}', {did_you_mean(name, names)}"
+                )
         if gate_units < 1:
             raise InputError(f"gate_units is {gate_units}: the gate needs at least one unit")
         features = schema.num_fields * embedding_dim

@@ -1,4 +1,8 @@
-"""Inner products of the fields under an MLP: PNN's inner one (Qu et al., ICDM 2016), and DLRM's (Naumov et al., 2019)."""
+"""Inner products of the fields, then an MLP.
+
+The inner-product network of PNN (Qu et al., ICDM 2016) and the dot interactions of DLRM (Naumov et
+al., 2019).
+"""
 
 from collections.abc import Sequence
 
@@ -11,21 +15,24 @@ from tf4ctr.models.encoders.mlp import hidden_layers
 
 
 def field_pairs(schema: Schema) -> Tensor:
-    """Every pair of fields f < g, int64 [2, P] with P = F (F - 1) / 2.
+    """All pairs of fields f < g, int64 [2, P] with P = F (F - 1) / 2.
 
     Raises:
-        InputError: there is one field.
+        InputError: the dataset has only one field.
     """
     if schema.num_fields < 2:
-        raise InputError(f"the dataset {schema.dataset} has one field: this encoder multiplies pairs of them")
+        raise InputError(f"the dataset {schema.dataset} has one field, but this encoder needs pairs of fields")
     return torch.triu_indices(schema.num_fields, schema.num_fields, 1)
 
 
 class InnerProduct(nn.Module):
-    """h_0 = [e_1; ...; e_F; all <e_f, e_g> with f < g], then an MLP; yields its last hidden layer [B, H].
+    """h_0 = [e_1; ...; e_F; all <e_f, e_g> with f < g], then an MLP.
+
+    The output is the last hidden layer of the MLP [B, H].
 
     Args:
-        embeddings: whether the embeddings stand in h_0. IPNN has them; DLRM, whose dense features no dataset here has, does not.
+        embeddings: whether h_0 contains the embeddings. They are part of IPNN, but not of DLRM.
+            (DLRM has dense features instead, which no dataset here has.)
         hidden_units, dropout, batch_norm: of the MLP.
     """
 

@@ -1,4 +1,4 @@
-"""Logistic regression's linear part."""
+"""The linear part, as in logistic regression."""
 
 import torch
 from torch import Tensor, nn
@@ -8,7 +8,7 @@ from tf4ctr.models.embedding import FieldEmbedding
 
 
 class Linear(nn.Module):
-    """y = b + sum_f w[x_f]: one weight an id, whatever the embeddings."""
+    """y = b + sum_f w[x_f] with one weight per id. The embeddings are not used."""
 
     out_features = 1
     uses_embeddings = False

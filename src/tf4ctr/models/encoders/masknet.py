@@ -13,7 +13,7 @@ from tf4ctr.models.encoders.mlp import hidden_layers
 
 
 class FieldLayerNorm(nn.Module):
-    """Layer norm of each field's embedding, gain and bias of its own for each field: [B, F, D] -> [B, F, D]."""
+    """Layer norm of each field's embedding, with a gain and a bias per field."""
 
     def __init__(self, num_fields: int, embedding_dim: int) -> None:
         super().__init__()
@@ -21,13 +21,14 @@ class FieldLayerNorm(nn.Module):
         self.bias = nn.Parameter(torch.zeros(num_fields, embedding_dim))
 
     def forward(self, emb_BFD: Tensor) -> Tensor:
+        """[B, F, D] -> [B, F, D]"""
         return F.layer_norm(emb_BFD, emb_BFD.shape[2:]) * self.gain + self.bias
 
 
 class MaskBlock(nn.Module):
-    """mask = W_2 relu(W_1 v + b_1) + b_2 from the instance v = [e_1; ...; e_F];  yields relu(layer_norm(W (mask * hidden))) [B, units].
+    """mask = W_2 relu(W_1 v + b_1) + b_2;  output relu(layer_norm(W (mask * h))).
 
-    W_1 has `ratio` times as many rows as v has numbers.
+    v = [e_1; ...; e_F] is the instance, h the block's input. W_1 v is `ratio` times as long as v.
     """
 
     def __init__(self, instance: int, hidden: int, units: int, ratio: float) -> None:
@@ -37,23 +38,30 @@ class MaskBlock(nn.Module):
         self.linear, self.norm = Affine(hidden, units, bias=False), nn.LayerNorm(units)
 
     def forward(self, instance_BN: Tensor, hidden_BH: Tensor) -> Tensor:
+        """v [B, N], h [B, H] -> [B, units]"""
         return torch.relu(self.norm(self.linear(self.mask(instance_BN) * hidden_BH)))
 
 
 def _check(block_units: Sequence[int], ratio: float) -> None:
     if not block_units or min(block_units) < 1 or ratio <= 0:
         raise InputError(
-            f"block_units {list(block_units)}, ratio {ratio}: at least one mask block, units and ratio positive"
+            f"block_units is {list(block_units)}, ratio is {ratio}:"
+            " at least one mask block is needed, with positive units and a positive ratio"
         )
 
 
 class ParallelMaskNet(nn.Module):
-    """Mask blocks side by side over the layer-normed embeddings, their outputs together under an MLP; yields its last layer [B, H].
+    """Parallel mask blocks over the layer-normalised embeddings, then an MLP over their outputs.
+
+    The output is the last hidden layer of the MLP [B, H].
 
     Args:
         block_units: outputs of each mask block.
         ratio: width of a mask's inner layer, as a multiple of F D.
         hidden_units, dropout, batch_norm: of the MLP.
+
+    Raises:
+        InputError: there is no mask block, or one without units, or a ratio that is not positive.
     """
 
     def __init__(
@@ -81,11 +89,16 @@ class ParallelMaskNet(nn.Module):
 
 
 class SerialMaskNet(nn.Module):
-    """Mask blocks one on top of the other, the first over the layer-normed embeddings; yields the last one's output [B, H].
+    """Mask blocks in series. The first one reads the layer-normalised embeddings.
+
+    The output is that of the last block [B, H].
 
     Args:
         block_units: outputs of each mask block.
         ratio: width of a mask's inner layer, as a multiple of F D.
+
+    Raises:
+        InputError: there is no mask block, or one without units, or a ratio that is not positive.
     """
 
     def __init__(self, schema: Schema, embedding_dim: int, block_units: Sequence[int], ratio: float = 1.0) -> None:

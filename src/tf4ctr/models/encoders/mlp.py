@@ -1,4 +1,4 @@
-"""Multi-layer perceptron over all fields' embeddings."""
+"""Multi-layer perceptron over the embeddings of all fields."""
 
 from collections.abc import Callable, Sequence
 from itertools import pairwise
@@ -18,17 +18,26 @@ def hidden_layers(
     batch_norm: bool,
     layer: Callable[[int, int], nn.Module] = Affine,
 ) -> nn.Sequential:
-    """h_l = dropout(relu(batch_norm(W_l h_(l-1) + b_l))): [B, inputs] -> [B, hidden_units[-1]]; `layer` in place of W h + b.
+    """h_l = dropout(relu(batch_norm(W_l h_(l-1) + b_l))): [B, inputs] -> [B, hidden_units[-1]].
+
+    Args:
+        inputs: width of h_0.
+        hidden_units: width of each layer.
+        dropout: probability that an output of a layer is set to zero in training.
+        batch_norm: whether a batch norm precedes each ReLU.
+        layer: `layer(inputs, outputs)` replaces W h + b.
 
     Raises:
-        InputError: no layer, one without units, or a dropout that is no share.
+        InputError: there is no layer, one without units, or a dropout outside [0, 1).
     """
     if not hidden_units or min(hidden_units) < 1:
         raise InputError(
-            f"hidden_units is {list(hidden_units)}: it needs at least one layer, each of at least one unit"
+            f"hidden_units is {list(hidden_units)}: it needs at least one layer, each with at least one unit"
         )
     if not 0 <= dropout < 1:
-        raise InputError(f"dropout is {dropout}: it is the share of outputs set to zero, from 0 to below 1")
+        raise InputError(
+            f"dropout is {dropout}: it is the probability that an output is set to zero, from 0 to below 1"
+        )
     layers: list[nn.Module] = []
     for before, after in pairwise([inputs, *hidden_units]):
         layers.append(layer(before, after))
@@ -41,12 +50,12 @@ def hidden_layers(
 
 
 class MLP(nn.Module):
-    """h_0 = [e_1; ...; e_F], h_l = dropout(relu(batch_norm(W_l h_(l-1) + b_l))); yields the last hidden layer [B, H].
+    """h_0 = [e_1; ...; e_F];  h_l = dropout(relu(batch_norm(W_l h_(l-1) + b_l))).
+
+    The output is the last hidden layer [B, H].
 
     Args:
-        hidden_units: width of each layer.
-        dropout: share of a layer's outputs set to zero in training.
-        batch_norm: whether a batch norm stands between a linear layer and its ReLU.
+        hidden_units, dropout, batch_norm: see `hidden_layers`.
     """
 
     def __init__(

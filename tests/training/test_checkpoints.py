@@ -1,0 +1,134 @@
+"""Resuming is tested with dropout, plateau, early stopping and both checkpoints at work."""
+
+import errno
+import os
+import signal
+
+import pytest
+import torch
+from lightning import Trainer
+from lightning.pytorch.callbacks import Callback
+
+from tf4ctr import __version__
+from tf4ctr.errors import InputError
+from training.small_run import KillAt, SignalAt, assert_same, run
+
+
+# 5 steps per epoch: in the middle of an epoch, in its last two steps, in the first and later ones
+@pytest.mark.parametrize("step", [0, 2, 3, 4, 5, 7, 8, 9, 13])
+@pytest.mark.parametrize(
+    "hook", ["on_train_batch_start", "on_before_backward", "on_before_optimizer_step", "on_before_zero_grad"]
+)
+def test_interrupted_in_a_step_finishes_it_and_resumes_to_the_same_end(dataset, unbroken, tmp_path, hook, step):
+    number = [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1][step % 3]
+    handlers = signal.getsignal(number)
+    assert run(dataset, tmp_path, extra=SignalAt(number, hook, step), epochs=4) is None
+    assert signal.getsignal(number) is handlers
+    state = torch.load(tmp_path / "last.ckpt", weights_only=True)
+    assert state["global_step"] == (step if step % 5 == 4 else step + 1)
+    assert_same(run(dataset, tmp_path, ckpt=tmp_path / "last.ckpt", epochs=4), unbroken)
+
+
+def test_a_second_signal_does_not_wait(dataset, tmp_path):
+    class Twice(SignalAt):
+        def send(self, trainer, *args):
+            super().send(trainer)
+            super().send(trainer)
+
+    assert run(dataset, tmp_path, extra=Twice(signal.SIGINT, "on_before_backward", 7)) is None
+    assert torch.load(tmp_path / "last.ckpt", weights_only=True)["global_step"] == 5
+
+
+@pytest.mark.parametrize("validation", [1, 2, 3])
+def test_killed_in_validation_and_resumed_ends_the_same(dataset, unbroken, tmp_path, validation):
+    assert run(dataset, tmp_path, extra=KillAt(validation=validation), epochs=4) is None
+    assert_same(run(dataset, tmp_path, ckpt=tmp_path / "last.ckpt", epochs=4), unbroken)
+
+
+@pytest.mark.parametrize(("step", "every"), [(3, 2), (5, 1000), (9, 2), (10, 1000), (12, 1), (14, 3)])
+def test_killed_in_training_and_resumed_ends_the_same(dataset, unbroken, tmp_path, step, every):
+    assert run(dataset, tmp_path, extra=KillAt(step=step), every=every, epochs=4) is None
+    assert_same(run(dataset, tmp_path, ckpt=tmp_path / "last.ckpt", every=every, epochs=4), unbroken)
+
+
+@pytest.mark.parametrize("layout", ["of all ranks", "of one rank"])
+def test_a_checkpoint_with_the_random_state_of_a_callback_resumes_to_the_same_end(dataset, unbroken, tmp_path, layout):
+    """The layouts of earlier code; version 0.1.0 saved the state of one rank."""
+    assert run(dataset, tmp_path, extra=KillAt(step=8), every=2, epochs=4) is None
+    state = torch.load(tmp_path / "last.ckpt", weights_only=True)
+    ranks = state.pop("random_states")
+    state["callbacks"]["LastCheckpoint"] = {"ranks": ranks} if layout == "of all ranks" else ranks[0]
+    torch.save(state, tmp_path / "old.ckpt")
+    assert_same(run(dataset, tmp_path, ckpt=tmp_path / "old.ckpt", epochs=4), unbroken)
+
+
+class Orders(Callback):
+    """Keeps the first column of every training batch, one list per epoch."""
+
+    def __init__(self):
+        self.epochs = []
+
+    def on_train_epoch_start(self, trainer, module):
+        self.epochs.append([])
+
+    def on_train_batch_start(self, trainer, module, batch, batch_idx):
+        self.epochs[-1] += batch.ids[:, 0].tolist()
+
+
+def test_without_last_checkpoint_a_run_is_the_same(dataset, unbroken, tmp_path):
+    """Also if it resumes from best.ckpt, the only one then: every epoch has an order of its own."""
+    orders = Orders()
+    assert_same(run(dataset, tmp_path, extra=orders, epochs=4, last=False), unbroken)
+    assert not (tmp_path / "last.ckpt").exists()
+    first, second = orders.epochs[:2]
+    assert first != second
+    assert sorted(first) == sorted(second)
+    assert_same(run(dataset, tmp_path, ckpt=tmp_path / "best.ckpt", epochs=4, last=False), unbroken)
+
+
+def test_a_run_that_had_decided_to_stop_trains_no_further(dataset, tmp_path):
+    stopped = run(dataset, tmp_path, epochs=40)
+    assert stopped.metrics["epochs"] < 40  # early stopping ended it
+    again = run(dataset, tmp_path, ckpt=tmp_path / "last.ckpt", epochs=40)
+    assert torch.equal(again.weights, stopped.weights)
+    assert again.metrics == stopped.metrics
+
+
+def test_a_checkpoint_of_another_network_is_refused_before_it_is_loaded(dataset, tmp_path):
+    assert run(dataset, tmp_path, extra=KillAt(step=7), epochs=4) is None
+    state = torch.load(tmp_path / "last.ckpt", weights_only=True)
+    assert state["tf4ctr"] == __version__
+    state["tf4ctr"], state["state_dict"]["network.dfm.weight"] = "0.0.7", torch.ones(3)
+    torch.save(state, tmp_path / "old.ckpt")
+    with pytest.raises(InputError, match=r"another network: .*shape: dfm.weight\. It was written by version 0.0.7"):
+        run(dataset, tmp_path, ckpt=tmp_path / "old.ckpt", epochs=4)
+
+
+def test_fewer_epochs_than_the_checkpoint_has_are_refused(dataset, tmp_path):
+    assert run(dataset, tmp_path, extra=KillAt(step=12), every=1, epochs=4) is None
+    with pytest.raises(InputError, match="written after 2 epochs, and trainer.max_epochs is 1: raise it"):
+        run(dataset, tmp_path, ckpt=tmp_path / "last.ckpt", epochs=1)
+
+
+def test_a_full_disk_keeps_the_earlier_checkpoint(dataset, tmp_path, monkeypatch):
+    save, paths = Trainer.save_checkpoint, []
+
+    def full_at_the_third(self, path, *args, **options):
+        if str(path).endswith("last.partial"):
+            paths.append(path)
+        if len(paths) == 3:
+            path.write_bytes(b"half of it")
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        save(self, path, *args, **options)
+
+    monkeypatch.setattr(Trainer, "save_checkpoint", full_at_the_third)
+    with pytest.raises(
+        InputError, match=r"last.ckpt cannot be written \(No space left on device\); the earlier one is intact"
+    ):
+        run(dataset, tmp_path, every=1)
+    assert not (tmp_path / "last.partial").exists()
+    assert torch.load(tmp_path / "last.ckpt", weights_only=True)["global_step"] == 2
+
+
+def test_the_same_seed_gives_the_same_run(dataset, unbroken, tmp_path):
+    assert_same(run(dataset, tmp_path, epochs=4), unbroken)
