@@ -1,4 +1,4 @@
-# Everything a person needs from a fresh clone: make train, make test. Needs Python 3.11 or newer and a package registry.
+# make train and make test work on a fresh clone. They need Python 3.11 or newer and a package registry.
 .DEFAULT_GOAL := help
 PYTHON ?= python3
 VENV := .venv
@@ -9,7 +9,7 @@ DEEPCTR := .venv-deepctr
 
 .PHONY: help setup train test bench lint format clean
 
-help:  ## list the targets
+help:  ## list all targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## ?/  make \1\t/' | expand -t 16
 
 setup: $(READY)  ## build .venv with everything the project needs
@@ -23,10 +23,10 @@ $(READY): pyproject.toml
 train: $(READY)  ## train and test a model: make train ARGS="backbone=deepfm dataset=frappe"
 	$(RUN) src/train.py $(ARGS)
 
-test: $(READY)  ## run every test
+test: $(READY)  ## run all tests: make test ARGS=tests/test_x.py for one file
 	$(RUN) -m pytest $(ARGS)
 
-bench: $(READY) $(FUXICTR)/.ready $(DEEPCTR)/.ready  ## measure beside plain alternatives and other libraries: ARGS="2000000 3" for fewer rows
+bench: $(READY) $(FUXICTR)/.ready $(DEEPCTR)/.ready  ## compare with plain alternatives and other libraries: ARGS="2000000 3" for fewer rows
 	$(RUN) tests/benchmarks/bench.py
 	$(RUN) tests/benchmarks/training.py
 	$(RUN) tests/benchmarks/data.py $(ARGS)
@@ -44,13 +44,13 @@ $(DEEPCTR)/.ready:
 	$(DEEPCTR)/bin/pip install --disable-pip-version-check deepctr-torch==0.3.0 requests "polars>=2.1,<3"
 	@touch $(DEEPCTR)/.ready
 
-lint: $(READY)  ## ruff, mypy and codespell
+lint: $(READY)  ## check with ruff, mypy and codespell
 	$(RUN) -m ruff check
 	$(RUN) -m ruff format --check
 	$(RUN) -m mypy
 	$(RUN) -m codespell_lib
 
-format: $(READY)  ## let ruff format and mend
+format: $(READY)  ## format and fix with ruff
 	$(RUN) -m ruff check --fix
 	$(RUN) -m ruff format
 

@@ -18,7 +18,7 @@ from tf4ctr.data.transforms import TRANSFORMS
 from tf4ctr.errors import InputError
 
 FRACTION = ".0"  # the end of a whole number that was written as a float
-WHOLE = r"^-?\d+(\.0)?$"
+NUMBER = r"^-?\d+(\.\d+)?$"
 
 
 def value_names(field: str, folder: Path) -> pl.Series:
@@ -32,8 +32,7 @@ class RowEncoder:
 
     Unknown and missing values become their field's last table row.
 
-    Fields whose known values are all whole numbers compare them as numbers, so that 3 and 3.0 are
-    the same value whatever wrote them.
+    Fields whose known values are all numbers take 3 and 3.0 as the same value, whatever wrote them.
 
     Attributes:
         columns: raw columns that the fields are made of.
@@ -110,8 +109,8 @@ def _load(name: str, size: int, folder: Path) -> pl.Series:
 
 
 def _as_numbers(values: pl.Series) -> pl.Series | None:
-    """Known values without a fraction, if all are whole numbers and stay different; else None."""
-    if not len(values) or not values.str.contains(WHOLE).all():
+    """Known values without `.0` at the end, if all are numbers and stay different; else None."""
+    if not len(values) or not values.str.contains(NUMBER).all():
         return None
     numbers = values.str.strip_suffix(FRACTION)
     return numbers if numbers.n_unique() == len(numbers) else None

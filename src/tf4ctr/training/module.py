@@ -297,7 +297,8 @@ class CTRModule(LightningModule):
         load_network(self.network, checkpoint)
         self._check_epoch(checkpoint["epoch"])
         self._random_state = saved_random_state(checkpoint)
-        terms = own_of(checkpoint.get("train_terms", [{}]))
+        ranks = checkpoint.get("train_terms", [{}])  # one dict in checkpoints of version 0.1.0
+        terms = own_of(ranks if isinstance(ranks, list) else [ranks])
         self.train_terms = {name: torch.tensor(total, device=self.device) for name, total in terms.items()}
         self._train_rows = checkpoint.get("train_rows", 0)
 
