@@ -1,8 +1,9 @@
-"""A csv of Avazu's shape: its column names, the lengths of its values, how many there are and how unevenly they come up.
+"""Random csv files of Avazu's shape: its column names, and the lengths and frequencies of values.
 
     python tests/benchmarks/avazu.py FOLDER ROWS
 
-writes FOLDER/train-00.csv, ..., two million rows a file (about 300 MB). Nothing of the real data is in it.
+writes FOLDER/train-00.csv, ..., two million rows per file (about 300 MB). They contain nothing of
+the real data.
 """
 
 import sys
@@ -13,7 +14,8 @@ import polars as pl
 from rich.progress import track
 
 FILE_ROWS = 2_000_000
-# column: number of values, exponent of u in value = n * u ** exponent (the larger, the more uneven), how a value is written
+# column: number of values n, and the exponent in value = n * u ** exponent, u uniform in [0, 1).
+# A larger exponent makes frequencies more uneven. A value is written as eight hex digits.
 HASHED = {
     "site_id": (4_737, 6),
     "site_domain": (7_745, 7),
@@ -25,6 +27,7 @@ HASHED = {
     "device_ip": (6_729_486, 2.5),
     "device_model": (8_251, 4),
 }
+# the same, and the smallest value; a value is written as a number
 NUMBERED = {
     "C1": (7, 3, 1001),
     "banner_pos": (7, 3, 0),
@@ -40,25 +43,17 @@ NUMBERED = {
     "C21": (60, 2, 15),
 }
 COLUMNS = (
-    *(
-        "id",
-        "click",
-        "hour",
-        "C1",
-        "banner_pos",
-        "site_id",
-        "site_domain",
-        "site_category",
-        "app_id",
-        "app_domain",
-        "app_category",
-    ),
-    *("device_id", "device_ip", "device_model", "device_type", "device_conn_type", *(f"C{i}" for i in range(14, 22))),
+    *("id", "click", "hour", "C1", "banner_pos", "site_id", "site_domain", "site_category"),
+    *("app_id", "app_domain", "app_category", "device_id", "device_ip", "device_model"),
+    *("device_type", "device_conn_type", *(f"C{i}" for i in range(14, 22))),
 )
 
 
 def write(folder: Path, rows: int) -> list[Path]:
-    """Write `rows` rows and return the files; the first files are the same whatever `rows` is, the last may be cut."""
+    """Write `rows` rows and return the files.
+
+    The last file can be shorter. The others are the same for every number of rows.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     names = {name: _hashes(count, seed) for seed, (name, (count, _)) in enumerate(HASHED.items())}
     effect = np.random.default_rng(0).normal(size=2**16)
@@ -71,7 +66,10 @@ def write(folder: Path, rows: int) -> list[Path]:
 
 
 def _hashes(count: int, seed: int) -> pl.Series:
-    """Return `count` different texts of eight hex digits: an odd factor permutes the 32-bit numbers."""
+    """Return `count` different texts of eight hex digits.
+
+    They are different because an odd factor permutes the 32-bit numbers.
+    """
     numbers = (np.arange(count, dtype=np.uint64) * 2_654_435_761 + seed * 97_531) % 2**32
     digits = numbers.astype(">u4").tobytes().hex()
     return pl.Series([digits[i : i + 8] for i in range(0, 8 * count, 8)])

@@ -1,7 +1,8 @@
-"""make bench: what the project does in its own way, beside the plain way of doing the same work.
+"""make bench: parts of the project, each compared with the usual way to do the same work.
 
-Both sides run in turn, ours then theirs, RUNS times after a warm-up; a ratio is theirs / ours, pair by pair, and what is printed
-is its median with the smallest and largest. Threads are torch's own choice for both.
+Both sides run in turn, ours then theirs, RUNS times after a warm-up. A ratio is theirs / ours, pair
+by pair; its median, smallest and largest value are printed. Both sides use torch's default number
+of threads.
 """
 
 import platform
@@ -42,7 +43,7 @@ ROWS, BATCH = 200_000, 10_000
 
 
 def gauc() -> Iterator[Callable[[], float]]:
-    """gAUC of 200 thousand rows in 4 thousand groups: one sort, and scikit-learn group by group."""
+    """gAUC of 200 thousand rows in 4 thousand groups: one sort, or scikit-learn group by group."""
     rng = np.random.default_rng(0)
     score, label, group = (
         rng.normal(size=200_000).astype("f4"),
@@ -68,7 +69,7 @@ def gauc() -> Iterator[Callable[[], float]]:
 
 
 class RowByRow(Dataset):
-    """The usual Dataset: one row at a time, collated by the DataLoader."""
+    """The usual Dataset: one row at a time, which the DataLoader collates."""
 
     def __init__(self, stream: MemoryStream) -> None:
         self.ids, self.label = stream.held.ids, stream.held.label
@@ -81,25 +82,24 @@ class RowByRow(Dataset):
 
 
 def stream(folder: Path) -> Iterator[Callable[[], int]]:
-    """One shuffled epoch of batches: the stream, and a DataLoader over a Dataset of rows."""
+    """One shuffled epoch of batches: the stream, or a DataLoader over a Dataset of rows."""
     ours = MemoryStream(folder, "train", BATCH, shuffle=True)
     yield lambda: sum(len(batch.label) for batch in ours)
     yield lambda: sum(len(label) for _, label in DataLoader(RowByRow(ours), BATCH, shuffle=True))
 
 
 def make_module(schema: Schema) -> CTRModule:
-    shallow, deep = (
-        partial(MLP, hidden_units=[400, 400], dropout=0.2),
-        partial(MLP, hidden_units=[400, 400, 400], dropout=0.2),
-    )
-    network = Network(
-        schema, FieldEmbedding, 16, SeparateRepresentation, {"simple": shallow, "complex": deep}, WeightedSum
-    )
+    """The dual MLP under TF4CTR, with frappe's published settings."""
+    encoders = {
+        "simple": partial(MLP, hidden_units=[400, 400], dropout=0.2),
+        "complex": partial(MLP, hidden_units=[400, 400, 400], dropout=0.2),
+    }
+    network = Network(schema, FieldEmbedding, 16, SeparateRepresentation, encoders, WeightedSum)
     return CTRModule(schema, network, TFLoss(0.25, 1, 0.7), partial(torch.optim.Adam, lr=1e-3, fused=True), 0.1)
 
 
 def epoch(folder: Path) -> Iterator[Callable[[], int]]:
-    """One epoch of the dual MLP under TF4CTR without validation: inside Lightning, and in a bare loop."""
+    """One epoch of the dual MLP under TF4CTR, not validated: in Lightning, or in a bare loop."""
     data = CTRDataModule(folder, BATCH)
 
     def in_lightning() -> int:
@@ -131,24 +131,23 @@ def epoch(folder: Path) -> Iterator[Callable[[], int]]:
 
 
 def rowwise() -> Iterator[Callable[[], float]]:
-    """Five steps of 10,000 rows of 22 fields over 5 million values, deepfm under TF4CTR: embedding=rowwise, and dense."""
+    """Five steps of 10,000 rows of 22 fields over 5 million values: embedding rowwise, or dense."""
     for sparse in (True, False):
         yield from steps(5_000_000, sparse)
 
 
 def table_size() -> Iterator[Callable[[], float]]:
-    """Five such steps with embedding=rowwise: over 5 million values (ours), and over 50 thousand."""
+    """The same with embedding=rowwise: over 5 million values (ours), or over 50 thousand."""
     for values in (5_000_000, 50_000):
         yield from steps(values, sparse=True)
 
 
 def steps(values: int, sparse: bool) -> Iterator[Callable[[], float]]:
+    """A function that takes five steps of deepfm under TF4CTR and returns the last loss."""
     schema = Schema("wide", tuple(Field(f"field{number}", values // 22) for number in range(22)), "click")
-    complex_ = partial(MLP, hidden_units=[400, 400, 400])
-    ssem = SeparateRepresentation
-    network = Network(
-        schema, partial(FieldEmbedding, sparse=sparse), 16, ssem, {"simple": FM, "complex": complex_}, WeightedSum
-    )
+    encoders = {"simple": FM, "complex": partial(MLP, hidden_units=[400, 400, 400])}
+    embedding = partial(FieldEmbedding, sparse=sparse)
+    network = Network(schema, embedding, 16, SeparateRepresentation, encoders, WeightedSum)
     module = CTRModule(schema, network, TFLoss(0.25, 1, 0.7), partial(RowwiseAdam, lr=1e-3, fused=True), 1e-5).train()
     optimizer = module.configure_optimizers()
     columns = [
@@ -170,12 +169,14 @@ def steps(values: int, sparse: bool) -> Iterator[Callable[[], float]]:
 
 
 def seconds(work: Callable[[], object]) -> float:
+    """Seconds that `work` takes."""
     started = time.perf_counter()
     work()
     return time.perf_counter() - started
 
 
 def main() -> None:
+    """Measure all comparisons and print their table."""
     quiet_lightning()
     keep_memory()
     table = Table(
@@ -196,13 +197,13 @@ def main() -> None:
             }
         )
         prepared = prepare(spec)
-        for compared in (gauc(), stream(prepared), epoch(prepared), rowwise(), table_size()):
-            ours, theirs = compared
+        for comparison in (gauc(), stream(prepared), epoch(prepared), rowwise(), table_size()):
+            ours, theirs = comparison
             seconds(ours), seconds(theirs)
             times = np.array([(seconds(ours), seconds(theirs)) for _ in range(RUNS)])
             ratio = times[:, 1] / times[:, 0]
             median = np.median(times, axis=0)
-            name = compared.gi_code.co_name  # type: ignore[attr-defined]
+            name = comparison.gi_code.co_name  # type: ignore[attr-defined]
             spread = f"{np.median(ratio):.2f} ({ratio.min():.2f} to {ratio.max():.2f})"
             table.add_row(
                 f"{name}: {globals()[name].__doc__.strip()}", f"{median[0]:.3f} s", f"{median[1]:.3f} s", spread

@@ -1,10 +1,16 @@
-"""FuxiCTR's part of data.py and training.py, run in an environment of its own; its last line has `rows seconds`.
+"""FuxiCTR's part of data.py and training.py.
 
-python fuxictr_side.py prepare RAW_FOLDER FOLDER COLUMN,... [LABEL] [BLOCK_ROWS]     train.csv, valid.csv, test.csv -> its parquet
-python fuxictr_side.py stream FOLDER COLUMN,...                one shuffled epoch of its loader, after one to warm up
-python fuxictr_side.py decode FILE                             pyarrow alone: every row group of a parquet file
-python fuxictr_side.py train FOLDER COLUMN,...                 the dual MLP under TF4CTR of its layers, in its loop; prints seconds of an
-    epoch with validation, of an evaluation, of gAUC alone; and that gAUC
+    python fuxictr_side.py prepare RAW_FOLDER FOLDER COLUMN,... [LABEL] [BLOCK_ROWS]
+    python fuxictr_side.py stream FOLDER COLUMN,...
+    python fuxictr_side.py decode FILE
+    python fuxictr_side.py train FOLDER COLUMN,...
+
+It runs in its own environment. `prepare` converts train.csv, valid.csv and test.csv to its parquet;
+`stream` reads one shuffled epoch with its loader, after a warm-up; `decode` reads all row groups of
+a parquet file with pyarrow alone. Their last line is `rows seconds`.
+
+`train` trains the dual MLP under TF4CTR with its layers and its loop. It prints the seconds of an
+epoch with validation, of an evaluation and of gAUC alone, and the gAUC.
 """
 
 import sys
@@ -65,6 +71,8 @@ def dual_mlp(features, folder: str):
     from fuxictr.pytorch.models import BaseModel
 
     class DualMLP(BaseModel):
+        """The dual MLP of training.py: separate tables, and a learned sum of the two logits."""
+
         def __init__(self) -> None:
             super().__init__(
                 features,
@@ -87,22 +95,19 @@ def dual_mlp(features, folder: str):
 
         def forward(self, inputs):
             x = self.get_inputs(inputs)
-            logits = [
-                encoder(table(x, flatten_emb=True)) for table, encoder in zip(self.tables, self.encoders, strict=True)
-            ]
+            pairs = zip(self.tables, self.encoders, strict=True)
+            logits = [encoder(table(x, flatten_emb=True)) for table, encoder in pairs]
             self.heads = [torch.sigmoid(logit) for logit in logits]
             return {"y_pred": torch.sigmoid(self.share[0] * logits[0] + self.share[1] * logits[1])}
 
         def add_loss(self, return_dict, label):
-            """BCE and the TF Loss of alpha 0.25, gamma 1, c 0.7, from probabilities as its losses are."""
+            """BCE and the TF Loss (alpha 0.25, gamma 1, c 0.7), of probabilities as in FuxiCTR."""
             twin = 0.0
             for p, weight, sign in zip(self.heads, (0.25, 0.75), (1, -1), strict=True):
-                true = torch.where(label == 1, p, 1 - p)
-                factor = 0.7 + true if sign > 0 else 1.3 - true
-                twin = (
-                    twin
-                    + weight * (factor * torch.nn.functional.binary_cross_entropy(p, label, reduction="none")).mean()
-                )
+                q = torch.where(label == 1, p, 1 - p)
+                factor = 0.7 + q if sign > 0 else 1.3 - q
+                bce = torch.nn.functional.binary_cross_entropy(p, label, reduction="none")
+                twin = twin + weight * (factor * bce).mean()
             return super().add_loss(return_dict, label) + twin
 
     return DualMLP()
@@ -127,7 +132,7 @@ def train(folder: str, columns: str) -> tuple[float, ...]:
     started = time.perf_counter()
     model.train_epoch(rows[0])
     epoch, started = time.perf_counter() - started, time.perf_counter()
-    found = model.evaluate(rows[1], ["AUC", "logloss", "gAUC"])
+    metrics = model.evaluate(rows[1], ["AUC", "logloss", "gAUC"])
     evaluation = time.perf_counter() - started
     batches = list(rows[1])
     label, group = (
@@ -136,9 +141,9 @@ def train(folder: str, columns: str) -> tuple[float, ...]:
     )
     score = model.predict(rows[1])
     started = time.perf_counter()
-    alone = evaluate_metrics(label, score, ["gAUC"], group)["gAUC"]
-    assert abs(alone - found["gAUC"]) < 1e-9
-    return epoch, evaluation, time.perf_counter() - started, alone
+    gauc = evaluate_metrics(label, score, ["gAUC"], group)["gAUC"]
+    assert abs(gauc - metrics["gAUC"]) < 1e-9
+    return epoch, evaluation, time.perf_counter() - started, gauc
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""That the benchmarks still run, and that both sides do the same work; their figures are not looked at."""
+"""The benchmarks run, and both sides do the same work; their times are not checked."""
 
 import pytest
 
@@ -6,7 +6,7 @@ from benchmarks import bench
 
 
 @pytest.fixture(autouse=True)
-def _small(monkeypatch):
+def _small_batches(monkeypatch):
     monkeypatch.setattr(bench, "BATCH", 50)
 
 
@@ -24,4 +24,4 @@ def test_an_epoch_runs_in_lightning_and_bare(prepared):
 def test_steps_over_a_table_run(sparse):
     (five,) = bench.steps(440, sparse)
     first, second = five(), five()
-    assert second < first  # they train
+    assert second < first  # the loss falls

@@ -1,10 +1,14 @@
-"""make bench, training: the dual MLP under TF4CTR on frappe beside FuxiCTR 2.3.10, DeepCTR-Torch 0.3.0 and the bare matrix products.
+"""make bench, training: the dual MLP under TF4CTR on frappe, compared with other libraries.
 
-    python tests/benchmarks/training.py [RAW_FOLDER] [PAIRS]      frappe's csv files; 3 where nothing is said
+    python tests/benchmarks/training.py [RAW_FOLDER] [PAIRS]
 
-Same rows, same layers, batch 10,000, as many threads on each side. Every measurement of a peer and of ours beside it is a process of its
-own, in turn: one epoch to warm up, then one that is timed, with its validation (AUC, logloss and, where the peer has it, gAUC) and its
-checkpoints. Steps are timed in this process, ours and the bare products in turn.
+RAW_FOLDER has frappe's csv files; PAIRS is 3 by default. The other sides are FuxiCTR 2.3.10,
+DeepCTR-Torch 0.3.0 and the bare matrix products. All have the same rows, layers, batch size and
+number of threads.
+
+Every measurement of a library, ours included, runs in its own process, in turn: one epoch as a
+warm-up, then one that is timed, with its validation (AUC, logloss and, if the library has it, gAUC)
+and its checkpoints. Steps are timed in this process, ours and the bare products in turn.
 """
 
 import importlib.metadata
@@ -38,7 +42,12 @@ SIMPLE, COMPLEX = [80, 400, 400, 1], [160, 400, 400, 400, 1]  # widths of the tw
 
 
 def ours(prepared: str, *overrides: str) -> list[float]:
-    """Seconds of an epoch with its validation, of an evaluation, and of gAUC alone; and the validation's gAUC."""
+    """Train two epochs on `prepared`, the first as a warm-up.
+
+    Returns:
+        seconds of an epoch with its validation, of an evaluation and of gAUC alone, and the gAUC of
+        the validation split.
+    """
     from hydra import compose, initialize_config_dir
     from hydra.core.hydra_config import HydraConfig
     from lightning import Callback
@@ -48,7 +57,7 @@ def ours(prepared: str, *overrides: str) -> list[float]:
     from tf4ctr.experiments.resolvers import register_resolvers
 
     class Clock(Callback):
-        """Looks at the clock when an epoch begins and when all that belongs to it is done."""
+        """Measures the seconds of an epoch with its validation and checkpoints."""
 
         def on_train_epoch_start(self, trainer, module):
             self.started = time.perf_counter()
@@ -83,9 +92,10 @@ def ours(prepared: str, *overrides: str) -> list[float]:
 
 
 def steps(half: bool) -> dict[str, Callable[[], None]]:
-    """A training step of ours, and the matrix products in it alone: of each layer forward, and by weights and input backward.
+    """A training step of ours, and its matrix products alone.
 
-    The products come as torch multiplies, and in fp32 also as oneDNN does, through the operator that our layers call.
+    The products are those of each layer: forward, and the gradients of weights and input. torch
+    computes them, in fp32 also oneDNN, by the function that our layers call.
     """
     from tf4ctr.data.schema import Field, Schema
 
@@ -120,20 +130,19 @@ def steps(half: bool) -> dict[str, Callable[[], None]]:
             multiply(gradient.T, x)
 
     works = {"a training step": step, "its products by torch.mm": partial(products, torch.mm)}
-    return (
-        works
-        if half
-        else {**works, "its products by oneDNN": partial(products, lambda left, right: product(left, right.T))}
-    )
+    if half:
+        return works
+    return {**works, "its products by oneDNN": partial(products, lambda left, right: product(left, right.T))}
 
 
 def measure(*command: object) -> list[float]:
-    """Run a process and return the numbers that it prints last."""
+    """Run a process and return the numbers of its last line of numbers."""
     environment = os.environ | {"RAY_TRAIN_V2_ENABLED": "0", "PYTHONWARNINGS": "ignore"}
-    done = subprocess.run([str(part) for part in command], capture_output=True, text=True, env=environment, check=False)
-    if done.returncode:
-        raise SystemExit(f"{' '.join(map(str, command))}\n{done.stdout[-2000:]}\n{done.stderr[-4000:]}")
-    return printed(done.stdout)
+    words = [str(part) for part in command]
+    process = subprocess.run(words, capture_output=True, text=True, env=environment, check=False)
+    if process.returncode:
+        raise SystemExit(f"{' '.join(words)}\n{process.stdout[-2000:]}\n{process.stderr[-4000:]}")
+    return printed(process.stdout)
 
 
 def main(raw: str = "", pairs: int = 3) -> None:
@@ -142,14 +151,15 @@ def main(raw: str = "", pairs: int = 3) -> None:
     from tf4ctr.data.spec import DatasetSpec
 
     folders = [Path(raw)] if raw else [ROOT / "data" / "raw" / "frappe", ROOT.parent / "shared" / "data" / "frappe"]
-    folder = next((each for each in folders if (each / "train.csv").exists()), None)
+    folder = next((candidate for candidate in folders if (candidate / "train.csv").exists()), None)
     if folder is None:
         print(
-            "training beside other libraries: left out, it needs frappe's csv files (python src/prepare.py dataset=frappe download=true)"
+            "training is skipped: frappe's csv files do not exist;"
+            " run python src/prepare.py dataset=frappe download=true"
         )
         return
     if missing := [str(path) for path in PEERS.values() if not path.exists()]:
-        raise SystemExit(f"{', '.join(missing)} missing: run this through make bench, which builds them")
+        raise SystemExit(f"{', '.join(missing)} missing: run make bench, which builds the environments")
     fields = (folder / "train.csv").open().readline().strip().split(",")[1:]
     files = {split: f"{split}.csv" for split in ("train", "valid", "test")}
     options = {
@@ -164,11 +174,10 @@ def main(raw: str = "", pairs: int = 3) -> None:
     theirs = WORK / "frappe-fuxictr"
     side = {name: Path(__file__).with_name(f"{name}_side.py") for name in PEERS}
     if not (theirs / "feature_map.json").exists():
-        measure(
-            PEERS["fuxictr"], side["fuxictr"], "prepare", folder, theirs, ",".join(fields), "label", 20_000
-        )  # a split of fewer rows than a block it refuses
+        # it refuses a split with fewer rows than a block
+        measure(PEERS["fuxictr"], side["fuxictr"], "prepare", folder, theirs, ",".join(fields), "label", 20_000)
 
-    console, found = Console(width=140), {}
+    console, results = Console(width=140), {}
     us = (sys.executable, __file__, "ours", prepared)
     for pair in range(pairs):
         for name, command in {
@@ -177,53 +186,55 @@ def main(raw: str = "", pairs: int = 3) -> None:
             "ours, bf16": (*us, "trainer.precision=bf16-mixed"),
             "DeepCTR-Torch": (PEERS["deepctr"], side["deepctr"], prepared, ",".join(fields)),
         }.items():
-            found.setdefault(name, []).append(measure(*command))
-            console.print(f"pair {pair + 1}, {name}: {' '.join(f'{number:.4g}' for number in found[name][-1])}")
-    stepped: dict[str, dict[str, np.ndarray]] = {}
+            results.setdefault(name, []).append(measure(*command))
+            console.print(f"pair {pair + 1}, {name}: {' '.join(f'{number:.4g}' for number in results[name][-1])}")
+    step_seconds: dict[str, dict[str, np.ndarray]] = {}
     keep_memory()
     for half in (False, True):
         works = steps(half)
-        for each in works.values():
-            seconds(each)
-        runs = np.array([[seconds(each) for each in works.values()] for _ in range(STEPS)])
-        stepped["bf16" if half else "fp32"] = dict(zip(works, runs.T, strict=True))
+        for work in works.values():  # a warm-up
+            seconds(work)
+        runs = np.array([[seconds(work) for work in works.values()] for _ in range(STEPS)])
+        step_seconds["bf16" if half else "fp32"] = dict(zip(works, runs.T, strict=True))
     score, group = torch.randn(5_000_000), torch.randint(0, 100_000, (5_000_000,))
     label = torch.randint(0, 2, (5_000_000,)).float()
-    many = [seconds(lambda: grouped_auc(score, label, group)) for _ in range(pairs)]
+    large_gauc = [seconds(lambda: grouped_auc(score, label, group)) for _ in range(pairs)]
 
-    versions = f"torch {torch.__version__}, lightning {importlib.metadata.version('lightning')}, FuxiCTR 2.3.10, DeepCTR-Torch 0.3.0"
-    table = Table(
-        title=f"{versions}, {torch.get_num_threads()} threads {platform.machine()}; medians (smallest to largest)"
-    )
+    versions = f"torch {torch.__version__}, lightning {importlib.metadata.version('lightning')}"
+    machine = f"{torch.get_num_threads()} threads {platform.machine()}"
+    table = Table(title=f"{versions}, FuxiCTR 2.3.10, DeepCTR-Torch 0.3.0, {machine}; medians (smallest to largest)")
     for column in ("work", "seconds"):
         table.add_column(column, justify="left" if column == "work" else "right")
-    for name, measured in found.items():
-        for what, values in zip(
-            ("an epoch with validation", "an evaluation", "gAUC alone"), np.array(measured).T, strict=False
-        ):
+    works = ("an epoch with validation", "an evaluation", "gAUC alone")
+    for name, measurements in results.items():
+        for what, values in zip(works, np.array(measurements).T, strict=False):
             if not np.isnan(values).any():
                 table.add_row(f"{name}: {what}", spread(values))
-    for name, measured in stepped.items():
-        for what, values in measured.items():
+    for name, measurements in step_seconds.items():
+        for what, values in measurements.items():
             table.add_row(f"{what}, {name}", spread(values))
-    table.add_row("gAUC of 5,000,000 rows in 100,000 groups", spread(np.array(many)))
+    table.add_row("gAUC of 5,000,000 rows in 100,000 groups", spread(np.array(large_gauc)))
     console.print(table)
 
     ratios = Table(title="ratios, pair by pair: median (smallest to largest)")
     for column in ("ratio", "measured"):
         ratios.add_column(column, justify="left" if column == "ratio" else "right")
     for peer in ("FuxiCTR", "DeepCTR-Torch"):
-        for number, what in enumerate(("an epoch with validation", "an evaluation", "gAUC alone")):
+        for number, what in enumerate(works):
             for name in ("ours", "ours, bf16"):
-                ratio = np.array(found[peer])[:, number] / np.array(found[name])[:, number]
+                ratio = np.array(results[peer])[:, number] / np.array(results[name])[:, number]
                 if not np.isnan(ratio).any() and (number < 2 or name == "ours"):
                     ratios.add_row(f"{what}: {peer} / {name}", spread(ratio))
-    for name, measured in stepped.items():
-        step, *products = measured
+    for name, measurements in step_seconds.items():
+        step, *products = measurements
         for what in products:
-            ratios.add_row(f"{step} / {what}, {name}", spread(measured[step] / measured[what]))
+            ratios.add_row(f"{step} / {what}, {name}", spread(measurements[step] / measurements[what]))
     console.print(ratios)
-    gaucs = {name: spread(np.array(measured)[:, 3]) for name, measured in found.items() if not np.isnan(measured[0][3])}
+    gaucs = {
+        name: spread(np.array(measurements)[:, 3])
+        for name, measurements in results.items()
+        if not np.isnan(measurements[0][3])
+    }
     console.print(f"gAUC of the validation split after two epochs: {gaucs}")
 
 
