@@ -24,7 +24,8 @@ from tf4ctr.data.preparation import prepare
 from tf4ctr.data.schema import Field, Schema
 from tf4ctr.data.spec import DatasetSpec
 
-# not a conftest.py in each folder: pytest would load this file again, and objects of both could not be pickled
+# no conftest.py in the folders: pytest would load this file again for each, and then its functions
+# could not be pickled
 pytest_plugins = ["training.fixtures", "inference.fixtures"]
 ROOT = Path(__file__).resolve().parents[1]
 # A short run spends most of its time on imports. A server process imports once, and forks.
