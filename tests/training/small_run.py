@@ -109,7 +109,9 @@ def run(
         summary,
         LRPlateau(MONITOR, 0.1, 0, 1e-6, 1e-6),
         EarlyStopping(MONITOR, mode="max", patience=2, min_delta=1e-6, check_on_train_epoch_end=False),
-        ModelCheckpoint(folder, "best", MONITOR, mode="max", enable_version_counter=False),
+        ModelCheckpoint(
+            folder, "best", MONITOR, mode="max", enable_version_counter=False, save_on_train_epoch_end=False
+        ),
         *([LastCheckpoint(str(folder), every)] if last else []),
         *([extra] if extra else []),
     ]

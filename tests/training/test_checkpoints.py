@@ -1,6 +1,7 @@
 """Resuming is tested with dropout, plateau, early stopping and both checkpoints at work."""
 
 import errno
+import itertools
 import os
 import signal
 
@@ -9,6 +10,7 @@ import torch
 from lightning import Trainer
 from lightning.pytorch.callbacks import Callback
 
+import tf4ctr.training.module
 from tf4ctr import __version__
 from tf4ctr.errors import InputError
 from training.small_run import KillAt, SignalAt, assert_same, run
@@ -132,3 +134,14 @@ def test_a_full_disk_keeps_the_earlier_checkpoint(dataset, tmp_path, monkeypatch
 
 def test_the_same_seed_gives_the_same_run(dataset, unbroken, tmp_path):
     assert_same(run(dataset, tmp_path, epochs=4), unbroken)
+
+
+@pytest.mark.parametrize("step", [5, 7, 10])
+def test_a_resumed_run_keeps_the_best_checkpoint_of_the_epochs_before(dataset, tmp_path, step, monkeypatch):
+    """Every validation is worse than the one before, so the first epoch is the best one."""
+    falling = itertools.count(0, -1)
+    monkeypatch.setattr(tf4ctr.training.module, "monitor_of", lambda results, stage: float(next(falling)))
+    assert run(dataset, tmp_path, extra=KillAt(step=step), epochs=3) is None
+    end = run(dataset, tmp_path, ckpt=tmp_path / "last.ckpt", epochs=3)
+    assert end.metrics["best_epoch"] == 1
+    assert torch.load(tmp_path / "best.ckpt", weights_only=True)["epoch"] == 0
