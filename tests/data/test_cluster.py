@@ -8,7 +8,7 @@ import pytest
 from conftest import CSV, leftovers, make_spec, write_raw
 from tf4ctr.data.manifest import read_manifest
 from tf4ctr.data.preparation import prepare
-from tf4ctr.data.spec import SPLITS
+from tf4ctr.data.splits import SPLITS
 from tf4ctr.errors import InputError
 
 ray = pytest.importorskip("ray", reason="needs the extra ray")

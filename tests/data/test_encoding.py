@@ -4,9 +4,9 @@ import pytest
 
 from tf4ctr.data import vocabulary
 from tf4ctr.data.encoding import RowEncoder
+from tf4ctr.data.fields import FieldSpec
 from tf4ctr.data.preparation import prepare
 from tf4ctr.data.schema import Field, Schema
-from tf4ctr.data.spec import FieldSpec
 from tf4ctr.errors import InputError
 
 

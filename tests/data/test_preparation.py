@@ -21,7 +21,8 @@ from tf4ctr.data.manifest import read_manifest
 from tf4ctr.data.passes import Tally, open_rows
 from tf4ctr.data.preparation import prepare
 from tf4ctr.data.schema import GROUP, LABEL, Schema
-from tf4ctr.data.spec import SPLITS, DatasetSpec
+from tf4ctr.data.spec import DatasetSpec
+from tf4ctr.data.splits import SPLITS
 from tf4ctr.errors import InputError
 
 

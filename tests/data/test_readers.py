@@ -137,11 +137,11 @@ def test_csv_a_column_named_twice_is_refused(tmp_path):
         rows("csv", tmp_path / "a.csv")
 
 
-def test_parquet_of_numbers_is_read_as_text(tmp_path):
+def test_parquet_keeps_its_types(tmp_path):
     for name in "ab":
         pl.DataFrame({"label": [1], "user": [7], "item": [name]}).write_parquet(tmp_path / f"{name}.parquet")
     found = READERS["parquet"].rows(sorted(tmp_path.glob("*.parquet")), COLUMNS).select(COLUMNS).collect().rows()
-    assert found == [("1", "7", "a"), ("1", "7", "b")]
+    assert found == [(1, 7, "a"), (1, 7, "b")]
 
 
 def test_parquet_with_a_struct_is_refused_and_a_list_is_read(tmp_path):

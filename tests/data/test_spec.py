@@ -2,7 +2,8 @@ import polars as pl
 import pytest
 
 from conftest import CSV, make_spec
-from tf4ctr.data.spec import DatasetSpec, FieldSpec
+from tf4ctr.data.fields import FieldSpec
+from tf4ctr.data.spec import DatasetSpec
 from tf4ctr.errors import InputError
 
 CONFIG = {

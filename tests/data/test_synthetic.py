@@ -56,6 +56,89 @@ def test_region_0_is_easier_than_region_1():
     )
 
 
+def test_without_numbers_the_rows_stay_those_of_0_1_0():
+    rows = synthetic.ClickModel(0).draw(np.random.default_rng([0, 1, 0]), 1000)
+    assert rows.columns == [*synthetic.FIELDS, "click_probability", "click"]
+    assert rows.row(0)[:8] == (231, 1, 2, 0, 1, 15, 2, 0)
+    assert rows.sum().row(0)[:8] == (75631, 44270, 5456, 10454, 1547, 9947, 2419, 491)
+    assert rows["click_probability"].sum() == pytest.approx(343.81636704305515, rel=1e-12)
+    assert rows["click"].sum() == 344
+
+
+@pytest.fixture(scope="module")
+def model():
+    return synthetic.ClickModel(0, numbers=True)
+
+
+@pytest.fixture(scope="module")
+def rows(model):
+    return model.draw(np.random.default_rng(1), 20_000)
+
+
+def test_numbers_leave_the_ids_as_they_are(rows):
+    alone = synthetic.ClickModel(0).draw(np.random.default_rng(1), 20_000)
+    assert rows.select(*synthetic.FIELDS).equals(alone.select(*synthetic.FIELDS))
+    assert rows["click"].mean() == pytest.approx(alone["click"].mean(), abs=0.02)
+    assert not rows["click"].equals(alone["click"])
+
+
+def test_numbers_and_the_list_are_in_the_files(tmp_path):
+    synthetic.generate(tmp_path / "a", train=2000, valid=100, test=1, seed=4, numbers=True)
+    train = read(tmp_path / "a", "train")
+    assert train.select("price", "age", "noise", "tags").dtypes == [pl.Float64, pl.Int32, pl.Float64, pl.List(pl.Int32)]
+    assert train["tags"].list.len().unique().to_list() == [0, 1, 2, 3, 4]
+    assert train["tags"].list.explode().drop_nulls().is_between(0, synthetic.TAGS[0] - 1).all()
+    assert train["age"].null_count() / 2000 == pytest.approx(synthetic.MISSING_AGES, abs=0.03)
+    assert (train["age"].min(), train["age"].max()) == synthetic.AGES
+    assert train["price"].equals(train["price"].round(2))
+    assert train.select("price", "noise", "tags").null_count().row(0) == (0, 0, 0)
+    assert read(tmp_path / "a", "test").columns == train.columns
+
+
+def test_effects_are_those_that_the_docstring_states(rows):
+    rate = rows["click"].mean()
+    by_price = [part["click"].mean() for part in rows.sort("price").iter_slices(4000)]
+    assert min(by_price[1:4]) > rate > max(by_price[0], by_price[4]) + 0.05  # the middle is best
+    known = rows.filter(pl.col("age").is_not_null())
+    by_age = [known.filter(pl.col("age").is_between(age, age + 8))["click"].mean() for age in range(18, 80, 9)]
+    assert by_age == sorted(by_age)
+    missing = rows.filter(pl.col("age").is_null())["click"].mean()
+    assert missing < by_age[3] - 0.1  # the effect of a gap is not that of the mean age
+    assert abs(np.corrcoef(rows["noise"], rows["click"])[0, 1]) < 3 / np.sqrt(len(rows))
+
+
+def test_effects_of_tags_are_added(model, rows):
+    lists = pl.Series([[], [2], [5], [2, 5], [2, 2]], dtype=pl.List(pl.Int32))
+    none, first, second, both, twice = model.extras.effect(rows[[0] * 5].with_columns(tags=lists))
+    assert both - none == pytest.approx(first - none + second - none)
+    assert twice - none == pytest.approx(2 * (first - none))
+    assert first - none == pytest.approx(model.extras.tag_effect[2] / model.extras.deviation)
+
+
+def averaged(model, rows, hidden, draws=40):
+    """The click probability, averaged over the hidden columns' values in the first rows."""
+    score = model._score({name: rows[name].to_numpy() for name in synthetic.FIELDS})
+    total = np.zeros(len(rows))
+    for number in range(draws):
+        drawn = rows.select(hidden)[[number] * len(rows)]
+        effect = model.extras.effect(rows.with_columns(drawn))
+        total += synthetic.click_probability(synthetic.mixed(score, effect), rows["region"].to_numpy())
+    return total / draws
+
+
+def test_the_best_auc_with_numbers_is_that_of_the_true_probability(model, rows):
+    assert roc_auc_score(rows["click"], rows["click_probability"]) == pytest.approx(0.830, abs=0.001)
+    np.testing.assert_allclose(averaged(model, rows, ["noise"], draws=1), rows["click_probability"])
+
+
+@pytest.mark.parametrize(
+    ("hidden", "best"),
+    [(["price", "age", "tags"], 0.734), (["price", "age"], 0.757), (["price"], 0.806), (["tags"], 0.806)],
+)
+def test_a_model_that_does_not_see_a_column_is_far_below_the_best_auc_of_0_830(model, rows, hidden, best):
+    assert roc_auc_score(rows["click"], averaged(model, rows, hidden)) == pytest.approx(best, abs=0.003)
+
+
 def test_the_best_auc_in_the_manifest_is_the_auc_of_the_true_probability(tmp_path):
     spec = make_spec(
         tmp_path,

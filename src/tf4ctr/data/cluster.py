@@ -16,8 +16,10 @@ import polars as pl
 import ray
 
 from tf4ctr.data import faults
-from tf4ctr.data.passes import PARQUET, SPLIT, Known, Step, Tally, Tick, open_rows, write_parts
-from tf4ctr.data.spec import ALL, SPLITS, DatasetSpec, RawFiles
+from tf4ctr.data.passes import PARQUET, SPLIT, Known, Moments, Step, Tally, Tick, open_rows, write_parts
+from tf4ctr.data.raw_files import RawFiles
+from tf4ctr.data.spec import DatasetSpec
+from tf4ctr.data.splits import ALL, SPLITS
 from tf4ctr.errors import InputError
 
 TASKS_PER_CORE = 2  # that wait or run at a time, so that finished results do not pile up
@@ -41,7 +43,7 @@ class Result(NamedTuple):
 
     block: Block
     rows: int
-    tally: Tally | None = None
+    tally: Tally | Moments | None = None
 
 
 class Failure(NamedTuple):
@@ -84,11 +86,10 @@ class RayEngine:
             first += rows[block]
         return numbered
 
-    def count(self, split: str, tally: Tally, tick: Tick) -> None:
+    def count(self, split: str, tally: Tally | Moments, tick: Tick) -> None:
         """First pass: every worker returns the tally of its file."""
-        for result in self._run(_count, self.blocks[split], tick):
-            assert result.tally is not None
-            tally.add(result.tally)
+        for result in self._run(_count, self.blocks[split], tick, type(tally)):
+            tally.add(result.tally)  # type: ignore[arg-type]
 
     def encode(self, known: Known, rows: Mapping[str, int], folder: Path, step: Step) -> None:
         """Second pass: a block is written into files of its own, which are then joined in order."""
@@ -138,11 +139,12 @@ def _number(spec: DatasetSpec, raw: RawFiles, block: Block) -> Result | Failure:
     return _caught(lambda: Result(block, raw.rows([block.path], spec.columns).select(pl.len()).collect().item()))
 
 
-def _count(spec: DatasetSpec, raw: RawFiles, block: Block) -> Result | Failure:
+def _count(spec: DatasetSpec, raw: RawFiles, block: Block, kind: type[Tally | Moments]) -> Result | Failure:
     def work() -> Result:
-        tally = Tally(spec, block.split)
-        tally.count(block.open(spec, raw), lambda rows: None)
-        return Result(block, int(tally.checks["rows"].sum()) if len(tally.checks) else 0, tally)
+        rows: list[int] = []
+        tally = kind(spec, block.split)
+        tally.count(block.open(spec, raw), rows.append)
+        return Result(block, sum(rows), tally)
 
     return _caught(work)
 

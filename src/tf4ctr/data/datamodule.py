@@ -10,7 +10,7 @@ import torch
 from lightning import LightningDataModule
 
 from tf4ctr.data.schema import Schema
-from tf4ctr.data.spec import SPLITS
+from tf4ctr.data.splits import SPLITS
 from tf4ctr.data.stream import DiskStream, MemoryStream, Stream, count_rows
 from tf4ctr.errors import InputError, did_you_mean
 
@@ -65,8 +65,9 @@ class CTRDataModule(LightningDataModule):
 
     @property
     def bytes(self) -> int:
-        """Memory of all splits in bytes: int32 ids, float32 label, int64 group."""
-        row = 4 * len(self.schema.columns) + 4 + (8 if self.schema.group else 0)
+        """Memory of all splits in bytes: ids, numbers, label and weight in 32 bits, group in 64."""
+        parts = len(self.schema.columns) + len(self.schema.number_columns) + 1 + bool(self.schema.weight)
+        row = 4 * parts + (8 if self.schema.group else 0)
         return row * sum(count_rows(self.prepared_dir, split) for split in SPLITS)
 
     @property

@@ -3,7 +3,7 @@
 Needs no torch.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,19 +11,22 @@ import polars as pl
 from numpy.typing import NDArray
 
 from tf4ctr.data import vocabulary
-from tf4ctr.data.faults import bad_value
-from tf4ctr.data.schema import Schema
-from tf4ctr.data.spec import FieldSpec
-from tf4ctr.data.transforms import TRANSFORMS
+from tf4ctr.data.fields import FieldSpec
+from tf4ctr.data.passes import encode_field
+from tf4ctr.data.readers import as_text
+from tf4ctr.data.schema import IDS, Field, Schema
 from tf4ctr.errors import InputError
 
 FRACTION = ".0"  # the end of a whole number that was written as a float
 NUMBER = r"^-?\d+(\.\d+)?$"
 
 
-def value_names(field: str, folder: Path) -> pl.Series:
+def value_names(field: Field, folder: Path) -> pl.Series:
     """Names of a field's table rows: `(none)`, the known values, `(out of vocabulary)`."""
-    known = vocabulary.load(field, folder).cast(pl.String)
+    if field.hashed:
+        known = pl.select(pl.format("(hash {})", pl.int_range(1, field.vocabulary_size - 1))).to_series()
+    else:
+        known = vocabulary.load(field.of or field.name, folder).cast(pl.String)
     return pl.concat([pl.Series(["(none)"]), known, pl.Series(["(out of vocabulary)"])])
 
 
@@ -50,13 +53,14 @@ class RowEncoder:
 
     def __init__(self, schema: Schema, fields: Sequence[FieldSpec], folder: Path) -> None:
         self.schema, self.fields = schema, tuple(fields)
-        self.values = {field.name: _load(field.name, field.vocabulary_size, folder) for field in schema.fields}
-        self.columns = list(dict.fromkeys(field.raw for field in fields))
+        owners = [field for field in schema.id_fields if field.of is None and not field.hashed]
+        self.values = {field.name: _load(field.name, field.vocabulary_size, folder) for field in owners}
+        self.columns = list(dict.fromkeys(field.raw for field in fields if field.file is None))
         self.unknown_W = np.concatenate(
-            [np.repeat(schema.unknown_of(field.name), field.width) for field in schema.fields]
+            [np.repeat(schema.unknown_of(field.name), field.width) for field in schema.id_fields]
         )
         self._known = {name: _as_numbers(values) for name, values in self.values.items()}
-        self._expressions: dict[tuple[bool, ...], list[pl.Expr]] = {}
+        self._expressions: dict[tuple[str, ...], list[pl.Expr]] = {}
 
     def ids(self, rows: pl.DataFrame) -> NDArray[np.int32]:
         """Columns of text or lists of texts, `columns` among them -> ids [N, W].
@@ -64,38 +68,53 @@ class RowEncoder:
         Raises:
             InputError: a list where a field takes one value, or the reverse.
         """
-        lists = tuple(isinstance(rows.schema[column], pl.List) for column in self.columns)
-        if lists not in self._expressions:
-            self._expressions[lists] = self._encode(rows.schema)
-        return rows.select(self._expressions[lists]).to_numpy(order="c", writable=True)
+        ids = self._encoded(rows, [field for field in self.fields if field.kind == IDS])
+        return ids.select(self.schema.columns).to_numpy(order="c", writable=True)
 
-    def _encode(self, dtypes: pl.Schema) -> list[pl.Expr]:
-        columns = []
-        for field, encoded in zip(self.fields, self.schema.fields, strict=True):
-            value, numbers = field.value(dtypes[field.raw]), self._known[encoded.name]
-            if numbers is not None:
-                stripped = pl.element().str.strip_suffix(FRACTION)
-                value = value.str.strip_suffix(FRACTION) if encoded.width == 1 else value.list.eval(stripped)
-            known = self.values[encoded.name] if numbers is None else numbers
-            columns += vocabulary.encode(encoded, value, known, self.schema.offset_of(encoded.name))
-        return columns
+    def numbers(self, rows: pl.DataFrame) -> NDArray[np.float32]:
+        """The same for the numbers -> scaled numbers [N, numbers], NaN where missing."""
+        numbers = self._encoded(rows, [field for field in self.fields if field.kind != IDS and field.file is None])
+        columns = numbers.select(self.schema.number_columns).fill_null(float("nan"))
+        return columns.to_numpy(order="c", writable=True)
 
-    def fault(self) -> pl.Expr:
+    def _encoded(self, rows: pl.DataFrame, fields: Sequence[FieldSpec]) -> pl.DataFrame:
+        dtypes = {field.raw: rows.schema[field.raw] for field in fields}
+        key = (*(field.name for field in fields[:1]), *map(str, dtypes.values()))
+        if key not in self._expressions:
+            self._expressions[key] = [column for field in fields for column in self._encode(field, dtypes[field.raw])]
+        return rows.select(self._expressions[key])
+
+    def _encode(self, field: FieldSpec, dtype: pl.DataType) -> list[pl.Expr]:
+        numbers = self._known.get(field.of or field.name)
+        if field.kind != IDS or numbers is None:
+            return encode_field(field, self.schema, self.values, dtype)
+        value, encoded = field.value(dtype), self.schema[field.name]
+        stripped = pl.element().str.strip_suffix(FRACTION)
+        value = value.str.strip_suffix(FRACTION) if encoded.width == 1 else value.list.eval(stripped)
+        return vocabulary.encode(encoded, value, numbers, self.schema.offset_of(field.name))
+
+    def fault(self, dtypes: Mapping[str, pl.DataType] | None = None) -> pl.Expr:
         """The first invalid value of a row and what is expected instead; null for a valid row.
 
         A value is invalid if its field's transform does not accept it.
         """
-        faults = [
-            pl.when(bad_value(field.raw, field.transform)).then(
-                pl.format(
-                    f"column '{field.raw}' is '{{}}', expected {TRANSFORMS[field.transform].expected}",
-                    pl.col(field.raw),
+        reasons = []
+        for field in self.fields:
+            dtype = (dtypes or {}).get(field.raw)
+            if field.file is None and (bad := field.bad(dtype)) is not None:
+                shown = _shown(pl.col(field.raw), dtype)
+                reasons.append(
+                    pl.when(bad).then(pl.format(f"column '{field.raw}' is '{{}}', expected {field.expected}", shown))
                 )
-            )
-            for field in self.fields
-            if field.transform
-        ]
-        return pl.coalesce(*faults, pl.lit(None, pl.String))
+        return pl.coalesce(*reasons, pl.lit(None, pl.String))
+
+
+def _shown(value: pl.Expr, dtype: pl.DataType | None) -> pl.Expr:
+    """A raw value as text; a list in brackets."""
+    if dtype is None or not dtype.is_nested():
+        return value
+    texts = as_text(value, dtype).list.eval(pl.element().fill_null("null"))
+    return pl.format("[{}]", texts.list.join(", "))
 
 
 def _load(name: str, size: int, folder: Path) -> pl.Series:

@@ -3,46 +3,77 @@
 `checks` finds out whether a split has invalid rows. The other functions then find the line.
 """
 
+import operator as op
 from collections.abc import Mapping
-from typing import NoReturn
+from typing import NamedTuple, NoReturn
 
 import polars as pl
 
-from tf4ctr.data.readers import SHORT, gzipped
-from tf4ctr.data.spec import ALL, DatasetSpec, RawFiles
-from tf4ctr.data.transforms import TRANSFORMS
+from tf4ctr.data.raw_files import RawFiles
+from tf4ctr.data.readers import READERS, SHORT, compressed
+from tf4ctr.data.spec import COMPARISON, DatasetSpec
+from tf4ctr.data.splits import ALL
+from tf4ctr.data.transforms import finite
 from tf4ctr.errors import InputError
 
-BAD_LABEL = "bad_labels"
 TRUTH = {"true": 1.0, "false": 0.0}  # labels that are words, in any case
-EXPECTED_LABEL = "0 or 1, or true or false"
+EXPECTED_LABEL = '0 or 1, or true or false (or set dataset.label to {column: ..., positive: ">= 4"})'
+OPERATORS = {">=": op.ge, ">": op.gt, "<=": op.le, "<": op.lt, "==": op.eq, "!=": op.ne}
 SHOWN_ERROR = 200  # characters of a library's message
 
 
 def label(spec: DatasetSpec) -> pl.Expr:
-    """The label as a number: 0, 1, 0.0, 1.0, true and false in any case.
+    """The label as a number: 0, 1, 0.0, 1.0, true and false in any case, or what `positive` says.
 
     Other numbers stay what they are, other texts are null.
     """
     text = pl.col(spec.label)
-    words = text.str.to_lowercase().replace_strict(TRUTH, default=None, return_dtype=pl.Float64)
-    return pl.coalesce(text.cast(pl.Float64, strict=False), words).alias(spec.label)
+    if spec.positive is None:
+        words = text.str.to_lowercase().replace_strict(TRUTH, default=None, return_dtype=pl.Float64)
+        return pl.coalesce(text.cast(pl.Float64, strict=False), words).alias(spec.label)
+    if isinstance(spec.positive, tuple):
+        return text.is_in(spec.positive).cast(pl.Float64).alias(spec.label)
+    operator, number = COMPARISON.fullmatch(spec.positive).groups()  # type: ignore[union-attr]
+    return OPERATORS[operator](finite(text), float(number)).cast(pl.Float64).alias(spec.label)
 
 
 def _bad_label(spec: DatasetSpec) -> pl.Expr:
     return ~label(spec).is_in([0.0, 1.0]).fill_null(False)
 
 
-def bad_value(column: str, transform: str) -> pl.Expr:
-    """Whether a raw text lacks the form that the transform needs; a missing value does not."""
-    return (~pl.col(column).str.contains(TRANSFORMS[transform].pattern)).fill_null(False)
+def _expected_label(spec: DatasetSpec) -> str:
+    if spec.positive is None:
+        return EXPECTED_LABEL
+    return "a number" if isinstance(spec.positive, str) else "a text"
 
 
-def checks(spec: DatasetSpec) -> list[pl.Expr]:
-    """Counts of invalid rows: `bad_labels`, `__short`, `bad NAME` of fields with a transform."""
-    counts = {BAD_LABEL: _bad_label(spec), SHORT: pl.col(SHORT)}
-    counts |= {f"bad {field.name}": bad_value(field.raw, field.transform) for field in spec.fields if field.transform}
-    return [invalid.sum().cast(pl.Int64).alias(name) for name, invalid in counts.items()]
+class Check(NamedTuple):
+    """What must hold of every row: `invalid` is true where it does not, because of `column`."""
+
+    column: str
+    invalid: pl.Expr
+    expected: str
+
+
+def row_checks(spec: DatasetSpec, dtypes: Mapping[str, pl.DataType]) -> dict[str, Check]:
+    """All checks by name, beside that of short rows; `dtypes` are those of the raw columns."""
+    checks = {"label": Check(spec.label, _bad_label(spec), _expected_label(spec))}
+    if spec.weight:
+        weight = finite(pl.col(spec.weight))
+        checks["weight"] = Check(spec.weight, ~(weight >= 0).fill_null(False), "a finite number from 0 on")
+    if spec.split and (spec.split.values or spec.split.moments):
+        expected = "one of dataset.split.values" if spec.split.values else "a number or an ISO date"
+        checks["split"] = Check(spec.split.by, spec.split.number().is_null(), expected)
+    for field in spec.fields:
+        if field.file is None and (bad := field.bad(dtypes[field.raw])) is not None:
+            checks[f"field {field.name}"] = Check(field.raw, bad, field.expected)
+    return checks
+
+
+def checks(spec: DatasetSpec, dtypes: Mapping[str, pl.DataType]) -> list[pl.Expr]:
+    """Counts of invalid rows: `__short`, and those of `row_checks`."""
+    invalid = {SHORT: pl.col(SHORT), **{name: check.invalid for name, check in row_checks(spec, dtypes).items()}}
+    return [rows.sum().cast(pl.Int64).alias(name) for name, rows in invalid.items()]
 
 
 def check_types(spec: DatasetSpec, dtypes: Mapping[str, pl.DataType]) -> None:
@@ -51,18 +82,19 @@ def check_types(spec: DatasetSpec, dtypes: Mapping[str, pl.DataType]) -> None:
     Raises:
         InputError: a list where one value is needed, or the reverse.
     """
-    for key in ("label", "group", "click_probability"):
+    for key in ("label", "group", "weight", "click_probability"):
         column = getattr(spec, key)
         if column and isinstance(dtypes[column], pl.List):
             raise InputError(f"dataset.{key}: its column '{column}' is a list, expected one value per row")
     for field in spec.fields:
-        field.value(dtypes[field.raw])
+        if field.file is None:
+            field.value(dtypes[field.raw])
 
 
 def refuse_unreadable(spec: DatasetSpec, raw: RawFiles, split: str, error: Exception) -> NoReturn:
     """Raise for a raw file that cannot be read to its end; name its invalid lines."""
     for path in raw.files[split]:
-        if gzipped(path):
+        if compressed(path) or not READERS[raw.reader].lines:
             continue  # a line of the file is not a line of the text
         with path.open("rb") as file:
             for number, line in enumerate(file, 1):
@@ -101,26 +133,26 @@ def refuse_invalid(spec: DatasetSpec, raw: RawFiles, split: str, counts: Mapping
     """Raise for what `checks` counted, with the first invalid line."""
     if counts[SHORT]:
         refuse_short_rows(spec, raw, split)
-    if counts[BAD_LABEL]:
-        _refuse_first(spec, raw, split, _bad_label(spec), spec.label, EXPECTED_LABEL, counts[BAD_LABEL])
-    for field in spec.fields:
-        if field.transform and counts[f"bad {field.name}"]:
-            expected, invalid = TRANSFORMS[field.transform].expected, bad_value(field.raw, field.transform)
-            _refuse_first(spec, raw, split, invalid, field.raw, expected, counts[f"bad {field.name}"])
+    for name in counts:
+        if name != SHORT and counts[name]:
+            _refuse_first(spec, raw, split, name, counts[name])
 
 
-def _refuse_first(
-    spec: DatasetSpec, raw: RawFiles, split: str, invalid: pl.Expr, column: str, expected: str, count: int
-) -> None:
+def _refuse_first(spec: DatasetSpec, raw: RawFiles, split: str, name: str, count: int) -> None:
     for path in raw.files[split]:
-        rows = raw.rows([path], spec.columns).with_row_index("__row").filter(invalid).select("__row", column)
-        first = rows.head(1).collect()
+        rows = raw.rows([path], spec.columns, spec.numbers)
+        checks = row_checks(spec, rows.collect_schema())
+        if name not in checks:  # a count of valid rows
+            return
+        check = checks[name]
+        rows = rows.with_row_index("__row").filter(check.invalid)
+        first = rows.select("__row", check.column).head(1).collect()
         if len(first):
             row, value = first.row(0)
             line = raw.line_of(path, row)
-            again = " (the header again: were files joined?)" if value == column else ""
+            again = " (the header again: were files joined?)" if value == check.column else ""
             raise InputError(
-                f"{path}, {raw.unit} {line}: column '{column}' is {value!r}{again}, expected {expected}"
+                f"{path}, {raw.unit} {line}: column '{check.column}' is {value!r}{again}, expected {check.expected}"
                 f" ({count:,} such rows){raw.shown(path, line)}"
             )
 

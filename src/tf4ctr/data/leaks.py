@@ -24,14 +24,12 @@ def find(folder: Path, schema: Schema) -> list[str]:
         schema: its schema.
     """
     rows = _sample(folder / "train.parquet")
-    rate = float(rows[LABEL].mean())  # type: ignore[arg-type]
-    base = min(rate, 1 - rate)
-    if base == 0:
+    if rows[LABEL].n_unique() == 1:
         return []
     warnings = []
-    for field in schema.fields:
+    for field in schema.id_fields:
         values = pl.concat([rows.select(pl.col(column).alias("id"), LABEL) for column in field.columns])
-        error, covered = _error(values.filter(pl.col("id") != schema.offset_of(field.name)))
+        error, base, covered = _errors(values.filter(pl.col("id") != schema.offset_of(field.name)))
         if covered >= COVERED and error <= ERROR_LEFT * base:
             warnings.append(
                 f"field '{field.name}' alone decides the label of {1 - error:.1%} of the training rows: is it a copy of"
@@ -47,13 +45,17 @@ def _sample(path: Path) -> pl.DataFrame:
     return pl.concat(pl.collect_all([table.slice(group * ROW_GROUP_SIZE, ROW_GROUP_SIZE) for group in groups]))
 
 
-def _error(values: pl.DataFrame) -> tuple[float, float]:
-    """Error of the majority label of each frequent value, and these values' share of the rows."""
-    counts = values.group_by("id").agg(rows=pl.len(), clicks=pl.col(LABEL).sum()).filter(pl.col("rows") >= MIN_ROWS)
-    if not len(counts):
-        return 1.0, 0.0
-    wrong = counts.select(
-        pl.min_horizontal(pl.col("clicks"), pl.col("rows").cast(pl.Int64) - pl.col("clicks")).sum()
-    ).item()
-    covered = int(counts["rows"].sum())
-    return wrong / covered, covered / len(values)
+def _errors(values: pl.DataFrame) -> tuple[float, float, float]:
+    """Errors over the rows of frequent values, and the share of these rows.
+
+    Returns:
+        the error of each value's majority label, that of the majority label of these rows, and
+        their share of all rows.
+    """
+    counts = values.group_by("id").agg(rows=pl.len().cast(pl.Int64), clicks=pl.col(LABEL).sum().cast(pl.Int64))
+    counts = counts.filter(pl.col("rows") >= MIN_ROWS)
+    rows, clicks = int(counts["rows"].sum()), int(counts["clicks"].sum())
+    if not 0 < clicks < rows:
+        return 1.0, 0.0, 0.0
+    wrong = int(counts.select(pl.min_horizontal("clicks", pl.col("rows") - pl.col("clicks")).sum()).item())
+    return wrong / rows, min(clicks, rows - clicks) / rows, rows / len(values)

@@ -7,8 +7,10 @@ from pathlib import Path
 import polars as pl
 
 from tf4ctr.data import faults
-from tf4ctr.data.passes import SPLIT, Known, Step, Tally, Tick, open_rows, write_parts
-from tf4ctr.data.spec import SPLITS, DatasetSpec, RawFiles
+from tf4ctr.data.passes import SPLIT, Known, Moments, Step, Tally, Tick, open_rows, write_parts
+from tf4ctr.data.raw_files import RawFiles
+from tf4ctr.data.spec import DatasetSpec
+from tf4ctr.data.splits import SPLITS
 
 
 class LocalEngine:
@@ -22,7 +24,7 @@ class LocalEngine:
         self.spec, self.raw = spec, raw
         self.rows = {split: open_rows(spec, raw, split) for split in raw.files}
 
-    def count(self, split: str, tally: Tally, tick: Tick) -> None:
+    def count(self, split: str, tally: Tally | Moments, tick: Tick) -> None:
         """First pass.
 
         Raises:

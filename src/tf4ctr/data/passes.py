@@ -12,8 +12,13 @@ import numpy as np
 import polars as pl
 
 from tf4ctr.data import faults, vocabulary
-from tf4ctr.data.schema import GROUP, LABEL, ROW_GROUP_SIZE, Schema
-from tf4ctr.data.spec import ALL, SPLITS, DatasetSpec, RawFiles
+from tf4ctr.data.fields import FieldSpec
+from tf4ctr.data.numbers import Distribution, scaled
+from tf4ctr.data.raw_files import RawFiles
+from tf4ctr.data.schema import GROUP, LABEL, NUMBERS, ROW_GROUP_SIZE, VECTORS, WEIGHT, Schema
+from tf4ctr.data.spec import DatasetSpec
+from tf4ctr.data.splits import ALL, SPLITS
+from tf4ctr.data.transforms import finite, moment
 from tf4ctr.data.vocabulary import Counts
 
 SPLIT = "__split"  # the number of a row's split in SPLITS
@@ -35,17 +40,25 @@ class Step(Protocol):
 
 
 class Known(NamedTuple):
-    """What the first pass has learned: the schema, the known values of each field, all groups."""
+    """What the first pass has learned.
+
+    Attributes:
+        schema: of the dataset.
+        values: the known values of each field that has a vocabulary of its own.
+        groups: all groups; None if the dataset has no group.
+        mean_weight: of the training rows; 1 without weights.
+    """
 
     schema: Schema
     values: Mapping[str, pl.Series]
     groups: pl.Series | None
+    mean_weight: float = 1.0
 
 
 class Engine(Protocol):
     """Where the two passes run. It is created with the dataset, its raw files and a `Step`."""
 
-    def count(self, split: str, tally: "Tally", tick: Tick) -> None:
+    def count(self, split: str, tally: "Tally | Moments", tick: Tick) -> None:
         """First pass: add the rows of a split's files to `tally`."""
 
     def encode(self, known: Known, rows: Mapping[str, int], folder: Path, step: Step) -> None:
@@ -57,6 +70,7 @@ class Tally:
 
     Attributes:
         fields: how often each value of a field occurs in the training rows.
+        numbers: the distribution of each number in the training rows.
         groups: the same of the groups, in all rows; None if the dataset has no group.
         checks: one row per split: `__split`, `rows`, `clicks` and counts of invalid rows.
 
@@ -67,7 +81,9 @@ class Tally:
 
     def __init__(self, spec: DatasetSpec, split: str) -> None:
         self.spec = spec
-        self.fields = {field.name: Counts(field.name) for field in spec.fields} if split in ("train", ALL) else {}
+        fields = spec.fields if split in ("train", ALL) else ()
+        self.fields = {field.name: Counts(field.name) for field in fields if field.counted}
+        self.numbers = {field.name: Distribution(field.name) for field in fields if field.kind == NUMBERS}
         self.groups = Counts(spec.group) if spec.group else None
         self._checks: list[pl.DataFrame] = []
 
@@ -88,11 +104,14 @@ class Tally:
     def _count_batch(self, batch: pl.DataFrame) -> None:
         rows = batch.lazy()
         train = rows.filter(pl.col(SPLIT) == 0)
-        totals = (pl.len().cast(pl.Int64).alias("rows"), faults.label(self.spec).sum().alias("clicks"))
-        queries = [rows.group_by(SPLIT).agg(*totals, *faults.checks(self.spec))]
-        for field in self.spec.fields:
-            if field.name in self.fields:
-                queries.append(self.fields[field.name].query(train.select(field.value(batch.schema[field.raw]))))
+        totals = [pl.len().cast(pl.Int64).alias("rows"), faults.label(self.spec).sum().alias("clicks")]
+        if self.spec.weight:
+            totals.append(finite(pl.col(self.spec.weight)).sum().alias("weight_total"))
+        queries = [rows.group_by(SPLIT).agg(*totals, *faults.checks(self.spec, batch.schema))]
+        values = {field.name: field for field in self.spec.fields}
+        counters: dict[str, Counts | Distribution] = {**self.fields, **self.numbers}
+        for name, counter in counters.items():
+            queries.append(counter.query(train.select(values[name].value(batch.schema[values[name].raw]))))
         if self.groups is not None:
             queries.append(self.groups.query(rows.select(self.groups.name)))
         checks, *counts = pl.collect_all(queries)
@@ -104,10 +123,35 @@ class Tally:
         """Add what another process has counted."""
         self._checks += other._checks
         for own, its in zip(self._counters(), other._counters(), strict=True):
-            own.add(its.seen(1))
+            own.join(its)  # type: ignore[arg-type]
 
-    def _counters(self) -> list[Counts]:
-        return [*self.fields.values(), *([self.groups] if self.groups is not None else [])]
+    def _counters(self) -> list[Counts | Distribution]:
+        groups = [self.groups] if self.groups is not None else []
+        return [*self.fields.values(), *self.numbers.values(), *groups]
+
+
+class Moments:
+    """The distribution of the column that splits the rows by time, as a tally of its own.
+
+    Args:
+        spec: the dataset.
+        split: whose files.
+    """
+
+    def __init__(self, spec: DatasetSpec, split: str) -> None:
+        assert spec.split is not None
+        self.column = spec.split.by
+        self.distribution = Distribution(self.column)
+
+    def count(self, rows: pl.LazyFrame, tick: Tick) -> None:
+        """Add rows; those without a moment are left out, and refused by the first pass."""
+        for batch in rows.select(moment(pl.col(self.column)).alias(self.column)).collect_batches(engine="streaming"):
+            self.distribution.add(self.distribution.query(batch.lazy()).collect())
+            tick(len(batch))
+
+    def add(self, other: "Moments") -> None:
+        """Add what another process has counted."""
+        self.distribution.join(other.distribution)
 
 
 def open_rows(
@@ -129,11 +173,13 @@ def open_rows(
         limit: rows to take; None for `spec.limit_rows`.
     """
     limit = spec.limit_rows if limit is None else limit
-    rows = raw.rows(paths or raw.files[split], spec.columns)
+    rows = raw.rows(paths or raw.files[split], spec.columns, spec.numbers)
     faults.check_types(spec, rows.collect_schema())
     rows = rows if limit is None else rows.head(limit)
     if split != ALL:
         return rows.with_columns(pl.lit(SPLITS.index(split), pl.Int8).alias(SPLIT))
+    if spec.split:
+        return rows.with_columns((spec.split.number() if spec.split.ready else pl.lit(0, pl.Int8)).alias(SPLIT))
     return (
         rows.with_row_index("__row", first)
         .with_columns(split_of(pl.col("__row"), spec.split_seed).alias(SPLIT))
@@ -154,6 +200,29 @@ def split_of(row: pl.Expr, seed: int) -> pl.Expr:
     return pl.when(tenth < 8).then(0).otherwise(tenth.cast(pl.Int8) - 7).cast(pl.Int8)
 
 
+def encode_field(
+    field: FieldSpec, schema: Schema, values: Mapping[str, pl.Series], dtype: pl.DataType
+) -> list[pl.Expr]:
+    """Raw column of a field -> its prepared columns: ids (int32), or a scaled number (float32).
+
+    Args:
+        field: the field.
+        schema: of the dataset.
+        values: the known values of each field that has a vocabulary of its own.
+        dtype: of the raw column.
+    """
+    encoded, value = schema[field.name], field.value(dtype)
+    if encoded.scaling is not None:
+        return [scaled(value, encoded.scaling).alias(field.name)]
+    if encoded.kind == VECTORS:
+        parts = [value.list.get(number, null_on_oob=True) for number in range(encoded.width)]
+        return [part.cast(pl.Float32).alias(column) for part, column in zip(parts, encoded.columns, strict=False)]
+    offset = schema.offset_of(field.name)
+    if encoded.hashed:
+        return vocabulary.encode_hashed(encoded, value, offset)
+    return vocabulary.encode(encoded, value, values[field.of or field.name], offset)
+
+
 def encoders(spec: DatasetSpec, known: Known, dtypes: pl.Schema) -> list[pl.Expr]:
     """Raw columns -> the prepared ones: the ids, the label, the group.
 
@@ -164,12 +233,13 @@ def encoders(spec: DatasetSpec, known: Known, dtypes: pl.Schema) -> list[pl.Expr
     """
     columns = [
         column
-        for field, encoded in zip(spec.fields, known.schema.fields, strict=True)
-        for column in vocabulary.encode(
-            encoded, field.value(dtypes[field.raw]), known.values[field.name], known.schema.offset_of(field.name)
-        )
+        for field in spec.fields
+        if field.file is None
+        for column in encode_field(field, known.schema, known.values, dtypes[field.raw])
     ]
     columns.append(faults.label(spec).cast(pl.Int32).alias(LABEL))
+    if spec.weight:
+        columns.append((finite(pl.col(spec.weight)) / known.mean_weight).cast(pl.Float32).alias(WEIGHT))
     if known.groups is not None:
         # a group's code is its place among the groups of all splits, so that a user who does not
         # occur in training is still one user

@@ -17,12 +17,16 @@ import polars as pl
 from filelock import FileLock
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
-from tf4ctr.data import faults, leaks, report, synthetic, vocabulary
+from tf4ctr.data import faults, leaks, report, synthetic, vectors, vocabulary
+from tf4ctr.data.fields import FieldSpec
 from tf4ctr.data.local import LocalEngine
 from tf4ctr.data.manifest import is_current, raw_dir, write_manifest
-from tf4ctr.data.passes import Engine, Known, Step, Tally, Tick, open_rows
-from tf4ctr.data.schema import Field, Schema
-from tf4ctr.data.spec import ALL, SPLITS, DatasetSpec, RawFiles
+from tf4ctr.data.numbers import Distribution
+from tf4ctr.data.passes import Engine, Known, Moments, Step, Tally, Tick, open_rows
+from tf4ctr.data.raw_files import RawFiles
+from tf4ctr.data.schema import NUMBERS, Field, Schema
+from tf4ctr.data.spec import DatasetSpec
+from tf4ctr.data.splits import ALL, SPLITS
 from tf4ctr.data.vocabulary import Counts
 from tf4ctr.errors import InputError, did_you_mean
 
@@ -38,11 +42,12 @@ class Counted(NamedTuple):
     """The result of the first pass.
 
     `splits` has `rows` and `click_rate` of each split, `values` the known values of each field with
-    their counts, `groups` all groups.
+    their counts, `numbers` the distribution of each number, `groups` all groups.
     """
 
     splits: dict[str, dict[str, Any]]
     values: dict[str, pl.DataFrame]
+    numbers: dict[str, Distribution]
     groups: pl.Series | None
 
     def known(self, spec: DatasetSpec) -> Known:
@@ -52,14 +57,34 @@ class Counted(NamedTuple):
             InputError: more table rows than an id can number.
         """
         values = {name: frame.get_column(name) for name, frame in self.values.items()}
-        fields = tuple(Field(field.name, vocabulary.size(values[field.name]), field.width) for field in spec.fields)
-        schema = Schema(spec.name, fields, spec.label, spec.group)
+        fields = tuple(self._field(field, values) for field in spec.fields)
+        schema = Schema(spec.name, fields, spec.label, spec.group, spec.weight)
         if schema.num_ids >= MAX_IDS:
             raise InputError(
                 f"{spec.name}: {schema.num_ids:,} table rows are too many for int32 ids:"
                 f" raise dataset.min_count (now {spec.min_count})"
             )
-        return Known(schema, values, self.groups)
+        return Known(schema, values, self.groups, self._mean_weight(spec))
+
+    def _field(self, field: FieldSpec, values: dict[str, pl.Series]) -> Field:
+        scaling = self.numbers[field.name].scaling(field.scale) if field.kind == NUMBERS else None
+        own = values.get(field.of or field.name)
+        return field.encoded(0 if own is None else vocabulary.size(own), scaling)
+
+    def _mean_weight(self, spec: DatasetSpec) -> float:
+        """Mean weight of the training rows.
+
+        Raises:
+            InputError: it is zero.
+        """
+        if spec.weight is None:
+            return 1.0
+        mean = self.splits["train"]["weight_total"] / self.rows["train"]
+        if mean == 0:
+            raise InputError(
+                f"dataset.weight: column '{spec.weight}' is 0 in all training rows: nothing would be learned"
+            )
+        return mean
 
     @property
     def rows(self) -> dict[str, int]:
@@ -114,9 +139,13 @@ def _write(spec: DatasetSpec, folder: Path, engine_name: str) -> None:
         raw = _raw_files(spec, folder, step)
         fingerprint = raw.fingerprint()  # before reading, so that a change during the reading is noticed
         _check_space(spec, raw, folder)
-        engine = _open_engine(engine_name)(spec, raw, step)
+        open_engine = _open_engine(engine_name)
+        if spec.split and not spec.split.ready:
+            spec = _cut(spec, raw, open_engine(spec, raw, step), step)
+        engine = open_engine(spec, raw, step)
         counted = _count(spec, raw, engine, step)
         known = counted.known(spec)
+        vectors.prepare(spec, known, raw, folder / "vectors")  # before the rows, which take longest
         engine.encode(known, counted.rows, folder, step)
     best_auc = (
         {split: _best_auc(spec, open_rows(spec, raw, split)) for split in SPLITS} if spec.click_probability else None
@@ -127,8 +156,9 @@ def _write(spec: DatasetSpec, folder: Path, engine_name: str) -> None:
         "raw_dir": None if spec.generator is not None else str(spec.raw_dir),
         "raw": None if spec.generator is not None else fingerprint,
         "splits": counted.splits,
-        "vocabulary_sizes": {field.name: field.vocabulary_size for field in known.schema.fields},
+        "vocabulary_sizes": {field.name: field.vocabulary_size for field in known.schema.id_fields},
         "best_auc": best_auc,
+        **({"moments": spec.split.moments} if spec.split and spec.split.moments else {}),
         "warnings": warnings,
         "seconds": round(time.perf_counter() - started, 2),
     }
@@ -156,21 +186,37 @@ def _open_engine(name: str) -> Callable[[DatasetSpec, RawFiles, Step], Engine]:
     return RayEngine
 
 
+def _cut(spec: DatasetSpec, raw: RawFiles, engine: Engine, step: Step) -> DatasetSpec:
+    """Find the moments at which the rows are split, and log them; files with splits have none."""
+    if ALL not in raw.files:
+        return spec
+    moments = Moments(spec, ALL)
+    with step("order", None) as tick:
+        engine.count(ALL, moments, tick)
+    spec = spec.cut(moments.distribution)
+    assert spec.split is not None
+    log.info("%s: validation begins at %s = %s, test at %s", spec.name, spec.split.by, *(spec.split.moments or ()))
+    return spec
+
+
 def _count(spec: DatasetSpec, raw: RawFiles, engine: Engine, step: Step) -> Counted:
     """First pass over all raw rows."""
     splits: dict[str, dict[str, Any]] = {}
     values: dict[str, pl.DataFrame] = {}
+    numbers: dict[str, Distribution] = {}
+    limits = {field.name: spec.limits(field) for field in spec.fields}
     groups = Counts(spec.group) if spec.group else None
     for split in raw.files:
         tally = Tally(spec, split)
         with step(f"read {split}", None) as tick:
             engine.count(split, tally, tick)
         splits |= _checked(spec, raw, split, tally.checks)
-        values |= {name: counts.seen(spec.min_count) for name, counts in tally.fields.items()}
+        values |= {name: counts.seen(*limits[name]) for name, counts in tally.fields.items()}
+        numbers |= tally.numbers
         if groups is not None and tally.groups is not None:
-            groups.add(tally.groups.seen(1))
+            groups.join(tally.groups)
     faults.refuse_counts(spec, raw, {split: splits[split]["rows"] for split in SPLITS})
-    return Counted(splits, values, groups.seen(1).get_column(groups.name) if groups else None)
+    return Counted(splits, values, numbers, groups.seen(1).get_column(groups.name) if groups else None)
 
 
 def _checked(spec: DatasetSpec, raw: RawFiles, source: str, checks: pl.DataFrame) -> dict[str, dict[str, Any]]:
@@ -178,11 +224,13 @@ def _checked(spec: DatasetSpec, raw: RawFiles, source: str, checks: pl.DataFrame
     if len(checks):
         faults.refuse_invalid(spec, raw, source, checks.drop("__split").sum().row(0, named=True))
     by_number = {row["__split"]: row for row in checks.rows(named=True)}
-    empty = {"rows": 0, "clicks": 0}
-    rows = {split: by_number.get(SPLITS.index(split), empty) for split in (SPLITS if source == ALL else (source,))}
-    return {
-        split: {"rows": row["rows"], "click_rate": row["clicks"] / max(1, row["rows"])} for split, row in rows.items()
-    }
+    summary = {}
+    for split in SPLITS if source == ALL else (source,):
+        row = by_number.get(SPLITS.index(split), {"rows": 0, "clicks": 0})
+        summary[split] = {"rows": row["rows"], "click_rate": row["clicks"] / max(1, row["rows"])}
+        if spec.weight:
+            summary[split]["weight_total"] = row.get("weight_total", 0.0)
+    return summary
 
 
 def _describe(folder: Path, known: Known, counted: Counted) -> list[str]:
@@ -192,6 +240,8 @@ def _describe(folder: Path, known: Known, counted: Counted) -> list[str]:
     known.schema.save(folder)
     for split, summary in counted.splits.items():
         summary["out_of_vocabulary"] = report.out_of_vocabulary(folder, known.schema, split)
+        if known.schema.number_fields:
+            summary["missing"] = report.missing(folder, known.schema, split)
     warnings = leaks.find(folder, known.schema)
     for warning in warnings:
         log.warning("%s: %s", known.schema.dataset, warning)

@@ -4,14 +4,14 @@ Nothing is read until the frame is collected. A column is text, or a list of tex
 itself has lists (parquet).
 """
 
-import gzip
+import json
 import os
 import re
 from collections.abc import Callable, Sequence
 from csv import reader as delimited
 from itertools import groupby
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import polars as pl
 
@@ -27,10 +27,13 @@ UTF16 = (b"\xff\xfe", b"\xfe\xff")  # byte order marks
 INTEGERS = 2.0**53  # floats below this hold whole numbers exactly
 
 
-def gzipped(path: Path) -> bool:
-    """Whether a file is gzipped, whatever its name says."""
+GZIP, ZSTD = b"\x1f\x8b", b"\x28\xb5\x2f\xfd"  # how compressed files begin
+
+
+def compressed(path: Path) -> bool:
+    """Whether a file is compressed by gzip or zstd, whatever its name says."""
     with path.open("rb") as file:
-        return file.read(2) == b"\x1f\x8b"
+        return file.read(4).startswith((GZIP, ZSTD))
 
 
 def as_text(value: pl.Expr, dtype: pl.DataType) -> pl.Expr:
@@ -66,7 +69,7 @@ def csv(
     header: Sequence[str] | None = None,
     quote: str | None = '"',
 ) -> pl.LazyFrame:
-    """Read delimited text files, plain or gzipped; an empty cell is a missing value.
+    """Read delimited text files, also compressed; an empty cell is a missing value.
 
     Columns are found by name: the files may have them in different orders.
 
@@ -112,9 +115,8 @@ def _csv_rows(
 
 def _csv_header(path: Path, separator: str) -> list[str]:
     try:
-        with gzip.open(path) if gzipped(path) else path.open("rb") as file:
-            line = file.readline()
-    except (EOFError, OSError) as error:
+        line = _first_line(path)
+    except (EOFError, OSError, pl.exceptions.ComputeError) as error:
         raise InputError(f"{path} cannot be read ({error}): download it again") from None
     if line[:2] in UTF16 or b"\0" in line:
         raise InputError(
@@ -127,6 +129,14 @@ def _csv_header(path: Path, separator: str) -> list[str]:
     if "\r" in text.rstrip():
         raise InputError(f"{path} ends its lines with carriage returns alone: convert it first (tr '\\r' '\\n')")
     return next(delimited([text], delimiter=separator))
+
+
+def _first_line(path: Path) -> bytes:
+    if compressed(path):
+        lines = pl.scan_lines(path).head(1).collect().to_series().to_list()
+        return lines[0].encode() + b"\n" if lines else b""
+    with path.open("rb") as file:
+        return file.readline()
 
 
 def csv_lines(
@@ -186,34 +196,59 @@ def libsvm_bad_rows(path: Path, columns: list[str]) -> list[BadRow]:
 
 
 def parquet(paths: list[Path], columns: list[str]) -> pl.LazyFrame:
-    """Read parquet files, see `as_text`; List and Array columns become lists of texts.
+    """Read parquet files; their columns keep their types, see `as_text`.
 
     Raises:
         InputError: a file is cut short, lacks one of `columns`, has a type that holds no values, or
             has a list where the first file has none.
     """
-    frames: list[pl.LazyFrame] = []
+    return _typed(pl.scan_parquet, "parquet", paths, columns)
+
+
+def arrow(paths: list[Path], columns: list[str]) -> pl.LazyFrame:
+    """Read Arrow IPC files (Feather), as `parquet` does."""
+    return _typed(pl.scan_ipc, "Arrow IPC", paths, columns)
+
+
+def _typed(scan: Callable[[Path], pl.LazyFrame], kind: str, paths: list[Path], columns: list[str]) -> pl.LazyFrame:
+    frames = []
     for path in paths:
-        schema = _parquet_schema(path)
+        try:
+            dtypes = scan(path).collect_schema()
+        except (pl.exceptions.ComputeError, OSError) as error:
+            raise InputError(f"{path} is not a readable {kind} file ({error}): write or download it again") from None
         for column in columns:
-            if column not in schema:
-                raise InputError(f"{path}: no column '{column}' ({did_you_mean(column, schema)})")
-            _check_type(path, column, schema[column])
-        texts = [as_text(pl.col(name), schema[name]).alias(name) for name in columns]
-        frames.append(pl.scan_parquet(path).select(*texts, pl.lit(False).alias(SHORT)))
-        for name, dtype in frames[0].collect_schema().items():
-            if dtype != (found := frames[-1].collect_schema()[name]):
-                raise InputError(
-                    f"{path}: column '{name}' is {found}, in {paths[0].name} it is {dtype}: write both alike"
-                )
-    return pl.concat(frames)
+            if column not in dtypes:
+                raise InputError(f"{path}: no column '{column}' ({did_you_mean(column, dtypes)})")
+            _check_type(path, column, dtypes[column])
+        frames.append(scan(path).select(*columns, pl.lit(False).alias(SHORT)))
+    return _alike(frames, paths)
 
 
-def _parquet_schema(path: Path) -> pl.Schema:
-    try:
-        return pl.scan_parquet(path).collect_schema()
-    except (pl.exceptions.ComputeError, OSError) as error:
-        raise InputError(f"{path} is not a readable parquet file ({error}): write or download it again") from None
+def no_bad_rows(path: Path, columns: list[str]) -> list[BadRow]:
+    """Return nothing: all rows of a typed file have the same columns."""
+    return []
+
+
+def _alike(frames: list[pl.LazyFrame], paths: list[Path]) -> pl.LazyFrame:
+    """Join files; a column whose type differs becomes text in all of them.
+
+    Raises:
+        InputError: a column is a list in some of them only.
+    """
+    dtypes = [frame.collect_schema() for frame in frames]
+    differing = [name for name in dtypes[0] if any(other[name] != dtypes[0][name] for other in dtypes)]
+    for name in differing:
+        for path, other in zip(paths, dtypes, strict=True):
+            if _is_list(other[name]) != _is_list(dtypes[0][name]):
+                first = f"in {paths[0].name} it is {dtypes[0][name]}"
+                raise InputError(f"{path}: column '{name}' is {other[name]}, {first}: write both alike")
+    texts = [[as_text(pl.col(name), other[name]).alias(name) for name in differing] for other in dtypes]
+    return pl.concat([frame.with_columns(text) for frame, text in zip(frames, texts, strict=True)])
+
+
+def _is_list(dtype: pl.DataType) -> bool:
+    return isinstance(dtype, pl.List | pl.Array)
 
 
 def _check_type(path: Path, column: str, dtype: pl.DataType) -> None:
@@ -222,9 +257,76 @@ def _check_type(path: Path, column: str, dtype: pl.DataType) -> None:
         raise InputError(f"{path}: column '{column}' is {dtype}, expected text, numbers, or a list of them")
 
 
-def parquet_bad_rows(path: Path, columns: list[str]) -> list[BadRow]:
-    """Return nothing: all rows of a parquet file have the same columns."""
-    return []
+def ndjson(paths: list[Path], columns: list[str]) -> pl.LazyFrame:
+    """Read files of one JSON object per line, also compressed; `a.b` is the key b of an object a.
+
+    A value becomes its text; a key that holds a list in the first lines is a list.
+
+    Raises:
+        InputError: a key that the first lines do not have.
+    """
+    samples = [record for path in paths for record in _records(path)]
+    schema: dict[str, Any] = {}
+    values = {}
+    for column in columns:
+        keys = [column] if any(column in record for record in samples) else column.split(".")
+        found = [_at(record, keys) for record in samples]
+        if all(value is MISSING for value in found):
+            known = sorted({key for record in samples for key in record})
+            names = ", ".join(str(path) for path in paths)
+            raise InputError(f"{names}: no key '{column}' in the first lines ({did_you_mean(column, known)})")
+        level = schema
+        for key in keys[:-1]:
+            level = level.setdefault(key, {})
+        level[keys[-1]] = pl.List(pl.String) if any(isinstance(value, list) for value in found) else pl.String
+        value = pl.col(keys[0])
+        for key in keys[1:]:
+            value = value.struct.field(key)
+        values[column] = value
+    rows = pl.scan_ndjson(paths, schema={name: _struct(kind) for name, kind in schema.items()})
+    return rows.select(**values, **{SHORT: pl.lit(False)})
+
+
+def ndjson_bad_rows(path: Path, columns: list[str]) -> list[BadRow]:
+    """Find the lines that are not a JSON object."""
+    bad: list[BadRow] = []
+    for batch in _lines(path).collect_batches(engine="streaming"):
+        for row, line in batch.select("row", "line").rows():
+            if len(bad) < SHOWN_BAD_ROWS and _record(line) is None:
+                bad.append(BadRow(row + 1, f"expected a JSON object, found {line[:60]}"))
+    return bad
+
+
+MISSING = object()  # the value of a key that an object does not have
+SAMPLE_LINES = 1000  # whose keys say what a file has
+
+
+def _records(path: Path) -> list[dict[str, Any]]:
+    try:
+        lines = _lines(path).head(SAMPLE_LINES).select("line").collect().to_series().to_list()
+    except (pl.exceptions.PolarsError, OSError) as error:
+        raise InputError(f"{path} cannot be read ({str(error).splitlines()[0]}): download it again") from None
+    return [record for line in lines if (record := _record(line)) is not None]
+
+
+def _record(line: str) -> dict[str, Any] | None:
+    try:
+        record = json.loads(line)
+    except ValueError:
+        return None
+    return record if isinstance(record, dict) else None
+
+
+def _at(record: Any, keys: list[str]) -> Any:
+    for key in keys:
+        if not isinstance(record, dict) or key not in record:
+            return MISSING
+        record = record[key]
+    return record
+
+
+def _struct(kind: Any) -> Any:
+    return pl.Struct({key: _struct(value) for key, value in kind.items()}) if isinstance(kind, dict) else kind
 
 
 def grouplens(paths: list[Path], columns: list[str]) -> pl.LazyFrame:
@@ -297,8 +399,8 @@ class Reader(NamedTuple):
     """How to read one raw layout.
 
     Attributes:
-        rows: `rows(paths, columns, **options)` returns text (or list) columns and `__short`, which
-            is true where the row may be cut short (a cheap sign, not a verdict).
+        rows: `rows(paths, columns, **options)` returns the columns, and `__short`, which is true
+            where the row may be cut short (a cheap sign, not a verdict).
         bad_rows: `bad_rows(path, columns, **options)` names the lines that really are.
         first_line: line of the first row.
         options: what a layout in conf/dataset may set beside the files.
@@ -317,7 +419,9 @@ class Reader(NamedTuple):
 READERS = {
     "csv": Reader(csv, csv_bad_rows, first_line=2, options=("separator", "header", "quote")),
     "libsvm": Reader(libsvm, libsvm_bad_rows),
-    "parquet": Reader(parquet, parquet_bad_rows, lines=False),
+    "parquet": Reader(parquet, no_bad_rows, lines=False),
+    "arrow": Reader(arrow, no_bad_rows, lines=False),
+    "ndjson": Reader(ndjson, ndjson_bad_rows),
     "grouplens": Reader(grouplens, grouplens_bad_rows, beside=("users.dat",)),
     "kkbox": Reader(kkbox, csv_bad_rows, first_line=2, beside=tuple(KKBOX_BESIDE)),
 }

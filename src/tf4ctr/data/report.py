@@ -1,13 +1,18 @@
 """A report on a prepared dataset: report.md and report.png in its folder."""
 
 from collections.abc import Mapping
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import polars as pl
 
-from tf4ctr.data.schema import Schema
+from tf4ctr.data.schema import Field, Schema
 
+QUANTILES = {"lowest": 0.0, "25 %": 0.25, "median": 0.5, "75 %": 0.75, "highest": 1.0}  # of a number
+PER_ROW, ROW_HEIGHT = 8, 1.2  # pictures of numbers in a row, and its height in inches
+BARS = 32  # of a number's picture: few enough to be read
 SHOWN_CHARACTERS = 24  # of a value, so that a row of the table stays readable
 
 
@@ -17,7 +22,7 @@ def out_of_vocabulary(folder: Path, schema: Schema, split: str) -> dict[str, flo
     Missing values count as out of vocabulary. Padding does not count as a value.
     """
     shares = []
-    for name in (field.name for field in schema.fields):
+    for name in (field.name for field in schema.id_fields):
         columns = [pl.col(column) for column in schema.columns[schema.ids_of(name)]]
         unknown = pl.sum_horizontal(_count(column == schema.unknown_of(name)) for column in columns)
         values = pl.sum_horizontal(_count(column != schema.offset_of(name)) for column in columns)
@@ -28,6 +33,12 @@ def out_of_vocabulary(folder: Path, schema: Schema, split: str) -> dict[str, flo
 def _count(condition: pl.Expr) -> pl.Expr:
     # polars counts in UInt32, which the sum over a list field's columns could exceed
     return condition.sum().cast(pl.UInt64)
+
+
+def missing(folder: Path, schema: Schema, split: str) -> dict[str, float]:
+    """The share of each number's values in a split that are missing, by field name."""
+    shares = [pl.col(name).is_null().mean() for name in schema.number_columns]
+    return pl.scan_parquet(folder / f"{split}.parquet").select(shares).collect(engine="streaming").row(0, named=True)
 
 
 def write(
@@ -51,29 +62,52 @@ def write(
         + " | most frequent in training |",
     ]
     lines += ["|---|---:|" + "---:|" * len(splits) + "---|"]
-    for field in schema.fields:
+    for field in schema.id_fields:
         unknown = " | ".join(f"{facts['out_of_vocabulary'][field.name]:.2%}" for facts in splits.values())
         frequent = ", ".join(
             f"`{str(value)[:SHOWN_CHARACTERS].replace('|', '/')}` {count / train_rows:.1%}"
-            for value, count in top[field.name].rows()
+            for value, count in (top[field.name].rows() if field.name in top else ())
         )
         lines.append(f"| {field.name} | {field.vocabulary_size:,} | {unknown} | {frequent} |")
+    lines += _numbers(schema, splits)
     (folder / "report.md").write_text("\n".join(lines) + "\n\n![rows, click rates, vocabularies](report.png)\n")
     _draw(folder / "report.png", schema, splits)
+
+
+def _numbers(schema: Schema, splits: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """A table of the numbers: distribution in training before scaling, and missing values."""
+    if not schema.number_fields:
+        return []
+    shares = [f"missing in {split}" for split in splits]
+    lines = ["", "| number | " + " | ".join(QUANTILES) + " | scaling | " + " | ".join(shares) + " |"]
+    lines.append("|---|" + "---:|" * len(QUANTILES) + "---|" + "---:|" * len(splits))
+    for field in schema.number_fields:
+        assert field.scaling is not None
+        quantiles = field.scaling.quantiles
+        shown = [
+            f"{quantiles[round(rank * (len(quantiles) - 1))]:.6g}" if quantiles else "" for rank in QUANTILES.values()
+        ]
+        missing = [f"{facts['missing'][field.name]:.2%}" for facts in splits.values()]
+        lines.append(f"| {field.name} | {' | '.join(shown)} | {field.scaling.kind} | {' | '.join(missing)} |")
+    return lines
 
 
 def _draw(path: Path, schema: Schema, splits: Mapping[str, Mapping[str, Any]]) -> None:
     from matplotlib.figure import Figure
 
-    names = [field.name for field in schema.fields]
-    figure = Figure(figsize=(11, 2 + 0.25 * len(names)), layout="constrained")
+    names = [field.name for field in schema.id_fields]
+    numbers = schema.number_fields
+    height = 2 + 0.25 * len(names) + ROW_HEIGHT * -(-len(numbers) // PER_ROW)
+    figure = Figure(figsize=(11, height), layout="constrained")
     figure.suptitle(f"{schema.dataset}: {sum(facts['rows'] for facts in splits.values()):,} rows")
-    rates, sizes, unknown = figure.subplots(1, 3, width_ratios=(1, 2, 2))
+    heights = (2 + 0.25 * len(names), max(0.01, ROW_HEIGHT * -(-len(numbers) // PER_ROW)))
+    top, bottom = figure.subfigures(2, 1, height_ratios=heights, squeeze=False)[:, 0]
+    rates, sizes, unknown = top.subplots(1, 3, width_ratios=(1, 2, 2))
     bars = rates.bar(list(splits), [facts["click_rate"] for facts in splits.values()], color="C0")
     rates.bar_label(bars, [f"{facts['rows']:,}\nrows" for facts in splits.values()], fontsize=7)
     rates.margins(y=0.25)
     rates.set_title("click rate", fontsize=10)
-    sizes.barh(names, [field.vocabulary_size for field in schema.fields], color="C2")
+    sizes.barh(names, [field.vocabulary_size for field in schema.id_fields], color="C2")
     sizes.set_xscale("log")
     sizes.set_title("vocabulary", fontsize=10)
     height = 0.8 / len(splits)  # of one bar: those of a field take 0.8 of its place, so that fields stand apart
@@ -87,4 +121,19 @@ def _draw(path: Path, schema: Schema, splits: Mapping[str, Mapping[str, Any]]) -
     for axis in (sizes, unknown):
         axis.invert_yaxis()
         axis.grid(axis="x", alpha=0.3)
+    if numbers:
+        axes = bottom.subplots(-(-len(numbers) // PER_ROW), PER_ROW, squeeze=False).flat
+        for axis, field in zip_longest(axes, numbers):
+            _draw_number(axis, field) if field else axis.set_axis_off()
     figure.savefig(path, dpi=110)
+
+
+def _draw_number(axis: Any, field: Field) -> None:
+    """The density of a number in training; each bar has the same number of rows."""
+    assert field.scaling is not None
+    quantiles = np.unique(field.scaling.quantiles[:: max(1, len(field.scaling.quantiles) // BARS)])
+    if len(quantiles) > 1:
+        axis.stairs(1 / np.diff(quantiles), quantiles, fill=True, color="C3")
+    axis.set_title(field.name, fontsize=8)
+    axis.set_yticks([])
+    axis.tick_params(labelsize=6)

@@ -4,55 +4,115 @@ The one contract between preparation, stream, network and prediction.
 """
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from functools import cached_property
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from tf4ctr.errors import InputError
 from tf4ctr.files import write_whole
 
-# columns of the prepared parquet beside the ids
-LABEL, GROUP = "__label", "__group"
+# columns of the prepared parquet beside the ids and numbers
+LABEL, GROUP, WEIGHT = "__label", "__group", "__weight"
 ROW_GROUP_SIZE = 100_000  # rows per row group of the prepared parquet: what the disk stream shuffles
+
+IDS, NUMBERS, VECTORS = "categorical", "number", "vector"  # the kinds of a field
+
+
+@dataclass(frozen=True)
+class Scaling:
+    """How a number is scaled, fitted on the training split: x -> (x - center) / spread.
+
+    Attributes:
+        kind: standard, minmax, none; or quantile: x -> its rank among the training values, 0 to 1.
+        center, spread: of the formula; 0 and 1 for quantile and none.
+        quantiles: the training values at ranks 0, 1/256, ..., 1, before scaling; empty if all are
+            missing.
+    """
+
+    kind: str
+    center: float = 0.0
+    spread: float = 1.0
+    quantiles: tuple[float, ...] = ()
+
+    def __call__(self, values_N: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Scale numbers, [N]; a missing value (NaN) stays missing."""
+        if self.kind != "quantile":
+            return (values_N - self.center) / self.spread
+        if not self.quantiles:
+            return np.where(np.isnan(values_N), np.nan, 0.0)
+        points, first = np.unique(self.quantiles, return_index=True)
+        last = len(self.quantiles) - 1 - np.unique(self.quantiles[::-1], return_index=True)[1]
+        ranks = (first + last) / 2 / max(1, len(self.quantiles) - 1)  # of a value that fills several quantiles
+        return np.where(np.isnan(values_N), np.nan, np.interp(values_N, points, ranks))
+
+    @property
+    def scaled_quantiles(self) -> list[float]:
+        """The quantiles after scaling: what bins are made of."""
+        return self(np.array(self.quantiles, dtype=np.float64)).tolist() if self.quantiles else []
 
 
 @dataclass(frozen=True)
 class Field:
-    """A categorical column.
+    """A field of a dataset.
 
-    Its rows in the table: 0 padding, 1..n the known values, n + 1 out of vocabulary. A list field
-    has up to `width` values per row, in as many columns of `ids`; unused ones contain padding.
+    A categorical field owns rows of the table: 0 padding, 1..n the known values, n + 1 out of
+    vocabulary; or it shares those of the field `of`. A list field has up to `width` values per row,
+    in as many columns of `ids`; unused ones contain padding. A number has one column of `numbers`.
+    A vector has `width` columns of `numbers`; or it belongs to the values of the field `of`, and
+    the network keeps one for each, which is trained unless `frozen`.
     """
 
     name: str
     vocabulary_size: int
     width: int = 1
+    kind: str = IDS
+    of: str | None = None
+    pooling: str = "sum"
+    hashed: bool = False
+    scaling: Scaling | None = None
+    frozen: bool = True
 
     @property
     def columns(self) -> list[str]:
-        """Columns of the prepared parquet: the field's name, numbered for a list field."""
+        """Columns of the prepared parquet: the field's name, numbered for lists and vectors."""
+        if self.kind == VECTORS and self.of is not None:
+            return []
         return [self.name] if self.width == 1 else [f"{self.name}.{i}" for i in range(self.width)]
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> "Field":
+        scaling = data.get("scaling")
+        if scaling is not None:
+            scaling = Scaling(**{**scaling, "quantiles": tuple(scaling["quantiles"])})
+        return cls(**{**data, "scaling": scaling})
+
+    def to_dict(self) -> dict[str, Any]:
+        """The options that differ from the defaults, and name, vocabulary size and width."""
+        kept = {field.name: field.default for field in fields(self)}
+        own = asdict(self)
+        return {key: own[key] for key in own if key in ("name", "vocabulary_size", "width") or own[key] != kept[key]}
 
 
 @dataclass(frozen=True)
 class Schema:
-    """The fields of a dataset, in the order of the columns of `ids`.
+    """The fields of a dataset, in the order in which an encoder meets them.
 
-    All fields share one table of `num_ids` rows. Field f owns the rows from `offsets[f]` on, and
-    `ids` already include this offset.
+    All categorical fields share one table of `num_ids` rows, and `ids` are rows of this table.
     """
 
     dataset: str
     fields: tuple[Field, ...]
     label: str
     group: str | None = None
+    weight: str | None = None
 
-    @cached_property
-    def offsets(self) -> tuple[int, ...]:
-        """First table row of each field (its padding row), [F]."""
-        return (0, *accumulate(field.vocabulary_size for field in self.fields))[:-1]
+    def __getitem__(self, name: str) -> Field:
+        return next(field for field in self.fields if field.name == name)
 
     @property
     def num_fields(self) -> int:
@@ -60,40 +120,78 @@ class Schema:
         return len(self.fields)
 
     @cached_property
+    def id_fields(self) -> tuple[Field, ...]:
+        """The categorical fields, in the order of their columns of `ids`."""
+        return tuple(field for field in self.fields if field.kind == IDS)
+
+    @cached_property
+    def number_fields(self) -> tuple[Field, ...]:
+        """The numbers, in the order of their columns of `numbers`."""
+        return tuple(field for field in self.fields if field.kind == NUMBERS)
+
+    @cached_property
     def columns(self) -> list[str]:
         """Columns of the prepared parquet, in the order of `ids`, [W]."""
-        return [column for field in self.fields for column in field.columns]
+        return [column for field in self.id_fields for column in field.columns]
+
+    @cached_property
+    def number_columns(self) -> list[str]:
+        """Columns of the prepared parquet in the order of `numbers`: numbers, then vectors."""
+        return [column for field in (*self.number_fields, *self.vector_fields) for column in field.columns]
+
+    @cached_property
+    def vector_fields(self) -> tuple[Field, ...]:
+        """The vectors, those of rows and those of another field's values."""
+        return tuple(field for field in self.fields if field.kind == VECTORS)
+
+    def numbers_of(self, name: str) -> slice:
+        """The columns of `numbers` that belong to a number or to a vector of the rows."""
+        columns = self[name].columns
+        first = self.number_columns.index(columns[0])
+        return slice(first, first + len(columns))
+
+    @cached_property
+    def _owners(self) -> list[Field]:
+        return [field for field in self.id_fields if field.of is None]
 
     @property
     def num_ids(self) -> int:
-        """Rows of the one table: the sum of the vocabulary sizes."""
-        return sum(field.vocabulary_size for field in self.fields)
+        """Rows of the one table: the sum of the vocabulary sizes of the fields that own rows."""
+        return sum(field.vocabulary_size for field in self._owners)
 
-    def number_of(self, name: str) -> int:
-        """The place of a field among `fields`."""
-        return [field.name for field in self.fields].index(name)
+    @cached_property
+    def paddings(self) -> tuple[int, ...]:
+        """The padding rows of the table, one per field that owns rows."""
+        return (0, *accumulate(field.vocabulary_size for field in self._owners))[:-1]
+
+    @cached_property
+    def offsets(self) -> tuple[int, ...]:
+        """First table row of each categorical field (its padding row)."""
+        return tuple(self.offset_of(field.name) for field in self.id_fields)
 
     def ids_of(self, name: str) -> slice:
         """The columns of `ids` that belong to a field, a slice of W."""
-        number = self.number_of(name)
-        first = sum(field.width for field in self.fields[:number])
-        return slice(first, first + self.fields[number].width)
+        number = [field.name for field in self.id_fields].index(name)
+        first = sum(field.width for field in self.id_fields[:number])
+        return slice(first, first + self.id_fields[number].width)
 
     def offset_of(self, name: str) -> int:
         """First table row of a field, its padding row."""
-        return self.offsets[self.number_of(name)]
+        owner = self[name].of or name
+        return self.paddings[[field.name for field in self._owners].index(owner)]
 
     def unknown_of(self, name: str) -> int:
         """The table row of a field that means out of vocabulary, its last one."""
-        number = self.number_of(name)
-        return self.offsets[number] + self.fields[number].vocabulary_size - 1
+        return self.offset_of(name) + self[name].vocabulary_size - 1
 
     def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
+        weight = {"weight": self.weight} if self.weight else {}
+        fields = [field.to_dict() for field in self.fields]
+        return {"dataset": self.dataset, "fields": fields, "label": self.label, "group": self.group, **weight}
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> "Schema":
-        return cls(**{**data, "fields": tuple(Field(**field) for field in data["fields"])})
+        return cls(**{**data, "fields": tuple(Field.from_dict(field) for field in data["fields"])})
 
     def save(self, folder: Path) -> None:
         """Write `folder/schema.json`."""

@@ -2,163 +2,19 @@
 
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-import polars as pl
-
-from tf4ctr.data.readers import READERS, BadRow, gzipped, line_of, text_of
-from tf4ctr.data.transforms import TRANSFORMS
+from tf4ctr.data.fields import FieldSpec
+from tf4ctr.data.numbers import Distribution
+from tf4ctr.data.raw_files import RawFiles
+from tf4ctr.data.readers import READERS
+from tf4ctr.data.schema import IDS, NUMBERS, Scaling, Schema
+from tf4ctr.data.splits import ALL, SPLITS, SplitSpec
 from tf4ctr.errors import InputError, did_you_mean
 
-SPLITS = ("train", "valid", "test")
-SHOWN_CHARACTERS = 200  # of an invalid line, in its error
-ALL = "all"  # in place of the splits, for raw files without splits
-
-
-@dataclass(frozen=True)
-class FieldSpec:
-    """One field and how a raw column becomes its value.
-
-    Attributes:
-        name: the field's name.
-        column: the raw column; None if it has the same name.
-        transform: a name of `TRANSFORMS`, applied to the raw text; None for none.
-        separator: the text between the values of a list field. None for a single value, and for a
-            raw column that is a list already.
-        width: how many values of a list field are kept, the first ones; 1 for a single value.
-    """
-
-    name: str
-    column: str | None = None
-    transform: str | None = None
-    separator: str | None = None
-    width: int = 1
-
-    @property
-    def raw(self) -> str:
-        """The raw column."""
-        return self.column or self.name
-
-    def value(self, dtype: pl.DataType | None = None) -> pl.Expr:
-        """Raw column -> the field's text, or list of texts; null for a missing value.
-
-        Args:
-            dtype: of the raw column: text (None), or a list of texts.
-
-        Raises:
-            InputError: a list where the field takes one value, or the reverse.
-        """
-        self._check_type(dtype)
-        value = pl.col(self.raw)
-        if self.transform:
-            value = TRANSFORMS[self.transform].apply(value)
-        if self.width > 1:
-            parts = value if isinstance(dtype, pl.List) else value.str.split(str(self.separator))
-            value = parts.list.eval(pl.element().filter(pl.element() != ""))
-        return value.alias(self.name)
-
-    def _check_type(self, dtype: pl.DataType | None) -> None:
-        if isinstance(dtype, pl.List) and self.width == 1:
-            raise InputError(
-                f"field '{self.name}': its column '{self.raw}' is a list: set the field's width, the values to keep,"
-                f" as in {{name: {self.name}, width: 3}}"
-            )
-        if isinstance(dtype, pl.List) and self.transform:
-            raise InputError(f"field '{self.name}': its column '{self.raw}' is a list, and a transform takes one text")
-        if not isinstance(dtype, pl.List) and self.width > 1 and not self.separator:
-            raise InputError(
-                f"field '{self.name}': its column '{self.raw}' is text: set the field's separator,"
-                f' as in {{name: {self.name}, separator: "|", width: {self.width}}}'
-            )
-
-    @classmethod
-    def from_config(cls, config: str | Mapping[str, Any]) -> "FieldSpec":
-        """Build from an entry of `dataset.fields`: a name, or a mapping.
-
-        Raises:
-            InputError: an unknown option or an invalid value.
-        """
-        options = {"name": config} if isinstance(config, str) else dict(config)
-        known = [field.name for field in fields(cls)]
-        for key in options:
-            if key not in known:
-                raise InputError(f"dataset.fields: {key} is not an option of a field, {did_you_mean(key, known)}")
-        name = options.get("name")
-        if not isinstance(name, str) or not re.fullmatch(r"\w[\w.-]*", name) or name.startswith("__"):
-            raise InputError(
-                f"dataset.fields: '{name}' cannot be a field's name: use letters, digits, '.', '-' and '_'"
-            )
-        spec = cls(**options)
-        if spec.transform and spec.transform not in TRANSFORMS:
-            raise InputError(
-                f"dataset.fields: {name}.transform={spec.transform}: {did_you_mean(spec.transform, TRANSFORMS)}"
-            )
-        if type(spec.width) is not int or spec.width < 1:
-            raise InputError(f"dataset.fields: {name}.width is {spec.width!r}: expected a whole number from 1 on")
-        if spec.separator and spec.width == 1:
-            raise InputError(f"dataset.fields: {name} has a separator and width 1: a list needs a width from 2 on")
-        return spec
-
-
-@dataclass(frozen=True)
-class RawFiles:
-    """The raw files of a dataset: a layout of `dataset.layouts` and the files that match it.
-
-    Attributes:
-        reader: name in `READERS`.
-        options: of the reader.
-        files: split -> its files, or `all` -> the files of a set without splits.
-    """
-
-    reader: str
-    options: Mapping[str, Any]
-    files: Mapping[str, list[Path]]
-
-    def rows(self, paths: list[Path], columns: list[str]) -> pl.LazyFrame:
-        """The given columns, as text or lists of texts, and `__short`, of some of the files."""
-        return READERS[self.reader].rows(paths, columns, **self.options)
-
-    def bad_rows(self, path: Path, columns: list[str]) -> list[BadRow]:
-        """The invalid lines of one file."""
-        return READERS[self.reader].bad_rows(path, columns, **self.options)
-
-    @property
-    def first_line(self) -> int:
-        """Line of a file's first row."""
-        return 1 if self.options.get("header") else READERS[self.reader].first_line
-
-    @property
-    def unit(self) -> str:
-        """What a row of the file is called: a line of text, or a row."""
-        return "line" if READERS[self.reader].lines else "row"
-
-    def line_of(self, path: Path, row: int) -> int:
-        """The line (from 1) of a file's row (from 0), blank lines counted; of parquet the row."""
-        number = self.first_line + row - 1
-        return line_of(path, number) if READERS[self.reader].lines else number + 1
-
-    def shown(self, path: Path, line: int) -> str:
-        """The line itself, below an error that names it; nothing for a file without lines."""
-        return f"\n  {text_of(path, line)[:SHOWN_CHARACTERS]}" if READERS[self.reader].lines else ""
-
-    @property
-    def bytes(self) -> int:
-        """Size of all files; a gzipped one counts five times, the usual ratio for click logs."""
-        return sum(path.stat().st_size * (5 if gzipped(path) else 1) for paths in self.files.values() for path in paths)
-
-    def fingerprint(self) -> dict[str, Any]:
-        """Reader, its options, and name, size and time of every file, as JSON has it."""
-
-        def stat(path: Path) -> list[Any]:
-            return [path.name, path.stat().st_size, path.stat().st_mtime_ns]
-
-        files = {split: [stat(path) for path in paths] for split, paths in self.files.items()}
-        folder = next(iter(self.files.values()))[0].parent
-        beside = [stat(folder / name) for name in READERS[self.reader].beside]
-        options = {"options": dict(self.options)} if self.options else {}
-        return {"reader": self.reader, **options, **files, **({"beside": beside} if beside else {})}
+COMPARISON = re.compile(r"(>=|>|<=|<|==|!=)\s*(-?\d+(?:\.\d+)?)")
 
 
 @dataclass(frozen=True)
@@ -170,7 +26,13 @@ class DatasetSpec:
         raw_dir: folder of the raw files.
         prepared_dir: folder that preparation writes.
         fields: what becomes ids, in order.
-        label: column of clicks: 0 and 1, or true and false.
+        label: column of clicks: 0 and 1, or true and false; see `positive`.
+        positive: what makes a click of another column: a comparison with a number, as in ">= 4",
+            or a list of its texts. None for a column of clicks. In yaml both are set by
+            `label: {column: rating, positive: ">= 4"}`.
+        weight: column of the rows' weights in the loss; None for equal ones. They are divided by
+            their mean over the training rows.
+        weighted_metrics: whether the weights count in the metrics, too.
         group: column that gAUC groups by; None for no gAUC.
         min_count: training rows that a value needs to get a table row of its own.
         limit_rows: take only the first rows of each split (of the whole, if the raw files have no
@@ -179,6 +41,8 @@ class DatasetSpec:
             `reader`, its options, and the files of `train`, `valid` and `test`, or `all` for files
             without splits, which are split 8:1:1. Names may have wildcards.
         split_seed: of that split.
+        split: splits such files by a column instead, see `SplitSpec`; None for the hash.
+        null_values: texts that mean a missing value, in every column.
         rows: rows that each split must have; None if not known.
         source: where to get the raw files; shown when they are missing.
         download: what `download=true` fetches, see `download.fetch`; None if that is not possible.
@@ -194,6 +58,11 @@ class DatasetSpec:
     layouts: tuple[Mapping[str, Any], ...]
     raw_dir: Path | None = None
     group: str | None = None
+    positive: str | tuple[str, ...] | None = None
+    weight: str | None = None
+    weighted_metrics: bool = False
+    split: SplitSpec | None = None
+    null_values: tuple[str, ...] = ()
     min_count: int = 1
     limit_rows: int | None = None
     split_seed: int = 0
@@ -224,6 +93,11 @@ class DatasetSpec:
             options[key] = Path(options[key]).expanduser().absolute() if options.get(key) else None
         options["fields"] = tuple(FieldSpec.from_config(field) for field in options["fields"])
         options["layouts"] = tuple(options["layouts"])
+        options["null_values"] = tuple(map(str, options.get("null_values") or ()))
+        if isinstance(options["label"], Mapping):
+            options |= _label(options["label"])
+        if options.get("split"):
+            options["split"] = SplitSpec.from_config(options["split"])
         spec = cls(**options)
         spec._check()
         return spec
@@ -233,6 +107,11 @@ class DatasetSpec:
         if len(set(names)) < len(names):
             raise InputError(f"dataset.fields names a field twice: {', '.join(names)}")
         raw = [field.raw for field in self.fields]
+        self._check_shared()
+        if self.weighted_metrics and self.weight is None:
+            raise InputError("dataset.weighted_metrics is true, but dataset.weight names no column")
+        if self.split and self.split.by == self.label:
+            raise InputError(f"dataset.split.by is the label '{self.label}': each split would have one class")
         for key in ("label", "click_probability"):
             if getattr(self, key) in raw:
                 raise InputError(
@@ -257,16 +136,69 @@ class DatasetSpec:
                     f"dataset.layouts: expected reader and train, valid, test (or all), found {', '.join(layout)}"
                 )
 
+    def _check_shared(self) -> None:
+        owners = {field.name: field for field in self.fields if field.counted}
+        for field in self.fields:
+            if field.file is not None and owners.get(str(field.of)) is not None and owners[str(field.of)].width > 1:
+                raise InputError(f"dataset.fields: {field.name}.of is '{field.of}', a list: expected a single value")
+            if field.of is not None and field.of not in owners:
+                raise InputError(
+                    f"dataset.fields: {field.name}.of is '{field.of}', expected a field with a vocabulary of its own,"
+                    f" {did_you_mean(field.of, owners)}"
+                )
+        if not owners:
+            raise InputError("dataset.fields has numbers alone: expected at least one categorical field")
+
     @property
     def columns(self) -> list[str]:
-        """Raw columns to read: label, fields, group and click probability."""
-        wanted = [self.label, *(field.raw for field in self.fields), self.group, self.click_probability]
+        """Raw columns to read: label, fields, group, weight, split and click probability."""
+        by = self.split.by if self.split else None
+        of_rows = [field.raw for field in self.fields if field.file is None]
+        wanted = [
+            self.label,
+            *of_rows,
+            self.group,
+            self.weight,
+            by,
+            self.click_probability,
+        ]
         return [name for name in dict.fromkeys(wanted) if name]
+
+    @property
+    def numbers(self) -> set[str]:
+        """Those of them that are only used as numbers."""
+        texts = {self.label, self.group, *(field.raw for field in self.fields if field.kind == IDS)}
+        if self.split and self.split.values:
+            texts.add(self.split.by)
+        return {*self.columns} - texts
+
+    def stand_in(self) -> Schema:
+        """A schema of the same fields with three table rows each: builds a network without data."""
+        scaling = Scaling("none", quantiles=(0.0, 1.0))
+        fields = tuple(field.encoded(3, scaling if field.kind == NUMBERS else None) for field in self.fields)
+        return Schema(self.name, fields, self.label, self.group, self.weight)
+
+    def limits(self, field: FieldSpec) -> tuple[int, int | None]:
+        """`min_count` and `max_values` of a field."""
+        return field.min_count or self.min_count, field.max_values
+
+    @property
+    def vector_files(self) -> tuple[str, ...]:
+        """Names of the files with vectors."""
+        return tuple(dict.fromkeys(field.file for field in self.fields if field.file))
+
+    def cut(self, moments: Distribution) -> "DatasetSpec":
+        """The dataset, split at the moments that give the shares of `split`."""
+        assert self.split is not None
+        return replace(self, split=self.split.at(moments))
 
     def settings(self) -> dict[str, Any]:
         """All settings that change the prepared rows; the manifest keeps them."""
         keys = ("name", "label", "group", "min_count", "limit_rows", "split_seed", "generator", "click_probability")
-        return {"fields": [asdict(field) for field in self.fields]} | {key: getattr(self, key) for key in keys}
+        younger: dict[str, Any] = {"positive": self.positive, "weight": self.weight, "null_values": self.null_values}
+        younger["split"] = asdict(replace(self.split, moments=None)) if self.split else None
+        settings = {"fields": [field.settings() for field in self.fields]} | {key: getattr(self, key) for key in keys}
+        return settings | {key: value for key, value in younger.items() if value}
 
     def raw_files(self, folder: Path) -> RawFiles:
         """Find the first layout whose files are all in `folder`.
@@ -279,9 +211,11 @@ class DatasetSpec:
             reader = READERS[layout["reader"]]
             names = {split: layout[split] for split in (*SPLITS, ALL) if split in layout}
             files = {split: _find(folder, name) for split, name in names.items()}
-            if all(files.values()) and all((folder / name).exists() for name in reader.beside):
-                return RawFiles(layout["reader"], {key: layout[key] for key in reader.options if key in layout}, files)
-            parts = [*names.values(), *reader.beside]
+            beside = (*reader.beside, *self.vector_files)
+            if all(files.values()) and all((folder / name).exists() for name in beside):
+                options = {key: layout[key] for key in reader.options if key in layout}
+                return RawFiles(layout["reader"], options, files, self.null_values, self.vector_files)
+            parts = [*names.values(), *beside]
             wanted.append(
                 f"  {layout['reader']:9} "
                 + ", ".join(f"{part} ({'found' if any(folder.glob(part)) else 'missing'})" for part in parts)
@@ -291,6 +225,24 @@ class DatasetSpec:
             f"raw files of {self.name} not found in {folder}; expected one of\n" + "\n".join(wanted) + "\n"
             f"{self.source.strip()}\n{get_it}Then put them there, or name their folder with dataset.raw_dir=FOLDER"
         )
+
+
+def _label(config: Mapping[str, Any]) -> dict[str, Any]:
+    """`label` and `positive` from a label that is made of another column.
+
+    Raises:
+        InputError: other options, or a condition that cannot be read.
+    """
+    positive = config.get("positive")
+    if set(config) == {"column", "positive"}:
+        if isinstance(positive, list | tuple) and positive:
+            return {"label": config["column"], "positive": tuple(map(str, positive))}
+        if isinstance(positive, str) and COMPARISON.fullmatch(positive):
+            return {"label": config["column"], "positive": positive}
+    raise InputError(
+        f'dataset.label is {dict(config)}: expected a column, or {{column: rating, positive: ">= 4"}},'
+        " or {column: action, positive: [click, buy]}"
+    )
 
 
 def _find(folder: Path, name: str) -> list[Path]:

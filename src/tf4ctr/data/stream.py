@@ -21,7 +21,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from tf4ctr.data.schema import GROUP, LABEL, ROW_GROUP_SIZE, Schema
+from tf4ctr.data.schema import GROUP, LABEL, ROW_GROUP_SIZE, WEIGHT, Schema
 from tf4ctr.errors import InputError
 
 # pools of rows that are read before they are needed: with two, one is ready while the next is read
@@ -35,11 +35,15 @@ class Batch(NamedTuple):
         ids: rows of the one table, int32 [B, W].
         label: float32 [B].
         group: int64 [B], or None for a dataset without groups.
+        numbers: scaled, NaN where missing, float32 [B, N], or None for a dataset without numbers.
+        weight: float32 [B], 1 on average over the training rows, or None for equal weights.
     """
 
     ids: Tensor
     label: Tensor
-    group: Tensor | None
+    group: Tensor | None = None
+    numbers: Tensor | None = None
+    weight: Tensor | None = None
 
     def take(self, rows: Tensor | slice) -> "Batch":
         """Some of the rows, at most B: row numbers [b] give a copy, a slice gives a view."""
@@ -66,8 +70,7 @@ class Batch(NamedTuple):
         return self._map(Tensor.pin_memory)
 
     def _map(self, function: Callable[[Tensor], Tensor]) -> "Batch":
-        group = None if self.group is None else function(self.group)
-        return Batch(function(self.ids), function(self.label), group)
+        return Batch(*(None if part is None else function(part) for part in self))  # type: ignore[arg-type]
 
 
 class Stream(ABC):
@@ -147,7 +150,13 @@ class Stream(ABC):
     def _tensors(self, table: pl.DataFrame) -> Batch:
         ids = torch.from_numpy(table.select(self.schema.columns).to_numpy(order="c", writable=True))
         label = table[LABEL].cast(pl.Float32).to_torch()
-        return Batch(ids, label, table[GROUP].to_torch() if self.schema.group else None)
+        group = table[GROUP].to_torch() if self.schema.group else None
+        numbers = self._numbers(table) if self.schema.number_columns else None
+        return Batch(ids, label, group, numbers, table[WEIGHT].to_torch() if self.schema.weight else None)
+
+    def _numbers(self, table: pl.DataFrame) -> Tensor:
+        numbers = table.select(self.schema.number_columns).fill_null(float("nan"))
+        return torch.from_numpy(numbers.to_numpy(order="c", writable=True))
 
     def start_epoch(self, epoch: int) -> None:
         """Go to the start of `epoch`; if the stream is in this epoch, keep its `position`."""

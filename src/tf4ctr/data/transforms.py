@@ -1,4 +1,4 @@
-"""Named expressions raw text -> text: the values of `transform` in conf/dataset/NAME.yaml."""
+"""Named expressions on raw values: the values of `transform` in conf/dataset/NAME.yaml."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -59,4 +59,32 @@ TRANSFORMS = {
     "log_bucket": Transform(NUMBER, "a number", "27", _log_bucket),
     "age_decade": Transform(NUMBER, "a number", "27", _age_decade),
     "country_code": Transform("", "a text", "GBUM71505078", lambda text: text.str.slice(0, 2)),
+}
+
+
+def finite(value: pl.Expr) -> pl.Expr:
+    """Text or number -> Float64; null for infinity and a text that is not a number."""
+    number = value.cast(pl.Float64, strict=False)
+    return pl.when(number.is_finite()).then(number)
+
+
+def moment(value: pl.Expr) -> pl.Expr:
+    """A moment as a number: numbers as they are, ISO dates as seconds since 1970.
+
+    Text after the seconds (a fraction, a time zone) is ignored. Null for other texts.
+    """
+    text = value.cast(pl.String).str.replace("T", " ").str.slice(0, 19)
+    dates = [text.str.to_datetime(form, strict=False) for form in ("%Y-%m-%d %H:%M:%S", "%Y-%m-%d %H:%M")]
+    dates.append(text.str.to_date("%Y-%m-%d", strict=False).cast(pl.Datetime))
+    return pl.coalesce(finite(value), pl.coalesce(dates).dt.epoch("s").cast(pl.Float64))
+
+
+def _signed(transform: Callable[[pl.Expr], pl.Expr]) -> Callable[[pl.Expr], pl.Expr]:
+    """The transform of |x|, with the sign of x: counts with some -1 in them are common in logs."""
+    return lambda value: value.sign() * transform(value.abs())
+
+
+NUMBER_TRANSFORMS: dict[str, Callable[[pl.Expr], pl.Expr]] = {
+    "log1p": _signed(pl.Expr.log1p),
+    "sqrt": _signed(pl.Expr.sqrt),
 }

@@ -4,9 +4,11 @@ Row 0 is padding, rows 1..n are the known values in sorted order, row n + 1 is o
 """
 
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import polars as pl
+import polars_hash  # noqa: F401, registers the expressions' `nchash`
 
 from tf4ctr.data.schema import Field
 
@@ -42,15 +44,28 @@ class Counts:
         if sum(map(len, self._pending)) > MERGE_ROWS + len(self._merged) // 2:
             self._merge()
 
+    def join(self, other: "Counts") -> None:
+        """Add what another process has counted."""
+        self.add(other.seen(1))
+
     def _merge(self) -> None:
         # the streaming engine sums while it reads; the other one first lists the rows of each value
         merged = pl.concat([self._merged, *self._pending]).lazy().group_by(self.name).agg(pl.col("count").sum())
         self._merged, self._pending = merged.collect(engine="streaming"), []
 
-    def seen(self, min_count: int) -> pl.DataFrame:
-        """The values that occur at least `min_count` times, sorted, and their `count` (UInt64)."""
+    def seen(self, min_count: int, max_values: int | None = None) -> pl.DataFrame:
+        """The values that occur at least `min_count` times, sorted, and their `count` (UInt64).
+
+        Args:
+            min_count: occurrences that a value needs.
+            max_values: values at most, the most frequent ones, among equals the first in sorted
+                order; None for all.
+        """
         self._merge()
-        return self._merged.filter(pl.col("count") >= min_count).sort(self.name)
+        frequent = self._merged.filter(pl.col("count") >= min_count).sort(self.name)
+        if max_values is None or len(frequent) <= max_values:
+            return frequent
+        return frequent.sort("count", descending=True, maintain_order=True).head(max_values).sort(self.name)
 
 
 def size(values: pl.Series) -> int:
@@ -70,11 +85,30 @@ def encode(field: Field, value: pl.Expr, values: pl.Series, offset: int) -> list
         values: the known values in table order, of rows 1..n.
         offset: the field's first table row.
     """
-    unknown = field.vocabulary_size - 1
 
     def known(text: pl.Expr) -> pl.Expr:
         return text.cast(pl.Enum(values), strict=False).to_physical().cast(pl.Int32) + 1
 
+    return _columns(field, value, known, offset)
+
+
+def encode_hashed(field: Field, value: pl.Expr, offset: int) -> list[pl.Expr]:
+    """As `encode`, for a field without a vocabulary: rows 1..n by xxHash64 of the text.
+
+    The hash is the same on every machine. A missing value becomes the field's last row. 3.0 is the
+    value 3, whatever wrote it.
+    """
+
+    def known(text: pl.Expr) -> pl.Expr:
+        text = text.str.strip_suffix(".0")
+        return (text.nchash.xxhash64() % (field.vocabulary_size - 2)).cast(pl.Int32) + 1  # type: ignore[attr-defined]
+
+    return _columns(field, value, known, offset)
+
+
+def _columns(field: Field, value: pl.Expr, known: Callable[[pl.Expr], pl.Expr], offset: int) -> list[pl.Expr]:
+    """The columns of a field; `known` maps a text to its row, null if it has none."""
+    unknown = field.vocabulary_size - 1
     if field.width == 1:
         return [(known(value).fill_null(unknown) + offset).alias(field.name)]
     parts = [value.list.get(i, null_on_oob=True) for i in range(field.width)]
