@@ -1,0 +1,1 @@
+"""Files -> a draft of their conf/dataset/NAME.yaml: sniffing, survey, label, verdicts, draft."""
