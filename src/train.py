@@ -108,6 +108,7 @@ def build(run: Run) -> "tuple[CTRDataModule, CTRModule]":
     lightning.seed_everything(run.config.seed, verbose=False)
     data = assembly.build_data(run.config, prepared)
     module = assembly.build_module(run.config, data.schema)
+    assembly.load_vectors(module.network, data.schema, prepared)
     reporting.show(parts_table(module.network))
     return data, module
 

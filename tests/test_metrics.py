@@ -111,3 +111,23 @@ def test_auc_takes_logits_of_bf16():
     metric = AUC()
     metric.update(torch.tensor([0.5, -0.5], dtype=torch.bfloat16), torch.tensor([1.0, 0.0]))
     assert float(metric.compute()) == 1.0
+
+
+@given(rows, st.integers(0, 2**32 - 1))
+def test_a_weight_counts_as_so_many_rows(drawn, seed):
+    score, label, group = (np.array(column) for column in zip(*drawn, strict=True))
+    weight = np.random.default_rng(seed).integers(0, 4, len(score))
+    one = [torch.tensor(score, dtype=torch.float32), torch.tensor(label, dtype=torch.float32), torch.tensor(group)]
+    many = [part.repeat_interleave(torch.tensor(weight)) for part in one]
+    if not len(many[0]):
+        return
+    weight = torch.tensor(weight, dtype=torch.float32)
+    near = {"abs": 1e-12, "nan_ok": True}
+    assert float(auc(*one[:2], weight)) == pytest.approx(float(auc(*many[:2])), **near)
+    assert float(grouped_auc(*one, weight)) == pytest.approx(float(grouped_auc(*many)), **near)
+    for metric, parts in ((AUC, 2), (GroupedAUC, 3), (LogLoss, 2)):
+        weighted, repeated = metric(weighted=True), metric()
+        for rows_of_batch in torch.arange(len(score)).chunk(2):
+            weighted.update(*(part[rows_of_batch] for part in one[:parts]), weight[rows_of_batch])
+        repeated.update(*many[:parts])
+        assert float(weighted.compute()) == pytest.approx(float(repeated.compute()), **near)

@@ -12,8 +12,9 @@ from lightning.pytorch.callbacks import ProgressBar
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from tf4ctr.data import vectors
 from tf4ctr.data.datamodule import CTRDataModule
-from tf4ctr.data.schema import Field, Schema
+from tf4ctr.data.schema import Schema
 from tf4ctr.data.spec import DatasetSpec
 from tf4ctr.errors import InputError
 from tf4ctr.models.network import Network
@@ -46,7 +47,7 @@ def build_network(config: DictConfig, schema: Schema) -> Network:
         InputError: the parts do not fit together, or a part does not know an option.
     """
     parts = {
-        "embedding": build(config.embedding.table),
+        "embedding": build(config.embedding.table, **({"number": build(config.number)} if "number" in config else {})),
         "ssem": build(config.ssem),
         "encoders": {name: build(node) for name, node in config.backbone.items() if name != "interaction"},
         "dfm": build(config.dfm),
@@ -64,7 +65,18 @@ def build_module(config: DictConfig, schema: Schema) -> CTRModule:
         InputError: a part does not know an option, or they do not fit together.
     """
     network, loss, optimizer = build_network(config, schema), build(config.loss), build(config.optimizer)
-    return CTRModule(schema, network, loss, optimizer, config.embedding.l2, config.trainer.get("compile", False))
+    options = {"compiled": config.trainer.get("compile", False)}
+    options["weighted_metrics"] = config.dataset.get("weighted_metrics", False)
+    return CTRModule(schema, network, loss, optimizer, config.embedding.l2, **options)
+
+
+def load_vectors(network: Network, schema: Schema, prepared_dir: Path) -> None:
+    """Put the given vectors of a prepared dataset into the network of its schema."""
+    for field in schema.vector_fields:
+        if field.of is not None:
+            table = torch.from_numpy(vectors.load(field.name, prepared_dir / "vectors", field.width))
+            for embedding in network.embeddings():
+                embedding.vectors[field.name].load(table)  # type: ignore[operator]
 
 
 def build_data(config: DictConfig, prepared_dir: Path) -> CTRDataModule:
@@ -101,9 +113,8 @@ def check_config(config: DictConfig, spec: DatasetSpec) -> None:
     Raises:
         InputError: or another error of a part that is built.
     """
-    fields = tuple(Field(field.name, 3, field.width) for field in spec.fields)
     with torch.random.fork_rng():
-        build_module(config, Schema(spec.name, fields, spec.label, spec.group)).configure_optimizers()
+        build_module(config, spec.stand_in()).configure_optimizers()
     build_data(config, spec.prepared_dir)
 
 

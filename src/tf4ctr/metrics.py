@@ -7,47 +7,57 @@ from torchmetrics import Metric
 from torchmetrics.utilities import dim_zero_cat
 
 
-def auc(score_B: Tensor, label_B: Tensor) -> Tensor:
+def auc(score_B: Tensor, label_B: Tensor, weight_B: Tensor | None = None) -> Tensor:
     """Area under the ROC curve, exact, ties counted half (scikit-learn's `roc_auc_score`).
 
     Args:
         score_B: any monotone score, [B].
         label_B: 0 or 1, [B].
+        weight_B: of the rows, at least 0, [B]; None for equal ones.
 
     Returns:
         float64 scalar; NaN if one class is missing.
     """
-    area, _, _ = auc_by_group(score_B, label_B)
+    area, _, _ = auc_by_group(score_B, label_B, weight_B=weight_B)
     return area.mean()  # of the one group; NaN if there are no rows
 
 
-def grouped_auc(score_B: Tensor, label_B: Tensor, group_B: Tensor) -> Tensor:
-    """gAUC: the mean of the groups' AUCs, weighted by their rows; groups of one class do not count.
+def grouped_auc(score_B: Tensor, label_B: Tensor, group_B: Tensor, weight_B: Tensor | None = None) -> Tensor:
+    """gAUC: the mean of the groups' AUCs, weighted by their rows (or their rows' weights).
+
+    Groups of one class do not count.
 
     Args:
         score_B: any monotone score, [B], taken as float32.
         label_B: 0 or 1, [B].
         group_B: integers from 0 to 2**31 - 1, [B].
+        weight_B: of the rows, at least 0, [B]; None for equal ones.
 
     Returns:
         float64 scalar; NaN if no group has both classes.
     """
-    area, positives, rows = auc_by_group(score_B.float(), label_B, group_B)
+    area, positives, rows = auc_by_group(score_B.float(), label_B, group_B, weight_B)
     both = (positives > 0) & (positives < rows)
     return (area[both] * rows[both]).sum() / rows[both].sum()
 
 
-def auc_by_group(score_B: Tensor, label_B: Tensor, group_B: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
+def auc_by_group(
+    score_B: Tensor, label_B: Tensor, group_B: Tensor | None = None, weight_B: Tensor | None = None
+) -> tuple[Tensor, Tensor, Tensor]:
     """The AUC of each group, exact, ties counted half.
+
+    It is the share of the pairs of a positive and a negative row that are in the right order. With
+    weights a pair counts the product of its rows' weights, and rows count their weights.
 
     Args:
         score_B: any monotone score, [B]; float32 needs one sort, other types need two.
         label_B: 0 or 1, [B].
         group_B: integers from 0 to 2**31 - 1, [B]; None if all rows are one group.
+        weight_B: at least 0, [B]; None for equal weights, which are counted in integers.
 
     Returns:
-        AUC (float64, NaN if the group has one class), positives and rows (int64) of each group that
-        has rows, [G] each, by ascending group.
+        AUC (float64, NaN if the group has one class), positives and rows (int64, with weights
+        float64) of each group that has rows, [G] each, by ascending group.
     """
     order = _order(score_B, group_B)
     score_B, label_B = score_B[order], label_B[order]
@@ -56,7 +66,10 @@ def auc_by_group(score_B: Tensor, label_B: Tensor, group_B: Tensor | None = None
     new_group[1:] = group_B[1:] != group_B[:-1]
     new_tie = new_group.clone()
     new_tie[1:] |= score_B[1:] != score_B[:-1]
-    positive_before = F.pad(label_B.long().cumsum(0), (1, 0))  # [B + 1]: positives among the first i rows
+    count_B = torch.ones_like(order) if weight_B is None else weight_B[order].double()
+    # [B + 1]: positives, and rows, among the first i rows
+    positive_before = F.pad((label_B.to(count_B.dtype) * count_B).cumsum(0), (1, 0))
+    rows_before = F.pad(count_B.cumsum(0), (1, 0))
     rows = torch.tensor([len(label_B)], device=label_B.device)
 
     tie_start = new_tie.nonzero().squeeze(1)
@@ -66,18 +79,17 @@ def auc_by_group(score_B: Tensor, label_B: Tensor, group_B: Tensor | None = None
     group_of_tie = new_group.long().cumsum(0)[tie_start] - 1
 
     tie_positives = positive_before[tie_end] - positive_before[tie_start]
-    tie_negatives = tie_end - tie_start - tie_positives
-    negative_before = (tie_start - positive_before[tie_start]) - (group_start - positive_before[group_start])[
-        group_of_tie
-    ]
+    tie_negatives = rows_before[tie_end] - rows_before[tie_start] - tie_positives
+    negatives_before = rows_before - positive_before
+    negative_before = negatives_before[tie_start] - negatives_before[group_start][group_of_tie]
     # twice the number of (positive, negative) pairs in the right order; a tie counts one
-    pairs = torch.zeros_like(group_start).index_add_(
+    pairs = torch.zeros_like(group_start, dtype=count_B.dtype).index_add_(
         0, group_of_tie, tie_positives * (2 * negative_before + tie_negatives)
     )
 
     positives = positive_before[group_end] - positive_before[group_start]
-    negatives = group_end - group_start - positives
-    return pairs.double() / (2 * positives * negatives).double(), positives, group_end - group_start
+    of_group = rows_before[group_end] - rows_before[group_start]
+    return pairs.double() / (2 * positives * (of_group - positives)).double(), positives, of_group
 
 
 def _order(score_B: Tensor, group_B: Tensor | None) -> Tensor:
@@ -95,64 +107,80 @@ def _order(score_B: Tensor, group_B: Tensor | None) -> Tensor:
     return torch.argsort(group_B.long() * 2**32 + bits)
 
 
-class AUC(Metric):
-    """`auc` over all batches and ranks."""
+class RowMetric(Metric):
+    """A metric that needs all rows at once: they are kept, and joined over batches and ranks.
+
+    Args:
+        *columns: what is kept of a row, in the order of `update`.
+    """
 
     full_state_update = False
-    score: list[Tensor]
-    label: list[Tensor]
 
-    def __init__(self) -> None:
+    def __init__(self, *columns: str) -> None:
         super().__init__()
-        self.add_state("score", default=[], dist_reduce_fx="cat")
-        self.add_state("label", default=[], dist_reduce_fx="cat")
+        self.columns = columns
+        for name in columns:
+            self.add_state(name, default=[], dist_reduce_fx="cat")
 
-    def update(self, logit_B: Tensor, label_B: Tensor) -> None:
-        self.score.append(logit_B.detach().float())
-        self.label.append(label_B)
+    def update(self, *parts_B: Tensor) -> None:
+        """Add the rows of a batch, [B] each."""
+        for name, part_B in zip(self.columns, parts_B, strict=True):
+            getattr(self, name).append(part_B)
+
+    def rows(self) -> dict[str, Tensor]:
+        """All rows by column."""
+        return {f"{name}_B": dim_zero_cat(getattr(self, name)) for name in self.columns}
+
+
+class AUC(RowMetric):
+    """`auc` over all batches and ranks; `weighted` rows have a weight."""
+
+    def __init__(self, weighted: bool = False) -> None:
+        super().__init__("score", "label", *(["weight"] if weighted else []))
+
+    def update(self, logit_B: Tensor, label_B: Tensor, *weight_B: Tensor) -> None:  # type: ignore[override]
+        super().update(logit_B.detach().float(), label_B, *weight_B)
 
     def compute(self) -> Tensor:
-        return auc(dim_zero_cat(self.score), dim_zero_cat(self.label))
+        return auc(**self.rows())
 
 
-class GroupedAUC(Metric):
-    """`grouped_auc` over all batches and ranks."""
+class GroupedAUC(RowMetric):
+    """`grouped_auc` over all batches and ranks; `weighted` rows have a weight."""
 
-    full_state_update = False
-    score: list[Tensor]
-    label: list[Tensor]
-    group: list[Tensor]
+    def __init__(self, weighted: bool = False) -> None:
+        super().__init__("score", "label", "group", *(["weight"] if weighted else []))
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.add_state("score", default=[], dist_reduce_fx="cat")
-        self.add_state("label", default=[], dist_reduce_fx="cat")
-        self.add_state("group", default=[], dist_reduce_fx="cat")
-
-    def update(self, logit_B: Tensor, label_B: Tensor, group_B: Tensor) -> None:
-        self.score.append(logit_B.detach().float())
-        self.label.append(label_B)
-        self.group.append(group_B)
+    def update(  # type: ignore[override]
+        self, logit_B: Tensor, label_B: Tensor, group_B: Tensor, *weight_B: Tensor
+    ) -> None:
+        super().update(logit_B.detach().float(), label_B, group_B, *weight_B)
 
     def compute(self) -> Tensor:
-        return grouped_auc(dim_zero_cat(self.score), dim_zero_cat(self.label), dim_zero_cat(self.group))
+        return grouped_auc(**self.rows())
 
 
 class LogLoss(Metric):
-    """Mean binary cross entropy of logits in float64 (scikit-learn's `log_loss` of sigmoids)."""
+    """Mean binary cross entropy of logits in float64 (scikit-learn's `log_loss` of sigmoids).
+
+    With weights it is the weighted mean.
+    """
 
     full_state_update = False
     total: Tensor
     rows: Tensor
 
-    def __init__(self) -> None:
+    def __init__(self, weighted: bool = False) -> None:
         super().__init__()
+        rows = torch.zeros((), dtype=torch.float64 if weighted else torch.int64)
         self.add_state("total", default=torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
-        self.add_state("rows", default=torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
+        self.add_state("rows", default=rows, dist_reduce_fx="sum")
 
-    def update(self, logit_B: Tensor, label_B: Tensor) -> None:
-        self.total += F.binary_cross_entropy_with_logits(logit_B.detach().double(), label_B.double(), reduction="sum")
-        self.rows += len(label_B)
+    def update(self, logit_B: Tensor, label_B: Tensor, weight_B: Tensor | None = None) -> None:
+        weight_B = None if weight_B is None else weight_B.double()
+        logit_B, label_B = logit_B.detach().double(), label_B.double()
+        self.total += F.binary_cross_entropy_with_logits(logit_B, label_B, weight_B, reduction="sum")
+        self.rows += len(label_B) if weight_B is None else weight_B.sum()
 
     def compute(self) -> Tensor:
         return self.total / self.rows

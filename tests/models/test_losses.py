@@ -185,3 +185,19 @@ def test_focal_loss_is_finite_at_saturated_logits():
 def test_focal_loss_arguments_outside_their_range_are_refused(arguments, message):
     with pytest.raises(InputError, match=message):
         FocalLoss(*arguments)
+
+
+@pytest.mark.parametrize("loss", [BCELoss(), FocalLoss(2, 0.3), TFLoss(0.25, 2, 0.7)])
+def test_a_weight_of_the_mean_one_counts_as_so_many_rows(loss):
+    weight = torch.tensor([0, 1, 2, 1, 0, 3, 1, 0], dtype=torch.float32)
+    logits = [torch.randn(8, requires_grad=True) for _ in range(3)]
+    label = torch.tensor([0, 1, 1, 0, 1, 0, 1, 0], dtype=torch.float32)
+    repeat = weight.long()
+    weighted = loss(Logits(*logits), label, weight / weight.mean())
+    repeated = loss(Logits(*(part.repeat_interleave(repeat) for part in logits)), label.repeat_interleave(repeat))
+    for name, term in weighted.items():
+        assert float(term) == pytest.approx(float(repeated[name]), abs=1e-6)
+    first, second = (torch.autograd.grad(terms["loss"], logits[0])[0] for terms in (weighted, repeated))
+    torch.testing.assert_close(first, second)
+    equal = loss(Logits(*logits), label, torch.ones(8))
+    assert float(equal["loss"]) == pytest.approx(float(loss(Logits(*logits), label)["loss"]), abs=1e-6)

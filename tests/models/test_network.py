@@ -10,6 +10,7 @@ from tf4ctr.models.embedding import FieldEmbedding
 from tf4ctr.models.encoders.fm import FM
 from tf4ctr.models.encoders.linear import Linear
 from tf4ctr.models.encoders.mlp import MLP
+from tf4ctr.models.inputs import Inputs
 from tf4ctr.models.network import Network
 from tf4ctr.models.ssem import SeparateRepresentation, Shared
 
@@ -38,7 +39,7 @@ def test_plain_deepfm_equals_its_formula(schema):
     net = network(schema, Shared, FM, mlp, Sum).eval()
     ids = draw_ids(schema, 16)
     emb = net.ssem.table.weight[ids.long()]
-    expected = net.encoders["simple"](emb, ids) + net.dfm.heads[1](net.encoders["complex"](emb, ids))
+    expected = net.encoders["simple"](emb, Inputs(ids)) + net.dfm.heads[1](net.encoders["complex"](emb, ids))
     assert torch.allclose(net(ids).fused, expected[:, 0])
 
 

@@ -1,8 +1,10 @@
-"""One embedding table for all fields, read with one lookup.
+"""The embeddings of all fields: one table for ids, read with one lookup, and numbers beside it.
 
 Shapes in the names of tensors, here and in every model file: B batch, F fields, W id columns (a
-list field has several, so W >= F), D embedding size, H hidden size.
+list field has several), N numbers, D embedding size, H hidden size.
 """
+
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.distributed
@@ -11,16 +13,21 @@ from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.tensor import DTensor, Replicate, Shard, distribute_tensor
 from torch.nn import functional as F
 
-from tf4ctr.data.schema import Schema
+from tf4ctr.data.schema import Field, Schema
+from tf4ctr.models.numbers import LinearNumbers
 from tf4ctr.models.rows import look_up
+from tf4ctr.models.vectors import GivenVectors, VectorsOfValues
+
+NumberFactory = Callable[[Sequence[Field], int], nn.Module]
 
 
 class FieldEmbedding(nn.Module):
-    """The embeddings of all fields in one table [num_ids, D].
+    """The embedding of each field, whatever its kind, in the order of the schema: [B, F, D].
 
-    The rows are drawn from N(0, init_std^2); each field's padding row is zero. The embedding of a
-    list field is the sum of its values' embeddings, without padding. A padding row never gets a
-    gradient, so it stays zero under weight decay.
+    Ids own the rows of one table [num_ids, D], drawn from N(0, init_std^2); each field's padding
+    row is zero. The embeddings of a list field's values are pooled without padding: their sum, mean
+    or maximum. A padding row never gets a gradient, so it stays zero under weight decay. A number
+    becomes an embedding by `number`.
 
     Args:
         schema: the fields.
@@ -28,27 +35,53 @@ class FieldEmbedding(nn.Module):
         init_std: standard deviation of the initial values.
         sparse: the gradient contains the rows of the batch only. `RowwiseAdam` requires this.
         sharded: allow `shard`, which distributes the rows over the processes of one training.
+        number: `number(schema.number_fields, dim)` builds the module of numbers, see numbers.py.
     """
 
     field_W: Tensor
     padding_W: Tensor
+    mean_F: Tensor
+    order_F: Tensor
 
     def __init__(
-        self, schema: Schema, dim: int, init_std: float = 1e-4, sparse: bool = False, sharded: bool = False
+        self,
+        schema: Schema,
+        dim: int,
+        init_std: float = 1e-4,
+        sparse: bool = False,
+        sharded: bool = False,
+        number: NumberFactory = LinearNumbers,
     ) -> None:
         super().__init__()
         self.dim, self.sparse, self.sharded = dim, sparse, sharded
         self.weight = nn.Parameter(torch.empty(schema.num_ids, dim))
         with torch.no_grad():
             self.weight.normal_(std=init_std)
-            self.weight[list(schema.offsets)] = 0.0
-        self.num_fields = schema.num_fields
-        self.has_lists = len(schema.columns) > schema.num_fields
+            self.weight[list(schema.paddings)] = 0.0
+        self.num_fields = len(schema.id_fields)
+        self.has_lists = len(schema.columns) > self.num_fields
         if self.has_lists:
-            field_of_column = [number for number, field in enumerate(schema.fields) for _ in range(field.width)]
-            padding_of_column = [schema.offsets[number] for number in field_of_column]
-            self.register_buffer("field_W", torch.tensor(field_of_column), persistent=False)
-            self.register_buffer("padding_W", torch.tensor(padding_of_column), persistent=False)
+            self._prepare_pooling(schema)
+        self.numbers = number(schema.number_fields, dim) if schema.number_fields else None
+        self.vectors = nn.ModuleDict({field.name: _vectors(schema, field, dim) for field in schema.vector_fields})
+        self.schema = schema
+        self.has_ids_only = len(schema.id_fields) == schema.num_fields
+        if not self.has_ids_only:
+            order = [field.name for field in (*schema.id_fields, *schema.number_fields, *schema.vector_fields)]
+            places = [order.index(field.name) for field in schema.fields]
+            self.register_buffer("order_F", torch.tensor(places), persistent=False)
+
+    def _prepare_pooling(self, schema: Schema) -> None:
+        fields = schema.id_fields
+        field_of_column = [number for number, field in enumerate(fields) for _ in range(field.width)]
+        padding_of_column = [schema.offset_of(fields[number].name) for number in field_of_column]
+        self.register_buffer("field_W", torch.tensor(field_of_column), persistent=False)
+        self.register_buffer("padding_W", torch.tensor(padding_of_column), persistent=False)
+        self.register_buffer("mean_F", torch.tensor([field.pooling == "mean" for field in fields]), persistent=False)
+        self.has_means = any(field.pooling == "mean" for field in fields)
+        self.maxima = {
+            number: schema.ids_of(field.name) for number, field in enumerate(fields) if field.pooling == "max"
+        }
 
     def shard(self, mesh: DeviceMesh) -> None:
         """Keep only this rank's rows: the weight becomes a distributed tensor.
@@ -62,19 +95,55 @@ class FieldEmbedding(nn.Module):
         """
         self.weight = nn.Parameter(distribute_tensor(self.weight.detach(), mesh, [Shard(0)], src_data_rank=None))
 
-    def forward(self, ids_BW: Tensor) -> Tensor:
-        """ids int32 [B, W], offset into the table -> [B, F, D]."""
+    def forward(self, ids_BW: Tensor, numbers_BN: Tensor | None = None) -> Tensor:
+        """ids int32 [B, W] and numbers float32 [B, N], see `Inputs` -> [B, F, D]"""
         if isinstance(self.weight, DTensor):
             emb_BWD = self._look_up_sharded(ids_BW, self.weight.device_mesh)
         else:
             emb_BWD = look_up(self.weight, ids_BW, self.sparse)
-        return self._sum_lists(emb_BWD, ids_BW) if self.has_lists else emb_BWD
+        emb_BFD = self._pool(emb_BWD, ids_BW) if self.has_lists else emb_BWD
+        if self.has_ids_only:
+            return emb_BFD
+        parts = [emb_BFD]
+        if self.numbers is not None:
+            assert numbers_BN is not None
+            parts.append(self._numbers(numbers_BN[:, : len(self.schema.number_fields)]))
+        for field in self.schema.vector_fields:
+            parts.append(self._vector(field, ids_BW, numbers_BN).unsqueeze(1))
+        return torch.cat([part.to(emb_BFD.dtype) for part in parts], 1).index_select(1, self.order_F)
 
-    def _sum_lists(self, emb_BWD: Tensor, ids_BW: Tensor) -> Tensor:
-        """Sum the columns of each field, without padding: [B, W, D] -> [B, F, D]."""
-        emb_BWD = emb_BWD * (ids_BW != self.padding_W).unsqueeze(2)
+    def _numbers(self, numbers_BN: Tensor) -> Tensor:
+        assert self.numbers is not None
+        device = numbers_BN.device.type
+        if not torch.is_autocast_enabled(device):
+            return self.numbers(numbers_BN)
+        with torch.autocast(device, enabled=False):  # bfloat16 would keep three digits of a number
+            return self.numbers(numbers_BN)
+
+    def _vector(self, field: Field, ids_BW: Tensor, numbers_BN: Tensor | None) -> Tensor:
+        if field.of is not None:
+            row_B = ids_BW[:, self.schema.ids_of(field.of)].squeeze(1) - self.schema.offset_of(field.of)
+            return self.vectors[field.name](row_B)
+        assert numbers_BN is not None
+        return self.vectors[field.name](numbers_BN[:, self.schema.numbers_of(field.name)])
+
+    def _pool(self, emb_BWD: Tensor, ids_BW: Tensor) -> Tensor:
+        """Pool the columns of each field of ids, without padding: [B, W, D] -> [B, F, D]."""
+        known_BW1 = (ids_BW != self.padding_W).unsqueeze(2)
+        emb_BWD = emb_BWD * known_BW1
         # .shape instead of len(): an exported graph accepts batches of any size
-        return emb_BWD.new_zeros(ids_BW.shape[0], self.num_fields, self.dim).index_add(1, self.field_W, emb_BWD)
+        zeros_BFD = emb_BWD.new_zeros(ids_BW.shape[0], self.num_fields, self.dim)
+        emb_BFD = zeros_BFD.index_add(1, self.field_W, emb_BWD)
+        if self.has_means:
+            counts_BF1 = zeros_BFD[:, :, :1].index_add(1, self.field_W, known_BW1.to(emb_BWD.dtype))
+            emb_BFD = torch.where(self.mean_F[:, None], emb_BFD / counts_BF1.clamp_min(1), emb_BFD)
+        if self.maxima:
+            columns = list(emb_BFD.unbind(1))
+            for number, width in self.maxima.items():
+                # an empty list has one value, out of vocabulary: there is always a maximum
+                columns[number] = emb_BWD[:, width].masked_fill(~known_BW1[:, width], -torch.inf).amax(1)
+            emb_BFD = torch.stack(columns, 1)
+        return emb_BFD
 
     def _look_up_sharded(self, ids_BW: Tensor, mesh: DeviceMesh) -> Tensor:
         rows = len(ids_BW)
@@ -87,3 +156,9 @@ class FieldEmbedding(nn.Module):
         if emb_BWD.requires_grad:
             emb_BWD.register_hook(lambda gradient: gradient / mesh.size())
         return emb_BWD[:rows]
+
+
+def _vectors(schema: Schema, field: Field, dim: int) -> nn.Module:
+    if field.of is None:
+        return GivenVectors(field.width, dim)
+    return VectorsOfValues(schema[field.of].vocabulary_size - 2, field.width, dim, field.frozen)

@@ -1,6 +1,7 @@
 """From logits to the loss.
 
-Each loss maps (`Logits`, label [B]) to named terms. Training minimises the term `loss`.
+Each loss maps (`Logits`, label [B], weight [B] or None) to named terms, which are means over the
+rows, each row times its weight. Training minimises the term `loss`.
 """
 
 from collections.abc import Sequence
@@ -13,12 +14,20 @@ from tf4ctr.errors import InputError
 from tf4ctr.models.network import Logits
 
 
+def mean(term_B: Tensor, weight_B: Tensor | None) -> Tensor:
+    """Mean over the rows of a term times its weight.
+
+    The weights are 1 on average over the training rows.
+    """
+    return term_B.mean() if weight_B is None else (term_B * weight_B).mean()
+
+
 class BCELoss(nn.Module):
     """Binary cross entropy of the fused logit. The heads have no loss of their own."""
 
-    def forward(self, logits: Logits, label_B: Tensor) -> dict[str, Tensor]:
+    def forward(self, logits: Logits, label_B: Tensor, weight_B: Tensor | None = None) -> dict[str, Tensor]:
         """-> `loss` and `bce`, which are equal, []"""
-        bce = F.binary_cross_entropy_with_logits(logits.fused.float(), label_B)
+        bce = F.binary_cross_entropy_with_logits(logits.fused.float(), label_B, weight_B)
         return {"loss": bce, "bce": bce}
 
 
@@ -44,13 +53,13 @@ class FocalLoss(nn.Module):
             raise InputError(f"loss.alpha is {alpha}: it must lie between 0 and 1")
         self.gamma, self.alpha = float(gamma), alpha
 
-    def forward(self, logits: Logits, label_B: Tensor) -> dict[str, Tensor]:
+    def forward(self, logits: Logits, label_B: Tensor, weight_B: Tensor | None = None) -> dict[str, Tensor]:
         """-> `loss` and the unmodulated `bce`, []"""
         true_B = (2 * label_B - 1) * logits.fused.float()  # the logit of q
         bce_B = F.softplus(-true_B)
         factor_B = torch.sigmoid(-true_B).clamp_min(torch.finfo(torch.float32).tiny) ** self.gamma
-        weight_B = 1.0 if self.alpha is None else torch.where(label_B == 1, self.alpha, 1 - self.alpha)
-        return {"loss": (weight_B * factor_B * bce_B).mean(), "bce": bce_B.mean()}
+        class_B = 1.0 if self.alpha is None else torch.where(label_B == 1, self.alpha, 1 - self.alpha)
+        return {"loss": mean(class_B * factor_B * bce_B, weight_B), "bce": mean(bce_B, weight_B)}
 
 
 class TFLoss(nn.Module):
@@ -123,24 +132,24 @@ class TFLoss(nn.Module):
             )
         return self.focus or [number / (heads - 1) for number in range(heads)]
 
-    def forward(self, logits: Logits, label_B: Tensor) -> dict[str, Tensor]:
+    def forward(self, logits: Logits, label_B: Tensor, weight_B: Tensor | None = None) -> dict[str, Tensor]:
         """-> `loss`, the fused logit's `bce`, and the unweighted term `tf_NAME` of each head, []"""
-        bce = F.binary_cross_entropy_with_logits(logits.fused.float(), label_B)
+        bce = F.binary_cross_entropy_with_logits(logits.fused.float(), label_B, weight_B)
         sign_B, heads = 2 * label_B - 1, logits.heads()
         focus = self.focus_of(len(heads))
         weights = [(1 - f) * self.alpha + f * (1 - self.alpha) for f in focus]
         terms = {
-            f"tf_{name}": self._term(sign_B * logit_B.float(), f)
+            f"tf_{name}": self._term(sign_B * logit_B.float(), f, weight_B)
             for (name, logit_B), f in zip(heads.items(), focus, strict=True)
         }
         twin = sum(weight / sum(weights) * term for weight, term in zip(weights, terms.values(), strict=True))
         return {"loss": bce + twin, "bce": bce, **terms}
 
-    def _term(self, true_B: Tensor, focus: float) -> Tensor:
+    def _term(self, true_B: Tensor, focus: float, weight_B: Tensor | None) -> Tensor:
         """The term of one head, from the logit of q."""
         # 2 - c - q = (1 - c) + (1 - q). 1 - q = sigmoid(-logit) keeps its precision if q is near 1.
         factor_B = (1 - focus) * (self.c + torch.sigmoid(true_B)) + focus * ((1 - self.c) + torch.sigmoid(-true_B))
         if self.c <= 1:
             # positive, because the derivative of 0 ** gamma is infinite for gamma < 1
             factor_B = factor_B.clamp_min(torch.finfo(factor_B.dtype).tiny)
-        return (factor_B**self.gamma * F.softplus(-true_B)).mean()
+        return mean(factor_B**self.gamma * F.softplus(-true_B), weight_B)

@@ -11,6 +11,7 @@ from tf4ctr.data.schema import Schema
 from tf4ctr.errors import InputError
 from tf4ctr.models.dfm import Sum
 from tf4ctr.models.embedding import FieldEmbedding
+from tf4ctr.models.inputs import Inputs
 from tf4ctr.models.ssem import EmbeddingFactory, Shared
 
 
@@ -36,7 +37,7 @@ class Logits(NamedTuple):
 class Network(nn.Module):
     """e_k = SSEM(x)_k;  h_k = encoder_k(e_k);  z, z_1, ..., z_K = DFM(h_1, ..., h_K).
 
-    The input x is ids [B, W], the output is `Logits`. The paper has K = 2 encoders, a simple and a
+    The input x are `Inputs`, the output is `Logits`. The paper has K = 2 encoders, a simple and a
     complex one. The parts are given as factories. The network adds the arguments that depend on the
     schema.
 
@@ -47,8 +48,8 @@ class Network(nn.Module):
         ssem: `ssem(schema, embedding, dim, uses_embeddings)` builds a module with `dims`, the
             embedding size of each encoder; see ssem.py.
         encoders: by name, `encoder(schema, embedding_dim)` builds a module with `out_features`. Its
-            class has `uses_embeddings = False` if it only reads ids. Either one encoder with any
-            name, or several: `simple`, `complex` and others between them.
+            class has `uses_embeddings = False` if it only reads `Inputs`. Either one encoder with
+            any name, or several: `simple`, `complex` and others between them.
         dfm: `dfm([out_features of each encoder])`; see dfm.py.
 
     Raises:
@@ -96,10 +97,11 @@ class Network(nn.Module):
         """
         return list(self.encoders) if len(self.encoders) > 1 else []
 
-    def forward(self, ids_BW: Tensor) -> Logits:
-        """ids int32 [B, W], offset into the table -> logits [B] each"""
-        inputs = zip(self.encoders.values(), self.ssem(ids_BW), strict=True)
-        fused_B, heads = self.dfm([encoder(emb_BFD, ids_BW) for encoder, emb_BFD in inputs])
+    def forward(self, ids_BW: Tensor, numbers_BN: Tensor | None = None) -> Logits:
+        """ids int32 [B, W] and numbers float32 [B, N], see `Inputs` -> logits [B] each"""
+        x = Inputs(ids_BW, numbers_BN)
+        inputs = zip(self.encoders.values(), self.ssem(x), strict=True)
+        fused_B, heads = self.dfm([encoder(emb_BFD, x) for encoder, emb_BFD in inputs])
         between = dict(zip(list(self.encoders)[1:-1], heads[1:-1], strict=True))
         return Logits(fused_B, heads[0], heads[-1], between)
 

@@ -1,6 +1,6 @@
 """Sample selection embedding module: the embeddings of each encoder (TF4CTR, section on SSEM).
 
-Every module maps ids [B, W] to e_k [B, F, D_k] for each of the K encoders, from the simple to the
+Every module maps `Inputs` to e_k [B, F, D_k] for each of the K encoders, from the simple to the
 complex one; `dims` lists the D_k. The paper has K = 2. `uses_embeddings` says for each encoder
 whether it reads embeddings. An encoder that does not (linear) gets None or unused embeddings, and
 has no parameters here.
@@ -16,6 +16,7 @@ from tf4ctr.errors import InputError
 from tf4ctr.models.affine import Affine
 from tf4ctr.models.embedding import FieldEmbedding
 from tf4ctr.models.encoders.mlp import hidden_layers
+from tf4ctr.models.inputs import Inputs
 
 EmbeddingFactory = Callable[[Schema, int], FieldEmbedding]
 
@@ -28,9 +29,9 @@ class Shared(nn.Module):
         self.dims = [dim] * len(uses_embeddings)
         self.table = embedding(schema, dim) if any(uses_embeddings) else None
 
-    def forward(self, ids_BW: Tensor) -> list[Tensor | None]:
-        """ids [B, W] -> K times the same [B, F, D]"""
-        return [None if self.table is None else self.table(ids_BW)] * len(self.dims)
+    def forward(self, x: Inputs) -> list[Tensor | None]:
+        """-> K times the same [B, F, D]"""
+        return [None if self.table is None else self.table(*x)] * len(self.dims)
 
 
 class SeparateRepresentation(nn.Module):
@@ -54,10 +55,10 @@ class SeparateRepresentation(nn.Module):
             if has_table
         )
 
-    def forward(self, ids_BW: Tensor) -> list[Tensor | None]:
-        """ids [B, W] -> e_k [B, F, D_k]"""
+    def forward(self, x: Inputs) -> list[Tensor | None]:
+        """-> e_k [B, F, D_k]"""
         tables = iter(self.tables)
-        return [next(tables)(ids_BW) if has_table else None for has_table in self.uses_embeddings]
+        return [next(tables)(*x) if has_table else None for has_table in self.uses_embeddings]
 
 
 class GatingMechanism(nn.Module):
@@ -89,9 +90,9 @@ class GatingMechanism(nn.Module):
             *hidden_layers(features, [quarter], dropout, batch_norm), Affine(quarter, encoders - 1)
         )
 
-    def forward(self, ids_BW: Tensor) -> list[Tensor]:
-        """ids [B, W] -> e_k [B, F, D]"""
-        emb_BFD = self.table(ids_BW)
+    def forward(self, x: Inputs) -> list[Tensor]:
+        """-> e_k [B, F, D]"""
+        emb_BFD = self.table(*x)
         return [share_B[:, None, None] * emb_BFD for share_B in self.shares(emb_BFD).unbind(1)]
 
     def shares(self, emb_BFD: Tensor) -> Tensor:
@@ -135,9 +136,9 @@ class MixtureOfExperts(nn.Module):
             if has_gate
         )
 
-    def forward(self, ids_BW: Tensor) -> list[Tensor | None]:
-        """ids [B, W] -> e_k [B, F, D]"""
-        emb_BFD, gates = self.table(ids_BW), iter(self.gates)
+    def forward(self, x: Inputs) -> list[Tensor | None]:
+        """-> e_k [B, F, D]"""
+        emb_BFD, gates = self.table(*x), iter(self.gates)
         flat_BN = emb_BFD.flatten(1)
         expert_BNK = torch.stack([expert(flat_BN) for expert in self.experts], 2)
 

@@ -67,7 +67,7 @@ class FocusPictures(Callback):
             q_B = torch.sigmoid((2 * batch.label - 1) * logit_B.float())
             self._add(f"q/{head}", torch.histc(q_B, BINS, 0, 1).double())
         if isinstance(ssem := module.network.ssem, GatingMechanism):
-            share_BK = ssem.shares(ssem.table(batch.ids))
+            share_BK = ssem.shares(ssem.table(batch.ids, batch.numbers))
             ids = batch.ids.long().flatten()
             share = share_BK[:, :1].double().expand(batch.ids.shape).flatten()
             empty = share.new_zeros(module.schema.num_ids)
@@ -141,11 +141,14 @@ def gate_table(rows: Tensor, share: Tensor, schema: Schema, folder: Path) -> pl.
         folder: `vocabulary/`.
     """
     tables = []
-    for field, offset in zip(schema.fields, schema.offsets, strict=True):
+    for field in schema.id_fields:
+        if field.of is not None:  # its rows are those of the other field
+            continue
+        offset = schema.offset_of(field.name)
         part = slice(offset + 1, offset + field.vocabulary_size)  # without padding
         table = pl.DataFrame(
             {
-                "value": value_names(field.name, folder)[1:],
+                "value": value_names(field, folder)[1:],
                 "rows": rows[part].long().numpy(),
                 "share": share[part].numpy(),
             }

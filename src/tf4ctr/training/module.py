@@ -62,14 +62,15 @@ class CTRModule(LightningModule):
 
     Args:
         schema: of the dataset; it is saved in the checkpoint.
-        network: ids -> Logits.
-        loss: (Logits, label) -> named terms, `loss` among them.
+        network: ids and numbers -> Logits.
+        loss: (Logits, label, weight) -> named terms, `loss` among them.
         optimizer: builds the optimiser from parameter groups.
         embedding_l2: lambda of (lambda / 2) * ||table||^2 over every embedding table. Its gradient
             is lambda * table: Adam's coupled weight decay on these parameters, without a pass of
             autograd over the table.
         compiled: network and loss of a training step run as one graph of `torch.compile`, built at
             the first step of each batch size.
+        weighted_metrics: rows count their weight in the metrics, too, not only in the loss.
 
     Raises:
         InputError: an option is invalid or does not fit the network.
@@ -83,6 +84,7 @@ class CTRModule(LightningModule):
         optimizer: Callable[..., Optimizer],
         embedding_l2: float = 0.0,
         compiled: bool = False,
+        weighted_metrics: bool = False,
     ) -> None:
         super().__init__()
         if embedding_l2 < 0:
@@ -91,13 +93,14 @@ class CTRModule(LightningModule):
             loss.focus_of(len(network.encoders))  # raises if they do not fit
         self.schema, self.network, self.loss = schema, network, loss
         self.make_optimizer, self.embedding_l2 = optimizer, embedding_l2
+        self.weighted_metrics = weighted_metrics
         self.metrics = nn.ModuleDict({stage: self._make_metrics() for stage in ("val", "test")})
         self.results: dict[str, float] = {}  # of the latest evaluation, in full precision (the trainer's are float32)
         self.train_terms: dict[str, Tensor] = {}  # of this epoch, summed over rows
         self._train_rows = 0
         self._random_state: dict[str, Any] | None = None  # of the checkpoint, until training starts
         self._warned: set[str] = set()  # stages whose undefined metrics were reported
-        self._terms: Callable[[Tensor, Tensor], dict[str, Tensor]] = self._terms_of
+        self._terms: Callable[..., dict[str, Tensor]] = self._terms_of
         _check_compiled(compiled, network)
         if compiled:
             torch.compiler.reset()  # graphs of earlier runs in this process count against a limit
@@ -106,15 +109,18 @@ class CTRModule(LightningModule):
                 self._terms_of, fullgraph=True, dynamic=False, options={"fallback_random": True}
             )
 
-    def _terms_of(self, ids_BW: Tensor, label_B: Tensor) -> dict[str, Tensor]:
-        return self.loss(self.network(ids_BW), label_B)
+    def _terms_of(
+        self, ids_BW: Tensor, numbers_BN: Tensor | None, label_B: Tensor, weight_B: Tensor | None
+    ) -> dict[str, Tensor]:
+        return self.loss(self.network(ids_BW, numbers_BN), label_B, weight_B)
 
     def _make_metrics(self) -> nn.ModuleDict:
         metrics: dict[str, Metric] = {}
         for head in ("fused", *self.network.heads):
-            metrics[f"{head}/auc"], metrics[f"{head}/logloss"] = AUC(), LogLoss()
+            metrics[f"{head}/auc"] = AUC(self.weighted_metrics)
+            metrics[f"{head}/logloss"] = LogLoss(self.weighted_metrics)
         if self.schema.group:
-            metrics["fused/gauc"] = GroupedAUC()
+            metrics["fused/gauc"] = GroupedAUC(self.weighted_metrics)
         return nn.ModuleDict(metrics)
 
     def check_devices(self, world_size: int) -> None:
@@ -192,7 +198,7 @@ class CTRModule(LightningModule):
         return self.trainer.train_dataloader  # type: ignore[return-value]
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        terms = self._terms(batch.ids, batch.label)
+        terms = self._terms(batch.ids, batch.numbers, batch.label, batch.weight)
         rows = len(batch.label)
         for name, term in terms.items():
             self.train_terms[name] = self.train_terms.get(name, 0.0) + term.detach() * rows
@@ -229,13 +235,11 @@ class CTRModule(LightningModule):
 
     def _update(self, stage: str, batch: Batch) -> dict[str, Tensor]:
         """Measure a batch; return the logits of every head."""
-        logits = self.network(batch.ids)
+        logits = self.network(batch.ids, batch.numbers)
         of_head = {"fused": logits.fused, **(logits.heads() if self.network.heads else {})}
         for name, metric in self.metrics[stage].items():  # type: ignore[operator]
-            logit_B = of_head[name.split("/")[0]]
-            metric.update(logit_B, batch.label, batch.group) if name == "fused/gauc" else metric.update(
-                logit_B, batch.label
-            )
+            rows = [of_head[name.split("/")[0]], batch.label, *([batch.group] if name == "fused/gauc" else [])]
+            metric.update(*rows, *([batch.weight] if self.weighted_metrics else []))
         return of_head
 
     def _log_metrics(self, stage: str) -> None:

@@ -5,6 +5,7 @@ import torch
 from conftest import draw_ids
 from tf4ctr.errors import InputError
 from tf4ctr.models.encoders.cin import CIN
+from tf4ctr.models.inputs import Inputs
 
 
 def test_equals_the_sum_over_pairs_of_maps_and_fields(schema):
@@ -12,7 +13,7 @@ def test_equals_the_sum_over_pairs_of_maps_and_fields(schema):
     with torch.no_grad():
         encoder.linear.weight.weight.normal_()
     ids, emb = draw_ids(schema, 6), torch.randn(6, 3, 4, dtype=torch.float64)
-    out = encoder(emb, ids).detach().numpy()
+    out = encoder(emb, Inputs(ids)).detach().numpy()
     assert out.shape == (6, encoder.out_features) == (6, 9)
     for row in range(6):
         x0 = emb[row].numpy()
@@ -39,7 +40,7 @@ def test_without_the_linear_part(schema):
 def test_gradients(schema):
     encoder, ids = CIN(schema, 4, layer_units=[5, 3]).double(), draw_ids(schema, 5)
     assert torch.autograd.gradcheck(
-        lambda emb: encoder(emb, ids), torch.randn(5, 3, 4, dtype=torch.float64, requires_grad=True)
+        lambda emb: encoder(emb, Inputs(ids)), torch.randn(5, 3, 4, dtype=torch.float64, requires_grad=True)
     )
 
 

@@ -2,6 +2,7 @@ import torch
 
 from conftest import draw_ids
 from tf4ctr.models.encoders.fm import FM
+from tf4ctr.models.inputs import Inputs
 
 
 def test_equals_the_sum_over_pairs(schema):
@@ -9,7 +10,7 @@ def test_equals_the_sum_over_pairs(schema):
     with torch.no_grad():
         encoder.linear.weight.weight.normal_()
     ids, emb = draw_ids(schema, 6), torch.randn(6, 3, 4, dtype=torch.float64)
-    out = encoder(emb, ids)
+    out = encoder(emb, Inputs(ids))
     assert out.shape == (6, encoder.out_features)
     for row in range(6):
         expected = encoder.linear.bias.item() + sum(
@@ -25,5 +26,5 @@ def test_gradients(schema):
     encoder = FM(schema, 4).double()
     ids = draw_ids(schema, 5)
     assert torch.autograd.gradcheck(
-        lambda emb: encoder(emb, ids), torch.randn(5, 3, 4, dtype=torch.float64, requires_grad=True)
+        lambda emb: encoder(emb, Inputs(ids)), torch.randn(5, 3, 4, dtype=torch.float64, requires_grad=True)
     )

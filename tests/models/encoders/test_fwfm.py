@@ -6,12 +6,13 @@ import torch
 from conftest import draw_ids
 from layers import array, randomized
 from tf4ctr.models.encoders.fwfm import FwFM
+from tf4ctr.models.inputs import Inputs
 
 
 def test_equals_the_weighted_sum_over_pairs(schema):
     encoder = randomized(FwFM(schema, 4))
     emb, ids = torch.randn(5, 3, 4, dtype=torch.float64), draw_ids(schema, 5)
-    out = encoder(emb, ids)
+    out = encoder(emb, Inputs(ids))
     assert out.shape == (5, encoder.out_features) == (5, 1)
     weights, first_order = array(encoder.pair_weight.weight)[0], array(encoder.linear.weight.weight)[:, 0]
     for row in range(5):
@@ -24,4 +25,4 @@ def test_equals_the_weighted_sum_over_pairs(schema):
 def test_gradients(schema):
     encoder, ids = randomized(FwFM(schema, 4)), draw_ids(schema, 5)
     emb = torch.randn(5, 3, 4, dtype=torch.float64, requires_grad=True)
-    assert torch.autograd.gradcheck(lambda emb: encoder(emb, ids), emb)
+    assert torch.autograd.gradcheck(lambda emb: encoder(emb, Inputs(ids)), emb)

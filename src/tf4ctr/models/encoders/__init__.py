@@ -1,1 +1,1 @@
-"""The encoders, one per file: `encoder(emb_BFD, ids_BW) -> [B, out_features]`."""
+"""The encoders, one per file: `encoder(emb_BFD, x) -> [B, out_features]`."""

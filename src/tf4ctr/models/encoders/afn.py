@@ -8,6 +8,7 @@ from tf4ctr.data.schema import Schema
 from tf4ctr.errors import InputError
 from tf4ctr.models.affine import Affine
 from tf4ctr.models.encoders.mlp import hidden_layers
+from tf4ctr.models.inputs import Inputs
 
 SMALLEST = 1e-7  # lower bound of |e| before the logarithm: the logarithm of zero is infinite
 
@@ -44,7 +45,7 @@ class AFN(nn.Module):
         self.layers = hidden_layers(neurons * embedding_dim, hidden_units, dropout, batch_norm)
         self.out_features = hidden_units[-1]
 
-    def forward(self, emb_BFD: Tensor, ids_BW: Tensor) -> Tensor:
+    def forward(self, emb_BFD: Tensor, x: Inputs) -> Tensor:
         """-> [B, H]"""
         log_BFD = self.log_norm(emb_BFD.abs().clamp_min(SMALLEST).log())
         product_BDJ = self.order(log_BFD.transpose(1, 2)).exp()

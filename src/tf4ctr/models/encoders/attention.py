@@ -6,6 +6,7 @@ from torch import Tensor, nn
 from tf4ctr.data.schema import Schema
 from tf4ctr.errors import InputError
 from tf4ctr.models.affine import Affine
+from tf4ctr.models.inputs import Inputs
 
 
 class InteractingLayer(nn.Module):
@@ -55,6 +56,6 @@ class Attention(nn.Module):
         )
         self.out_features = schema.num_fields * units
 
-    def forward(self, emb_BFD: Tensor, ids_BW: Tensor) -> Tensor:
+    def forward(self, emb_BFD: Tensor, x: Inputs) -> Tensor:
         """-> [B, F units]"""
         return self.layers(emb_BFD).flatten(1)

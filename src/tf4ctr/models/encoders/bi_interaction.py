@@ -6,6 +6,7 @@ from torch import Tensor, nn
 
 from tf4ctr.data.schema import Schema
 from tf4ctr.models.encoders.mlp import hidden_layers
+from tf4ctr.models.inputs import Inputs
 
 
 class BiInteraction(nn.Module):
@@ -30,7 +31,7 @@ class BiInteraction(nn.Module):
         self.layers = hidden_layers(embedding_dim, hidden_units, dropout, batch_norm)
         self.out_features = hidden_units[-1]
 
-    def forward(self, emb_BFD: Tensor, ids_BW: Tensor) -> Tensor:
+    def forward(self, emb_BFD: Tensor, x: Inputs) -> Tensor:
         """-> [B, H]"""
         pooled_BD = 0.5 * (emb_BFD.sum(1) ** 2 - (emb_BFD**2).sum(1))
         return self.layers(self.norm(pooled_BD))

@@ -10,6 +10,7 @@ from tf4ctr.errors import InputError, did_you_mean
 from tf4ctr.models.affine import Affine
 from tf4ctr.models.encoders.inner_product import field_pairs
 from tf4ctr.models.encoders.mlp import hidden_layers
+from tf4ctr.models.inputs import Inputs
 
 
 class SENET(nn.Module):
@@ -97,7 +98,7 @@ class Bilinear(nn.Module):
         self.layers = hidden_layers(inputs, hidden_units, dropout, batch_norm)
         self.out_features = hidden_units[-1]
 
-    def forward(self, emb_BFD: Tensor, ids_BW: Tensor) -> Tensor:
+    def forward(self, emb_BFD: Tensor, x: Inputs) -> Tensor:
         """-> [B, H]"""
         pairs_BPD = torch.cat([self.plain(emb_BFD), self.weighted(self.senet(emb_BFD))], 1)
         return self.layers(pairs_BPD.flatten(1))

@@ -9,6 +9,7 @@ from tf4ctr.data.schema import Schema
 from tf4ctr.errors import InputError
 from tf4ctr.models.affine import Affine
 from tf4ctr.models.encoders.linear import Linear
+from tf4ctr.models.inputs import Inputs
 
 
 class CIN(nn.Module):
@@ -38,7 +39,7 @@ class CIN(nn.Module):
         self.linear = Linear(schema, embedding_dim) if linear else None
         self.out_features = sum(layer_units) + linear
 
-    def forward(self, emb_BFD: Tensor, ids_BW: Tensor) -> Tensor:
+    def forward(self, emb_BFD: Tensor, x: Inputs) -> Tensor:
         """-> [B, sum of layer_units (+ 1)]"""
         base_BDF = emb_BFD.transpose(1, 2)
         maps_BDH, pooled = base_BDF, []
@@ -46,5 +47,5 @@ class CIN(nn.Module):
             maps_BDH = layer((maps_BDH.unsqueeze(3) * base_BDF.unsqueeze(2)).flatten(2))
             pooled.append(maps_BDH.sum(1))
         if self.linear is not None:
-            pooled.append(self.linear(emb_BFD, ids_BW))
+            pooled.append(self.linear(emb_BFD, x))
         return torch.cat(pooled, 1)

@@ -5,6 +5,7 @@ from torch import Tensor, nn
 
 from tf4ctr.data.schema import Schema
 from tf4ctr.models.affine import Affine
+from tf4ctr.models.inputs import Inputs
 
 
 class Cross(nn.Module):
@@ -20,7 +21,7 @@ class Cross(nn.Module):
         self.weights = nn.ModuleList(Affine(self.out_features, 1, bias=False) for _ in range(num_layers))
         self.biases = nn.ParameterList(torch.zeros(self.out_features) for _ in range(num_layers))
 
-    def forward(self, emb_BFD: Tensor, ids_BW: Tensor) -> Tensor:
+    def forward(self, emb_BFD: Tensor, x: Inputs) -> Tensor:
         """-> [B, F D]"""
         first_BN = cross_BN = emb_BFD.flatten(1)
         for weight, bias in zip(self.weights, self.biases, strict=True):

@@ -6,6 +6,7 @@ from torch import Tensor, nn
 from tf4ctr.data.schema import Schema
 from tf4ctr.errors import InputError
 from tf4ctr.models.affine import Affine
+from tf4ctr.models.inputs import Inputs
 
 
 class CrossV2(nn.Module):
@@ -22,7 +23,7 @@ class CrossV2(nn.Module):
         self.out_features = schema.num_fields * embedding_dim
         self.layers = nn.ModuleList(Affine(self.out_features, self.out_features) for _ in range(num_layers))
 
-    def forward(self, emb_BFD: Tensor, ids_BW: Tensor) -> Tensor:
+    def forward(self, emb_BFD: Tensor, x: Inputs) -> Tensor:
         """-> [B, F D]"""
         first_BN = cross_BN = emb_BFD.flatten(1)
         for layer in self.layers:
@@ -75,7 +76,7 @@ class CrossV2Mix(nn.Module):
         self.out_features = schema.num_fields * embedding_dim
         self.layers = nn.ModuleList(CrossMixLayer(self.out_features, rank, num_experts) for _ in range(num_layers))
 
-    def forward(self, emb_BFD: Tensor, ids_BW: Tensor) -> Tensor:
+    def forward(self, emb_BFD: Tensor, x: Inputs) -> Tensor:
         """-> [B, F D]"""
         first_BN = cross_BN = emb_BFD.flatten(1)
         for layer in self.layers:

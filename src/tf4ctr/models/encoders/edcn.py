@@ -7,6 +7,7 @@ from tf4ctr.data.schema import Schema
 from tf4ctr.errors import InputError, did_you_mean
 from tf4ctr.models.affine import Affine
 from tf4ctr.models.encoders.mlp import hidden_layers
+from tf4ctr.models.inputs import Inputs
 
 BRIDGES = ("product", "sum", "concat", "attention")
 
@@ -99,7 +100,7 @@ class EDCN(nn.Module):
         self.bridges = nn.ModuleList(Bridge(features, bridge) for _ in range(num_layers))
         self.out_features = 3 * features
 
-    def forward(self, emb_BFD: Tensor, ids_BW: Tensor) -> Tensor:
+    def forward(self, emb_BFD: Tensor, x: Inputs) -> Tensor:
         """-> [B, 3 F D]"""
         bridge_BN, first_BN = emb_BFD.flatten(1), None
         layers = zip(self.regulations, self.crosses, self.cross_biases, self.deeps, self.bridges, strict=True)

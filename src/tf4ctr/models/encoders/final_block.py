@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from tf4ctr.data.schema import Schema
 from tf4ctr.models.affine import Affine
 from tf4ctr.models.encoders.mlp import hidden_layers
+from tf4ctr.models.inputs import Inputs
 
 
 class FactorizedInteraction(nn.Module):
@@ -49,7 +50,7 @@ class FinalBlock(nn.Module):
         self.layers = hidden_layers(inputs, hidden_units, dropout, batch_norm, FactorizedInteraction)
         self.out_features = hidden_units[-1]
 
-    def forward(self, emb_BFD: Tensor, ids_BW: Tensor) -> Tensor:
+    def forward(self, emb_BFD: Tensor, x: Inputs) -> Tensor:
         """-> [B, H]"""
         if self.field_gate is not None:
             emb_BFD = emb_BFD * (1 + self.field_gate(emb_BFD.transpose(1, 2)).transpose(1, 2))

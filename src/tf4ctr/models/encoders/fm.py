@@ -4,6 +4,7 @@ from torch import Tensor, nn
 
 from tf4ctr.data.schema import Schema
 from tf4ctr.models.encoders.linear import Linear
+from tf4ctr.models.inputs import Inputs
 
 
 class FM(nn.Module):
@@ -18,7 +19,7 @@ class FM(nn.Module):
         super().__init__()
         self.linear = Linear(schema, embedding_dim)
 
-    def forward(self, emb_BFD: Tensor, ids_BW: Tensor) -> Tensor:
+    def forward(self, emb_BFD: Tensor, x: Inputs) -> Tensor:
         """-> [B, 1]"""
         pairs_BD = emb_BFD.sum(1) ** 2 - (emb_BFD**2).sum(1)
-        return self.linear(emb_BFD, ids_BW) + 0.5 * pairs_BD.sum(1, keepdim=True)
+        return self.linear(emb_BFD, x) + 0.5 * pairs_BD.sum(1, keepdim=True)

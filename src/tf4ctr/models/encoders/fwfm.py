@@ -7,6 +7,7 @@ from tf4ctr.data.schema import Schema
 from tf4ctr.models.affine import Affine
 from tf4ctr.models.encoders.inner_product import field_pairs
 from tf4ctr.models.encoders.linear import Linear
+from tf4ctr.models.inputs import Inputs
 
 
 class FwFM(nn.Module):
@@ -21,7 +22,7 @@ class FwFM(nn.Module):
         self.register_buffer("pairs_2P", field_pairs(schema), persistent=False)
         self.pair_weight = Affine(self.pairs_2P.shape[1], 1, bias=False)
 
-    def forward(self, emb_BFD: Tensor, ids_BW: Tensor) -> Tensor:
+    def forward(self, emb_BFD: Tensor, x: Inputs) -> Tensor:
         """-> [B, 1]"""
         product_BFF = torch.matmul(emb_BFD, emb_BFD.transpose(1, 2))
-        return self.linear(emb_BFD, ids_BW) + self.pair_weight(product_BFF[:, self.pairs_2P[0], self.pairs_2P[1]])
+        return self.linear(emb_BFD, x) + self.pair_weight(product_BFF[:, self.pairs_2P[0], self.pairs_2P[1]])

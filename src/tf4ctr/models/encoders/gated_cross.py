@@ -5,6 +5,7 @@ from torch import Tensor, nn
 
 from tf4ctr.data.schema import Schema
 from tf4ctr.models.affine import Affine
+from tf4ctr.models.inputs import Inputs
 
 
 class GatedCross(nn.Module):
@@ -22,7 +23,7 @@ class GatedCross(nn.Module):
         self.crosses = nn.ModuleList(Affine(self.out_features, self.out_features) for _ in range(num_layers))
         self.gates = nn.ModuleList(Affine(self.out_features, self.out_features, bias=False) for _ in range(num_layers))
 
-    def forward(self, emb_BFD: Tensor, ids_BW: Tensor) -> Tensor:
+    def forward(self, emb_BFD: Tensor, x: Inputs) -> Tensor:
         """-> [B, F D]"""
         first_BN = cross_BN = emb_BFD.flatten(1)
         for cross, gate in zip(self.crosses, self.gates, strict=True):

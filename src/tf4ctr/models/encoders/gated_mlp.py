@@ -9,6 +9,7 @@ from tf4ctr.data.schema import Schema
 from tf4ctr.errors import InputError, did_you_mean
 from tf4ctr.models.affine import Affine
 from tf4ctr.models.encoders.mlp import hidden_layers
+from tf4ctr.models.inputs import Inputs
 
 
 class GatedMLP(nn.Module):
@@ -54,7 +55,7 @@ class GatedMLP(nn.Module):
         self.layers = hidden_layers(features, hidden_units, dropout, batch_norm)
         self.out_features = hidden_units[-1]
 
-    def forward(self, emb_BFD: Tensor, ids_BW: Tensor) -> Tensor:
+    def forward(self, emb_BFD: Tensor, x: Inputs) -> Tensor:
         """-> [B, H]"""
         context_BN = emb_BFD[:, self.context].flatten(1) if self.constant is None else self.constant
         return self.layers(2 * torch.sigmoid(self.gate(context_BN)) * emb_BFD.flatten(1))

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from tf4ctr.data.schema import Schema
 from tf4ctr.errors import InputError
 from tf4ctr.models.encoders.mlp import hidden_layers
+from tf4ctr.models.inputs import Inputs
 
 
 def field_pairs(schema: Schema) -> Tensor:
@@ -54,7 +55,7 @@ class InnerProduct(nn.Module):
         self.layers = hidden_layers(inputs, hidden_units, dropout, batch_norm)
         self.out_features = hidden_units[-1]
 
-    def forward(self, emb_BFD: Tensor, ids_BW: Tensor) -> Tensor:
+    def forward(self, emb_BFD: Tensor, x: Inputs) -> Tensor:
         """-> [B, H]"""
         product_BFF = emb_BFD @ emb_BFD.transpose(1, 2)
         product_BP = product_BFF[:, self.pairs_2P[0], self.pairs_2P[1]]

@@ -5,10 +5,14 @@ from torch import Tensor, nn
 
 from tf4ctr.data.schema import Schema
 from tf4ctr.models.embedding import FieldEmbedding
+from tf4ctr.models.inputs import Inputs
 
 
 class Linear(nn.Module):
-    """y = b + sum_f w[x_f] with one weight per id. The embeddings are not used."""
+    """y = b + sum_f w[x_f] + sum_n (w_n x_n + b_n): one weight per id, and per number.
+
+    A missing number adds a learned value instead. The embeddings are not used.
+    """
 
     out_features = 1
     uses_embeddings = False
@@ -18,6 +22,6 @@ class Linear(nn.Module):
         self.weight = FieldEmbedding(schema, 1)
         self.bias = nn.Parameter(torch.zeros(1))
 
-    def forward(self, emb_BFD: Tensor, ids_BW: Tensor) -> Tensor:
+    def forward(self, emb_BFD: Tensor, x: Inputs) -> Tensor:
         """-> [B, 1]"""
-        return self.weight(ids_BW).sum(1) + self.bias
+        return self.weight(*x).sum(1) + self.bias

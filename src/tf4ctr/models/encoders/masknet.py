@@ -10,6 +10,7 @@ from tf4ctr.data.schema import Schema
 from tf4ctr.errors import InputError
 from tf4ctr.models.affine import Affine
 from tf4ctr.models.encoders.mlp import hidden_layers
+from tf4ctr.models.inputs import Inputs
 
 
 class FieldLayerNorm(nn.Module):
@@ -82,7 +83,7 @@ class ParallelMaskNet(nn.Module):
         self.layers = hidden_layers(sum(block_units), hidden_units, dropout, batch_norm)
         self.out_features = hidden_units[-1]
 
-    def forward(self, emb_BFD: Tensor, ids_BW: Tensor) -> Tensor:
+    def forward(self, emb_BFD: Tensor, x: Inputs) -> Tensor:
         """-> [B, H]"""
         instance_BN, hidden_BN = emb_BFD.flatten(1), self.norm(emb_BFD).flatten(1)
         return self.layers(torch.cat([block(instance_BN, hidden_BN) for block in self.blocks], 1))
@@ -112,7 +113,7 @@ class SerialMaskNet(nn.Module):
         )
         self.out_features = block_units[-1]
 
-    def forward(self, emb_BFD: Tensor, ids_BW: Tensor) -> Tensor:
+    def forward(self, emb_BFD: Tensor, x: Inputs) -> Tensor:
         """-> [B, H]"""
         instance_BN, hidden_BH = emb_BFD.flatten(1), self.norm(emb_BFD).flatten(1)
         for block in self.blocks:

@@ -9,6 +9,7 @@ from tf4ctr.data.schema import Schema
 from tf4ctr.errors import InputError
 from tf4ctr.models.affine import Affine
 from tf4ctr.models.dropout import Dropout
+from tf4ctr.models.inputs import Inputs
 
 
 def hidden_layers(
@@ -70,6 +71,6 @@ class MLP(nn.Module):
         self.layers = hidden_layers(schema.num_fields * embedding_dim, hidden_units, dropout, batch_norm)
         self.out_features = hidden_units[-1]
 
-    def forward(self, emb_BFD: Tensor, ids_BW: Tensor) -> Tensor:
+    def forward(self, emb_BFD: Tensor, x: Inputs) -> Tensor:
         """-> [B, H]"""
         return self.layers(emb_BFD.flatten(1))
