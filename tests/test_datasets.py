@@ -2,18 +2,18 @@
 
 import gzip
 
+import numpy as np
 import polars as pl
 import pytest
 import torch
-import yaml
 
-from conftest import ROOT
+from conftest import need_shared
 from test_assembly import composed, options, spec_of
 from tf4ctr.assembly import build_module, check_config
 from tf4ctr.data.datamodule import CTRDataModule
 from tf4ctr.data.manifest import read_manifest
 from tf4ctr.data.preparation import prepare
-from tf4ctr.data.schema import Schema
+from tf4ctr.data.schema import LABEL, Schema
 
 ROWS = 60
 
@@ -110,12 +110,13 @@ LAYOUTS = {
         lambda folder: libsvm(folder, 3),
     ],
 }
+LAYOUTS["criteo_numbers"] = LAYOUTS["criteo"]
 
 
 def test_every_dataset_and_layout_is_tested():
-    assert {*LAYOUTS, "synthetic"} == {*options("dataset")}
+    assert {*LAYOUTS, "synthetic", "synthetic_numbers"} == {*options("dataset")}
     for name, writers in LAYOUTS.items():
-        assert len(writers) == len(yaml.safe_load((ROOT / "conf" / "dataset" / f"{name}.yaml").read_text())["layouts"])
+        assert len(writers) == len(composed(f"dataset={name}").dataset.layouts)
 
 
 @pytest.mark.parametrize(("name", "number"), [(name, i) for name in LAYOUTS for i in range(len(LAYOUTS[name]))])
@@ -139,9 +140,11 @@ def test_a_network_takes_the_batches_of_a_layout(tmp_path, name, number):
     assert total == ROWS * (3 if "train" in spec.layouts[number] else 2 if (raw / "train-1.csv").exists() else 1)
     batch = next(iter(CTRDataModule(folder, batch_size=32).train_dataloader()))
     module = build_module(config, Schema.load(folder))
-    loss = module.loss(module.network(batch.ids), batch.label)["loss"]
+    loss = module.loss(module.network(batch.ids, batch.numbers), batch.label)["loss"]
     assert torch.isfinite(loss)
-    assert batch.ids.shape[1] == sum(field.width for field in spec.fields)
+    numbers = [field for field in spec.fields if field.kind == "number"]
+    assert batch.ids.shape[1] == sum(field.width for field in spec.fields) - len(numbers)
+    assert (batch.numbers is None) if not numbers else (batch.numbers.shape[1] == len(numbers))
 
 
 def test_kkbox_from_kaggle_equals_the_joined_files(tmp_path):
@@ -172,3 +175,66 @@ def test_kkbox_from_kaggle_equals_the_joined_files(tmp_path):
             }
         )
     assert ids[0] == ids[1]
+
+
+def test_criteo_numbers_differs_from_criteo_in_the_kind_of_13_fields_only():
+    first, second = (composed(f"dataset={name}").dataset for name in ("criteo", "criteo_numbers"))
+    assert {key for key in first if first[key] != second[key]} == {"name", "prepared_dir", "fields"}
+    fields = [spec_of(composed(f"dataset={name}")).fields for name in ("criteo", "criteo_numbers")]
+    assert [field.name for field in fields[0]] == [field.name for field in fields[1]]
+    assert [field.kind for field in fields[1]] == ["number"] * 13 + ["categorical"] * 26
+
+
+def test_criteo_numbers_prepares_a_file_with_gaps_and_decimals(tmp_path):
+    """200 rows that DeepCTR ships: 260.0, empty cells, -1 in I2."""
+    raw = need_shared("peers") / "criteo"
+    config = composed(
+        "dataset=criteo_numbers",
+        f"dataset.raw_dir={raw}",
+        f"dataset.prepared_dir={tmp_path}/prepared",
+        "dataset.layouts=[{reader: csv, all: criteo_sample.txt}]",
+        "dataset.rows=null",
+    )
+    folder = prepare(spec_of(config))
+    schema = Schema.load(folder)
+    names = [f"I{i}" for i in range(1, 14)]
+    assert schema.number_columns == names
+    splits = {split: pl.read_parquet(folder / f"{split}.parquet") for split in ("train", "valid", "test")}
+    rows = pl.concat(splits.values())
+    source = pl.read_csv(raw / "criteo_sample.txt", schema_overrides=dict.fromkeys(names, pl.Float64))
+    assert (len(rows), rows[LABEL].sum()) == (200, source["label"].sum())
+    for name in names:
+        scaling, value = schema[name].scaling, source[name].drop_nulls().to_numpy()
+        assert rows[name].null_count() == source[name].null_count()
+        found = rows[name].drop_nulls().sort().to_numpy() * scaling.spread + scaling.center
+        np.testing.assert_allclose(found, np.sort(np.sign(value) * np.log1p(np.abs(value))), rtol=1e-4, atol=1e-4)
+        assert splits["train"][name].mean() == pytest.approx(0, abs=1e-3)
+        assert splits["train"][name].std(ddof=0) == pytest.approx(1, abs=1e-3)
+
+
+def test_synthetic_numbers_prepares_numbers_and_a_list(tmp_path):
+    config = composed(
+        "dataset=synthetic_numbers",
+        f"dataset.prepared_dir={tmp_path}/prepared",
+        "dataset.generator.train=3000",
+        "dataset.generator.valid=500",
+        "dataset.generator.test=500",
+    )
+    folder = prepare(spec_of(config))
+    schema, manifest = Schema.load(folder), read_manifest(folder)
+    assert schema.number_columns == ["price", "age", "noise"]
+    assert schema.columns[-4:] == [f"tags.{i}" for i in range(4)]
+    assert schema["tags"].vocabulary_size == 32  # 30 tags, padding, out of vocabulary
+    assert {split: part["rows"] for split, part in manifest["splits"].items()} == {
+        "train": 3000,
+        "valid": 500,
+        "test": 500,
+    }
+    assert 0.78 < manifest["best_auc"]["test"] < 0.88
+    train = pl.read_parquet(folder / "train.parquet")
+    assert 0.15 < train["age"].null_count() / 3000 < 0.25
+    assert train.select("price", "noise").null_count().row(0) == (0, 0)
+    module = build_module(config, schema)
+    batch = next(iter(CTRDataModule(folder, batch_size=64).train_dataloader()))
+    terms = module.loss(module.network(batch.ids, batch.numbers), batch.label)
+    assert torch.isfinite(terms["loss"])

@@ -327,6 +327,7 @@ def test_a_user_dataset_is_one_yaml(tmp_path, raw_dir):
     shown = (
         shown.replace("- product", "- item")
         .replace("name: tags", "name: hour")
+        .replace("name: price", "name: price, column: item")
         .replace("${root:}/data/raw/shop", str(raw_dir))
     )
     (tmp_path / "conf" / "dataset").mkdir(parents=True)
@@ -351,7 +352,7 @@ def test_help_teaches_the_groups():
         "backbone=deepfm dataset=frappe",
         "dfm",
         "dynamic fusion module",
-        "dataset: avazu, criteo, frappe, kkbox, movielens_1m, movielens_tag, synthetic",
+        "dataset: avazu, criteo, criteo_numbers, frappe, kkbox, movielens_1m, movielens_tag, synthetic",
     ):
         assert word in result.stdout
 
