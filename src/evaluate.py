@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
 from tf4ctr import cli
@@ -13,7 +13,8 @@ def main(config: DictConfig) -> None:
     """Score the split with the run's best weights; print tables, write files into evaluation/."""
     if config.run is None:
         raise InputError("run= is missing: name a run's folder, run=outputs/DATE/TIME-BACKBONE-DATASET")
-    from tf4ctr.data.spec import SPLITS
+    from tf4ctr.data.spec import DatasetSpec
+    from tf4ctr.data.splits import SPLITS
 
     if config.split not in SPLITS:
         raise InputError(f"split={config.split}: {did_you_mean(str(config.split), SPLITS)}")
@@ -24,22 +25,24 @@ def main(config: DictConfig) -> None:
     network, schema, trained = assembly.load_run(folder)
     if config.by:
         evaluation.check_field(config.by, schema)
+    spec = DatasetSpec.from_config(OmegaConf.to_container(trained.dataset, resolve=True))  # type: ignore[arg-type]
     prepared = Path(config.prepared_dir or trained.dataset.prepared_dir)
     batch_size = trained.stream.eval_batch_size or trained.stream.batch_size
-    scores = evaluation.score(network, schema, prepared, config.split, batch_size)
+    scores = evaluation.score(network, schema, prepared, config.split, batch_size, spec.weighted_metrics)
     results = evaluation.measure(scores, config.bootstrap, config.seed)
     console, vocabulary, out = Console(), folder / "vocabulary", folder / "evaluation"
     out.mkdir(exist_ok=True)
-    console.print(evaluation.metrics_table(f"{config.split}, {len(scores.label):,} rows", results))
+    rows = f"{len(scores.label):,} {'weighted ' if spec.weighted_metrics else ''}rows"
+    console.print(evaluation.metrics_table(f"{config.split}, {rows}", results))
     reporting.write_metrics(results, out / f"{config.split}.json")
     evaluation.draw_reliability(scores, out / f"{config.split}-reliability.png")
     if config.samples:
-        samples = evaluation.extremes(scores, schema, config.samples, vocabulary)
-        for name, rows in zip(("hardest", "easiest"), samples, strict=True):
-            console.print(evaluation.rows_table(f"{name} rows: q is the probability of the true class", rows))
-            rows.write_csv(out / f"{config.split}-{name}.csv")
+        samples = evaluation.extremes(scores, schema, config.samples, vocabulary, spec.fields)
+        for name, extreme in zip(("hardest", "easiest"), samples, strict=True):
+            console.print(evaluation.rows_table(f"{name} rows: q is the probability of the true class", extreme))
+            extreme.write_csv(out / f"{config.split}-{name}.csv")
     if config.by:
-        table = evaluation.by_value(scores, schema, config.by, vocabulary)
+        table = evaluation.by_value(scores, schema, config.by, vocabulary, spec.fields)
         console.print(evaluation.values_table(config.by, table))
         table.write_csv(out / f"{config.split}-by-{config.by}.csv")
     console.print(f"written to {out}", soft_wrap=True)

@@ -21,7 +21,8 @@ def main(config: DictConfig) -> None:
         raise InputError(f"serving needs {', '.join(missing)}: pip install -e '.[serve]'")
     import uvicorn
 
-    from tf4ctr.inference.serving import ServedModel, create_app, example_row
+    from tf4ctr.inference.request_rows import example_row
+    from tf4ctr.inference.serving import ServedModel, create_app
 
     model = ServedModel(Path(config.export).expanduser().absolute(), config.threads)
     app = create_app(model, config.max_body_bytes)

@@ -1,9 +1,10 @@
-"""Runs with list fields and with other raw types, written without training."""
+"""Runs with fields of every kind and with other raw types, written without training."""
 
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import polars as pl
 import pytest
 import torch
@@ -19,25 +20,30 @@ from tf4ctr.data.schema import Schema
 from tf4ctr.data.spec import DatasetSpec
 from tf4ctr.experiments.resolvers import register_resolvers
 
-PARTS = ("dataset", "embedding", "backbone", "ssem", "dfm", "loss")
+PARTS = ("dataset", "embedding", "number", "backbone", "ssem", "dfm", "loss", "stream")
 LAYOUTS = {
     kind: {"reader": kind, **{split: f"{split}.{kind}" for split in ("train", "valid", "test")}}
-    for kind in ("csv", "parquet")
+    for kind in ("csv", "parquet", "ndjson")
 }
+WRITERS = {"csv": pl.DataFrame.write_csv, "parquet": pl.DataFrame.write_parquet, "ndjson": pl.DataFrame.write_ndjson}
 
 
-def write_run(folder: Path, rows: pl.DataFrame, fields: list[Any], kind: str) -> Path:
-    """A run in `folder`/run with random weights and the vocabulary of `rows`, its raw files."""
+def write_run(folder: Path, rows: pl.DataFrame, fields: list[Any], kind: str, std: float = 0.3, **options: Any) -> Path:
+    """A run in `folder`/run with random weights and the vocabulary of `rows`, its raw files.
+
+    `options` are those of the dataset, `std` is the standard deviation of the weights.
+    """
     raw = folder / "raw"
     raw.mkdir(parents=True)
     for split in ("train", "valid", "test"):
-        path = raw / f"{split}.{kind}"
-        rows.write_csv(path) if kind == "csv" else rows.write_parquet(path)
+        WRITERS[kind](rows, raw / f"{split}.{kind}")
     register_resolvers()
+    overrides = ["dataset=frappe", "dataset.rows=null", "dataset.group=null", "dataset.min_count=1"]
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-        config = compose("train", ["dataset=frappe", "dataset.rows=null", "dataset.group=null", "dataset.min_count=1"])
+        config = compose("train", overrides)
+    OmegaConf.set_struct(config.dataset, False)
     config.dataset.update(
-        {"raw_dir": str(raw), "prepared_dir": str(folder / "prepared"), "label": "click", "fields": fields}
+        {"raw_dir": str(raw), "prepared_dir": str(folder / "prepared"), "label": "click", "fields": fields, **options}
     )
     config.dataset.layouts = [LAYOUTS[kind]]
     config = OmegaConf.create(OmegaConf.to_container(OmegaConf.masked_copy(config, PARTS), resolve=True))
@@ -45,7 +51,7 @@ def write_run(folder: Path, rows: pl.DataFrame, fields: list[Any], kind: str) ->
     schema = Schema.load(prepared)
     network = build_network(config, schema)
     for parameter in network.parameters():
-        parameter.data.normal_(std=0.3)
+        parameter.data.normal_(std=std)
     (folder / "run" / "checkpoints").mkdir(parents=True)
     OmegaConf.save(config, folder / "run" / "config.yaml")
     vocabulary.keep(prepared, folder / "run")
@@ -56,9 +62,9 @@ def write_run(folder: Path, rows: pl.DataFrame, fields: list[Any], kind: str) ->
 
 
 @pytest.fixture
-def make_run(tmp_path: Path) -> Callable[[pl.DataFrame, list[Any], str], Path]:
+def make_run(tmp_path: Path) -> Callable[..., Path]:
     """`write_run` with a new folder for each call."""
-    return lambda rows, fields, kind: write_run(tmp_path / f"run_{len(list(tmp_path.iterdir()))}", rows, fields, kind)
+    return lambda *args, **options: write_run(tmp_path / f"run_{len(list(tmp_path.iterdir()))}", *args, **options)
 
 
 TAGS = {
@@ -82,6 +88,67 @@ def tags_run(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
             if kind == "csv":
                 rows, tags = rows.with_columns(pl.col("tags").list.join("|")), {**tags, "separator": "|"}
             runs[kind] = write_run(tmp_path_factory.mktemp(f"tags_{kind}"), rows, ["user", tags], kind)
+        return runs[kind]
+
+    return run
+
+
+KINDS = [
+    {"name": "user", "min_count": 2},
+    {"name": "price", "kind": "number", "transform": "log1p"},
+    {"name": "item", "max_values": 3},
+    {"name": "rank", "column": "price", "kind": "number", "scale": "quantile"},
+    {"name": "age", "kind": "number", "scale": "minmax", "clip": [18, 90], "invalid": "missing"},
+    {"name": "liked", "width": 3, "separator": "|", "of": "item", "pooling": "mean"},
+    {"name": "seen", "column": "liked", "width": 2, "separator": "|", "of": "item", "pooling": "max"},
+    {"name": "ip", "hash": 50},
+    {"name": "clicks", "kind": "number", "scale": "none", "transform": "sqrt"},
+    {"name": "clicks_id", "column": "clicks"},
+]
+
+
+def kinds_rows(count: int = 200, seed: int = 0) -> pl.DataFrame:
+    """Raw rows for KINDS; csv has the list `liked` as text."""
+    random = np.random.default_rng(seed)
+
+    def with_gaps(values: list[Any], share: float = 0.2) -> list[Any]:
+        return [None if gap else value for value, gap in zip(values, random.random(count) < share, strict=True)]
+
+    liked = [random.choice(list("abcde"), number).tolist() for number in random.integers(0, 5, count)]
+    return pl.DataFrame(
+        {
+            "click": random.integers(0, 2, count),
+            "user": with_gaps(random.integers(0, 9, count).tolist()),
+            "price": with_gaps(random.exponential(9, count).round(2).tolist()),
+            "item": random.choice(list("abcde"), count, p=[0.1, 0.2, 0.3, 0.3, 0.1]).tolist(),
+            "age": with_gaps(random.integers(0, 120, count).tolist()),
+            "liked": with_gaps(liked),
+            "ip": with_gaps([f"10.0.{number}.1" for number in random.integers(0, 99, count)]),
+            "clicks": with_gaps(random.integers(0, 6, count).tolist()),
+            "w": random.integers(0, 5, count) / 4,
+        }
+    )
+
+
+def as_csv(rows: pl.DataFrame) -> pl.DataFrame:
+    """The rows with their list as text."""
+    return rows.with_columns(pl.col("liked").list.join("|"))
+
+
+@pytest.fixture(scope="session")
+def kinds_run(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """`kinds_run(kind)` is the folder of a run with the fields KINDS (read only).
+
+    Its raw files are csv, parquet or ndjson.
+    """
+    runs: dict[str, Path] = {}
+
+    def run(kind: str) -> Path:
+        if kind not in runs:
+            rows = as_csv(kinds_rows()) if kind == "csv" else kinds_rows()
+            options = {"weight": "w", "weighted_metrics": True, "null_values": ["NA", "-1"]}
+            # small weights: large numbers would give probabilities of 0 and 1
+            runs[kind] = write_run(tmp_path_factory.mktemp("kinds"), rows, KINDS, kind, std=0.1, **options)
         return runs[kind]
 
     return run

@@ -1,20 +1,25 @@
 import json
+from itertools import pairwise
 
 import numpy as np
 import polars as pl
 import pytest
 import torch
 from sklearn.metrics import log_loss, roc_auc_score
+from torchmetrics.functional.classification import binary_calibration_error
 
 from conftest import run_script
+from inference.fixtures import kinds_rows
 from tf4ctr.assembly import load_run
 from tf4ctr.data import vocabulary
-from tf4ctr.data.schema import Field, Schema
+from tf4ctr.data.fields import FieldSpec
+from tf4ctr.data.schema import NUMBERS, Field, Scaling, Schema
 from tf4ctr.errors import InputError
 from tf4ctr.inference.evaluation import (
     Scores,
     bootstrap,
     by_value,
+    calibration_error,
     draw_reliability,
     extremes,
     measure,
@@ -64,6 +69,47 @@ def test_the_calibration_error_is_small_if_the_label_follows_the_probability():
     calibrated, overconfident = (measure(make_scores(20_000, scale), 0, 0)["ece"] for scale in (1.0, 0.2))
     assert calibrated < 0.02
     assert overconfident > 0.1
+
+
+def test_the_calibration_error_is_that_of_torchmetrics():
+    for rows in (1, 7, 5000):
+        p = torch.rand(rows, dtype=torch.float64)
+        p[0] = 1.0
+        label = torch.rand(rows) < p
+        assert calibration_error(p, label.float()) == binary_calibration_error(p, label.long(), n_bins=20)
+
+
+def weighted(scores, seed=0):
+    """The same rows with weights 0, 1, 2 or 3, and these rows repeated as often."""
+    times = torch.from_numpy(np.random.default_rng(seed).integers(0, 4, len(scores.label)))
+    logits = {name: logit.repeat_interleave(times) for name, logit in scores.logits.items()}
+    rest = (part if part is None else part.repeat_interleave(times, 0) for part in scores[1:5])
+    return scores._replace(weight=times / 2), Scores(logits, *rest)
+
+
+def test_weighted_metrics_are_those_of_repeated_rows():
+    scores, repeated = weighted(make_scores())
+    results, expected = measure(scores, 0, 0), measure(repeated, 0, 0)
+    assert results.keys() == expected.keys()
+    for name, value in results.items():
+        assert value == pytest.approx(expected[name], abs=1e-9), name
+    assert results["auc"] != pytest.approx(measure(make_scores(), 0, 0)["auc"], abs=1e-4)
+
+
+def test_weighted_intervals_contain_the_weighted_metric():
+    scores, _ = weighted(make_scores(2000))
+    results = measure(scores, 200, 1)
+    assert results["auc_low"] < results["auc"] < results["auc_high"]
+    assert results["logloss_low"] < results["logloss"] < results["logloss_high"]
+
+
+@pytest.mark.parametrize("field", ["user", "tags"])
+def test_weighted_values_are_those_of_repeated_rows(folder, field):
+    scores, repeated = weighted(make_scores())
+    table, expected = (by_value(rows, SCHEMA, field, folder).sort("value") for rows in (scores, repeated))
+    for name in ("click_rate", "predicted", "predicted_over_observed", "auc"):
+        np.testing.assert_allclose(table[name], expected[name], atol=1e-9)
+    assert table["rows"].to_list() == by_value(make_scores(), SCHEMA, field, folder).sort("value")["rows"].to_list()
 
 
 def test_bootstrap_equals_resampling_by_hand():
@@ -125,8 +171,91 @@ def test_a_value_with_rows_of_one_class_has_no_auc(folder):
 
 
 def test_an_unknown_field_is_refused(folder):
-    with pytest.raises(InputError, match="by=usr: toy has no such field, did you mean 'user'"):
+    with pytest.raises(InputError, match="by=usr: toy has no such field of ids or numbers, did you mean 'user'"):
         by_value(make_scores(), SCHEMA, "usr", folder)
+
+
+PRICES = tuple(float(value) for value in np.log1p(np.linspace(0, 256, 257)))
+PRICED = Schema(
+    "toy",
+    (
+        Field("user", 5),
+        Field("price", 0, kind=NUMBERS, scaling=Scaling("standard", 2.0, 4.0, PRICES)),
+        Field("tags", 4, 2),
+        Field("liked", 4, 2, of="tags", pooling="mean"),
+        Field("ip", 4, hashed=True),
+    ),
+    "click",
+)
+FIELDS = [FieldSpec("user"), FieldSpec("price", kind="number", transform="log1p")]
+
+
+def priced(rows=400):
+    """Scores with a price from 0 to 300, missing in each ninth row."""
+    scores, random = make_scores(rows), np.random.default_rng(4)
+    raw = np.where(np.arange(rows) % 9 == 0, np.nan, random.integers(0, 300, rows))
+    numbers = torch.from_numpy((np.log1p(raw) - 2) / 4).float().unsqueeze(1)
+    liked, ip = scores.ids[:, 1:].flip(1), torch.from_numpy(9 + random.integers(1, 4, (rows, 1)))
+    return scores._replace(ids=torch.cat([scores.ids, liked, ip], 1), numbers=numbers), raw
+
+
+def test_a_number_is_measured_in_intervals(folder):
+    scores, raw = priced()
+    table = by_value(scores, PRICED, "price", folder, FIELDS)
+    limits = [26, 51, 77, 102, 128, 154, 179, 205, 230]
+    names = ["(-inf, 26)", *(f"[{low}, {high})" for low, high in pairwise(limits)), "[230, inf)"]
+    assert table["value"].to_list() == [*names, "(missing)"]
+    fused, label = scores.logits["fused"].numpy(), scores.label.numpy()
+    places = np.where(np.isnan(raw), 10, np.searchsorted(limits, raw, side="right"))
+    for number, row in enumerate(table.iter_rows(named=True)):
+        mask = places == number
+        assert row["rows"] == mask.sum()
+        assert row["click_rate"] == pytest.approx(label[mask].mean())
+        assert row["auc"] == pytest.approx(roc_auc_score(label[mask], fused[mask]), abs=1e-9)
+    assert values_table("price", table).row_count == 11
+
+
+def test_shared_and_hashed_fields_have_their_values(folder):
+    scores, _ = priced()
+    shared = by_value(scores, PRICED, "liked", folder)
+    assert shared.sort("value").equals(by_value(scores, PRICED, "tags", folder).sort("value"))
+    assert set(by_value(scores, PRICED, "ip", folder)["value"]) == {"(hash 1)", "(hash 2)", "(out of vocabulary)"}
+
+
+def test_extreme_rows_show_raw_numbers(folder):
+    scores, raw = priced()
+    for table in extremes(scores, PRICED, 30, folder, FIELDS):
+        assert table.columns[-5:] == ["user", "price", "tags", "liked", "ip"]
+        for row in table.iter_rows(named=True):
+            price = raw[row["row"] - 1]
+            assert row["price"] == (None if np.isnan(price) else f"{price:.0f}")
+        assert table["price"].null_count()
+        assert "price=(missing)" in " ".join(map(str, rows_table("t", table).columns[-1].cells))
+
+
+def test_the_kinds_of_a_run_are_evaluated_with_its_weights(kinds_run):
+    """`by` a number, from the command line; the metrics are weighted as the run's config says."""
+    run = kinds_run("csv")
+    process = run_script("evaluate.py", f"run={run}", "by=price", "bootstrap=5", "samples=3")
+    assert process.returncode == 0, process.stdout + process.stderr
+    assert "test, 200 weighted rows" in process.stdout
+    rows = kinds_rows()
+    network, schema, _ = load_run(run)
+    scores = score(network, schema, run.parent / "prepared", "test", 64, weighted=True)
+    results = json.loads((run / "evaluation" / "test.json").read_text())
+    expected = roc_auc_score(rows["click"], scores.logits["fused"], sample_weight=rows["w"])
+    assert results["auc"] == pytest.approx(expected, abs=1e-6)
+    p = torch.sigmoid(scores.logits["fused"])
+    assert results["logloss"] == pytest.approx(log_loss(rows["click"], p, sample_weight=rows["w"]), abs=1e-6)
+    table = pl.read_csv(run / "evaluation" / "test-by-price.csv")
+    assert table["rows"].sum() == 200
+    assert table.filter(value="(missing)")["rows"].item() == rows["price"].null_count()
+    hardest = pl.read_csv(run / "evaluation" / "test-hardest.csv")
+    for row in hardest.iter_rows(named=True):
+        original = rows.row(row["row"] - 1, named=True)
+        assert row["price"] == original["price"]
+        assert row["age"] == (None if original["age"] is None else min(max(original["age"], 18), 90))
+        assert row["clicks"] == original["clicks"]
 
 
 def test_the_hardest_and_the_easiest_rows_have_their_values(folder):

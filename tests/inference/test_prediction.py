@@ -13,7 +13,14 @@ from tf4ctr import __version__
 from tf4ctr.assembly import load_run
 from tf4ctr.errors import InputError
 from tf4ctr.inference.evaluation import score
-from tf4ctr.inference.prediction import AllUnknown, Prediction, predict, unknown_table, unknown_warnings
+from tf4ctr.inference.prediction import (
+    AllMissing,
+    AllUnknown,
+    Prediction,
+    predict,
+    unknown_table,
+    unknown_warnings,
+)
 
 
 @pytest.fixture
@@ -27,14 +34,17 @@ def expected(run):
     return {name: torch.sigmoid(logit_N).numpy() for name, logit_N in logits.items()}
 
 
-@pytest.mark.parametrize("kind", ["csv", "csv.gz", "parquet"])
+@pytest.mark.parametrize("kind", ["csv", "csv.gz", "csv.zst", "parquet", "arrow", "ndjson", "ndjson.gz"])
 def test_every_file_format_gives_the_probabilities_of_the_prepared_rows(run, raw, tmp_path, kind):
     source, rows = tmp_path / f"new.{kind}", pl.read_csv(raw / "test.csv")
-    if kind == "parquet":
-        rows.write_parquet(source)
+    if kind in ("parquet", "arrow"):
+        rows.write_parquet(source) if kind == "parquet" else rows.write_ipc(source)
+    elif kind == "csv.zst":
+        rows.write_csv(source, compression="zstd", check_extension=False)
     else:
-        text = rows.drop("click").write_csv().encode()  # the label may be absent
-        source.write_bytes(gzip.compress(text) if kind == "csv.gz" else text)
+        rows_without = rows.drop("click")  # the label may be absent
+        text = (rows_without.write_ndjson() if "ndjson" in kind else rows_without.write_csv()).encode()
+        source.write_bytes(gzip.compress(text) if kind.endswith(".gz") else text)
     result = predict(run, source, tmp_path / "scores.parquet", heads=True)
     scores = pl.read_parquet(tmp_path / "scores.parquet")
     assert result.rows == len(scores) == 100
@@ -42,7 +52,7 @@ def test_every_file_format_gives_the_probabilities_of_the_prepared_rows(run, raw
         np.testing.assert_allclose(scores[column], expected(run)[head], atol=1e-6)
     assert result.mean == pytest.approx(scores["p"].mean(), abs=1e-6)
     assert scores["user"].cast(pl.Int64).to_list() == rows["user"].to_list()
-    if kind == "parquet":
+    if kind in ("parquet", "arrow"):
         assert scores.drop("p", "p_simple", "p_complex").equals(rows)  # values and types are unchanged
 
 
@@ -122,6 +132,23 @@ def test_the_warning_shows_two_values_of_each_side():
     ]
 
 
+def test_a_missing_number_has_a_warning_and_a_column_of_the_table():
+    missing = [AllMissing("price", "eur", []), AllMissing("age", "age", ["old", "x" * 50])]
+    result = Prediction(3, 0.5, {"user": 0.25}, 0, [], {"price": 1.0, "age": 1.0, "clicks": 0.5}, missing)
+    advice = "Check that the column is the right one, and that its values are numbers"
+    assert unknown_warnings(result) == [
+        f"field 'price': it is missing in all rows. The input has no values in column 'eur'. {advice}",
+        f"field 'age': it is missing in all rows. The input has 'old', '{'x' * 40}' in column 'age'. {advice}",
+    ]
+    table = unknown_table(result)
+    assert [column.header for column in table.columns] == ["field", "out of vocabulary", "missing"]
+    assert [list(column.cells) for column in table.columns] == [
+        ["user", "price", "age", "clicks"],
+        ["25.00%", "", "", ""],
+        ["", "100.00%", "100.00%", "50.00%"],
+    ]
+
+
 def test_a_field_without_values_is_not_reported_as_unknown(run, tmp_path):
     (tmp_path / "new.csv").write_text("user,item,hour\n,1,2\n,2,3\n")
     assert predict(run, tmp_path / "new.csv", tmp_path / "scores.csv").all_unknown == []
@@ -198,6 +225,7 @@ def test_text_for_a_list_field_without_separator_is_refused(tags_run, tmp_path):
         ("user,item,hour\n0,1,2\n0,1,2,3\n", r"(?s)has invalid rows.*line 3: 4 cells"),
         ('user,item,hour,note\n0,1,2,a\n0,1,2,b"\n', r"(?s)has invalid rows.*line 3: a quote without its pair"),
         ("user,item,hour\n0,1,2\n0,1,noon\n", r"line 3: column 'hour' is 'noon', expected a number"),
+        ("user,item,hour\n0,1,2\n\n\n0,1,noon\n", r"line 5: column 'hour' is 'noon', expected a number"),
         ("user,itme,hour\n0,1,2\n", r"no column 'item' in its header \(did you mean 'itme'"),
         ("user,item,hour,note,note\n0,1,2,a,b\n", r"its header names column 'note' 2 times"),
     ],
@@ -391,3 +419,30 @@ def test_a_config_of_another_version_is_refused(run, tmp_path):
     path.write_text(path.read_text().replace("tf4ctr.models.ssem.SeparateRepresentation", "tf4ctr.models.ssem.Gone"))
     with pytest.raises(InputError, match=r"its network cannot be built \(.*Gone"):
         load_run(tmp_path / "old")
+
+
+def test_keys_of_objects_are_read_from_ndjson_and_the_rows_are_kept(make_run, tmp_path):
+    rows = pl.DataFrame(
+        {"click": [0, 1], "user": [{"id": 7, "city": "x"}, {"id": 8, "city": "y"}], "price": [1.5, None]}
+    )
+    fields = ["user.id", {"name": "city", "column": "user.city"}, {"name": "price", "kind": "number"}]
+    run = make_run(rows, fields, "ndjson")
+    new = pl.concat([rows[1:], rows[:1], rows]).drop("click").with_columns(more=pl.Series([["a"], None, [], ["b"]]))
+    (tmp_path / "new.ndjson").write_text(new.write_ndjson().replace("\n", "\n\n", 1))
+    result = predict(run, tmp_path / "new.ndjson", tmp_path / "scores.parquet")
+    scores = pl.read_parquet(tmp_path / "scores.parquet")
+    assert scores.drop("p").equals(new)
+    assert scores["p"][0] == scores["p"][3] != scores["p"][1] == scores["p"][2]
+    assert result.out_of_vocabulary == {"user.id": 0, "city": 0}
+    assert result.missing == {"price": 0.5}
+    with (tmp_path / "new.ndjson").open("a") as file:
+        file.write('{"user": {"id": 7, "city": "x"}, "price": "cheap"}\n')
+    with pytest.raises(InputError, match="line 6: column 'price' is 'cheap', expected a finite number"):
+        predict(run, tmp_path / "new.ndjson", tmp_path / "scores.parquet")
+    result = predict(run, tmp_path / "new.ndjson", tmp_path / "scores.parquet", bad_rows="skip")
+    assert (result.rows, result.set_aside) == (4, 1)
+    with pytest.raises(InputError, match="csv file cannot contain: name a .parquet"):
+        predict(run, tmp_path / "new.ndjson", tmp_path / "scores.csv")
+    (tmp_path / "new.ndjson").write_text('{"user": {"id": 7, "city": "x"}, "price": 1}\n{"user": \n')
+    with pytest.raises(InputError, match="line 2: expected a JSON object"):
+        predict(run, tmp_path / "new.ndjson", tmp_path / "scores.parquet")

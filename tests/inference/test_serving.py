@@ -9,18 +9,16 @@ from omegaconf import OmegaConf
 from prometheus_client import CollectorRegistry
 
 from conftest import ROOT, run_script
-from tf4ctr.data.readers import as_text
 from tf4ctr.errors import InputError
 from tf4ctr.inference.exporting import export
 from tf4ctr.inference.prediction import predict
+from tf4ctr.inference.request_rows import example_row
 from tf4ctr.inference.serving import (
     MAX_BODY_BYTES,
     MAX_ROWS,
     Batcher,
     ServedModel,
-    _text,
     create_app,
-    example_row,
 )
 
 
@@ -42,29 +40,6 @@ def test_raw_rows_get_the_probabilities_that_predict_gives(run, client, tmp_path
     assert client.post("/predict", json={"rows": rows}).json()["p"] == pytest.approx(expected, abs=1e-6)
     as_text = [{key: str(value) for key, value in row.items()} for row in rows[:3]]
     assert client.post("/predict", json={"rows": as_text}).json()["p"] == pytest.approx(expected[:3], abs=1e-6)
-
-
-@pytest.mark.parametrize(
-    ("value", "same"),
-    [
-        (1.0, "1"),
-        (-0.0, "0"),
-        (1e3, "1000"),
-        (True, "true"),
-        (False, "false"),
-        (float("nan"), None),
-        (0.5, "0.5"),
-        (1e-5, "0.00001"),
-        (1e-7, "1e-7"),
-        (2.0**60, "1.152921504606847e+18"),
-    ],
-)
-def test_a_value_is_the_text_that_preparation_reads(value, same):
-    """As `as_text` converts it in a parquet file."""
-    assert _text(value) == same
-    column = pl.Series("x", [value]).to_frame()
-    text = column.select(as_text(pl.col("x"), column.schema["x"])).item()
-    assert text == same
 
 
 def test_a_whole_float_is_the_integer(client):

@@ -1,6 +1,6 @@
 """Measures a trained run on a split: metrics of all heads, calibration, metrics by value."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,12 +11,13 @@ from numpy.typing import NDArray
 from rich.progress import track
 from rich.table import Table
 from torch import Tensor
-from torchmetrics.functional.classification import binary_calibration_error
 
 from tf4ctr.data.encoding import value_names
-from tf4ctr.data.schema import Schema
-from tf4ctr.data.stream import DiskStream
+from tf4ctr.data.fields import FieldSpec
+from tf4ctr.data.schema import IDS, NUMBERS, Field, Schema
+from tf4ctr.data.stream import Batch, DiskStream
 from tf4ctr.errors import InputError, did_you_mean
+from tf4ctr.inference.raw_values import quantile_bins, raw_texts, transform_of
 from tf4ctr.metrics import auc, auc_by_group, grouped_auc
 from tf4ctr.models.network import Network
 
@@ -32,17 +33,26 @@ class Scores(NamedTuple):
         label: [N].
         group: [N], or None.
         ids: [N, W].
+        numbers: scaled, NaN where missing, [N, numbers], or None for a dataset without numbers.
+        weight: [N], or None if all rows count alike in the metrics.
     """
 
     logits: dict[str, Tensor]
     label: Tensor
     group: Tensor | None
     ids: Tensor
+    numbers: Tensor | None = None
+    weight: Tensor | None = None
 
 
 @torch.inference_mode()
-def score(network: Network, schema: Schema, prepared_dir: Path, split: str, batch_size: int) -> Scores:
+def score(
+    network: Network, schema: Schema, prepared_dir: Path, split: str, batch_size: int, weighted: bool = False
+) -> Scores:
     """Run `network` over a split of a prepared dataset, on a GPU if there is one.
+
+    Args:
+        weighted: whether the rows count their weights in the metrics.
 
     Raises:
         InputError: the dataset is not prepared, or its schema is not the network's.
@@ -57,17 +67,20 @@ def score(network: Network, schema: Schema, prepared_dir: Path, split: str, batc
     parts: dict[str, list[Tensor]] = {}
     batches = []
     for batch in track(stream, f"score {split}", transient=True):
-        logits = network(batch.ids.to(device))
+        numbers = None if batch.numbers is None else batch.numbers.to(device)
+        logits = network(batch.ids.to(device), numbers)
         heads = {"fused": logits.fused, **(logits.heads() if network.heads else {})}
         for name, logit_B in heads.items():
             parts.setdefault(name, []).append(logit_B.double().cpu())
         batches.append(batch)
-    ids, label, group = zip(*batches, strict=True)
+    rows = Batch(*(None if column[0] is None else torch.cat(column) for column in zip(*batches, strict=True)))  # type: ignore[arg-type]
     return Scores(
         {name: torch.cat(logits_of_batches) for name, logits_of_batches in parts.items()},
-        torch.cat(label),
-        torch.cat(group) if schema.group else None,
-        torch.cat(ids),
+        rows.label,
+        rows.group,
+        rows.ids,
+        rows.numbers,
+        rows.weight if weighted else None,
     )
 
 
@@ -80,28 +93,62 @@ def measure(scores: Scores, resamples: int, seed: int) -> dict[str, float]:
 
     Returns:
         `auc` and `logloss` of the fused head; `HEAD/auc` and `HEAD/logloss` of the other heads. Of
-        the fused head also `gauc` (if the rows have groups), `ece` (calibration error: the mean
-        distance of click rate and probability over 20 equal bins), `predicted_over_observed`
-        clicks, and the 95 % intervals `auc_low`, `auc_high`, `logloss_low` and `logloss_high`.
+        the fused head also `gauc` (if the rows have groups), `ece` (see `calibration_error`),
+        `predicted_over_observed` clicks, and the 95 % intervals `auc_low`, `auc_high`,
+        `logloss_low` and `logloss_high`. All of them are weighted if the rows have weights.
     """
     results = {}
+    label_N, weight_N = scores.label, scores.weight
     for name, logit_N in scores.logits.items():
         prefix = "" if name == "fused" else f"{name}/"
-        results[f"{prefix}auc"] = float(auc(logit_N, scores.label))
-        results[f"{prefix}logloss"] = float(_logloss(logit_N, scores.label).mean())
+        results[f"{prefix}auc"] = float(auc(logit_N, label_N, weight_N))
+        results[f"{prefix}logloss"] = float(_mean(_logloss(logit_N, label_N), weight_N))
     fused_N = scores.logits["fused"]
     if scores.group is not None:
-        results["gauc"] = float(grouped_auc(fused_N, scores.label, scores.group))
-    results["ece"] = float(binary_calibration_error(torch.sigmoid(fused_N), scores.label.long(), n_bins=BINS))
-    results["predicted_over_observed"] = float(torch.sigmoid(fused_N).sum() / scores.label.sum())
+        results["gauc"] = float(grouped_auc(fused_N, label_N, scores.group, weight_N))
+    p_N = torch.sigmoid(fused_N)
+    results["ece"] = float(calibration_error(p_N, label_N, weight_N))
+    results["predicted_over_observed"] = float(_weighted(p_N, weight_N).sum() / _weighted(label_N, weight_N).sum())
     return results | (_intervals(scores, resamples, seed) if resamples else {})
+
+
+def _weighted(values_N: Tensor, weight_N: Tensor | None) -> Tensor:
+    return values_N if weight_N is None else values_N * weight_N.double()
+
+
+def _mean(values_N: Tensor, weight_N: Tensor | None) -> Tensor:
+    return values_N.mean() if weight_N is None else _weighted(values_N, weight_N).sum() / weight_N.double().sum()
+
+
+def calibration_error(p_N: Tensor, label_N: Tensor, weight_N: Tensor | None = None) -> Tensor:
+    """The mean distance of click rate and mean probability over 20 equal bins of the probability.
+
+    Each bin counts its share of the rows (Naeini et al., AAAI 2015). torchmetrics'
+    `binary_calibration_error` is the same without weights.
+
+    Args:
+        p_N: probabilities, float64 [N].
+        label_N: 0 or 1, [N].
+        weight_N: of the rows, [N]; None for equal ones.
+    """
+    count_N = torch.ones_like(p_N) if weight_N is None else weight_N.double()
+    limits = torch.linspace(0, 1, BINS + 1, dtype=p_N.dtype)
+    bin_N = torch.bucketize(p_N, limits, right=True) - 1
+
+    def totals(values_N: Tensor) -> Tensor:
+        return torch.zeros_like(limits).scatter_add_(0, bin_N, values_N)
+
+    rows = totals(count_N)
+    distance = torch.nan_to_num(totals(label_N * count_N) / rows) - torch.nan_to_num(totals(p_N * count_N) / rows)
+    return (distance.abs() * (rows / rows.sum())).sum()
 
 
 def _intervals(scores: Scores, resamples: int, seed: int) -> dict[str, float]:
     """The 95 % intervals of the fused head's AUC and logloss."""
     fused_N = scores.logits["fused"]
     loss_N = _logloss(fused_N, scores.label)
-    samples = bootstrap(fused_N.numpy(), scores.label.numpy(), loss_N.numpy(), resamples, seed)
+    weight_N = None if scores.weight is None else scores.weight.numpy()
+    samples = bootstrap(fused_N.numpy(), scores.label.numpy(), loss_N.numpy(), resamples, seed, weight_N)
     results: dict[str, float] = {}
     for name, values in zip(("auc", "logloss"), samples.T, strict=True):
         low, high = np.quantile(values, (0.025, 0.975))
@@ -114,19 +161,27 @@ def _logloss(logit_N: Tensor, label_N: Tensor) -> Tensor:
 
 
 def bootstrap(
-    score_N: NDArray[Any], label_N: NDArray[Any], loss_N: NDArray[Any], resamples: int, seed: int
+    score_N: NDArray[Any],
+    label_N: NDArray[Any],
+    loss_N: NDArray[Any],
+    resamples: int,
+    seed: int,
+    weight_N: NDArray[Any] | None = None,
 ) -> NDArray[np.float64]:
     """AUC and mean loss of `resamples` resamples of the rows, [resamples, 2].
 
     A resample contains each row Poisson(1) times. For the sizes of click logs, this is the same as
-    drawing as many rows with replacement, and the rows are sorted only once.
+    drawing as many rows with replacement, and the rows are sorted only once. With weights both
+    figures are weighted.
     """
     order = np.argsort(score_N)
+    weight = None if weight_N is None else weight_N[order].astype(np.float64)
     label, loss = label_N[order].astype(np.float64), loss_N[order]
     ties = np.flatnonzero(np.diff(score_N[order], prepend=np.nan) != 0)  # first row of each run of equal scores
     random, samples = np.random.default_rng(seed), np.empty((resamples, 2))
     for number in range(resamples):
         times = random.poisson(1.0, len(label)).astype(np.float64)
+        times = times if weight is None else times * weight
         positive, rows = np.add.reduceat(times * label, ties), np.add.reduceat(times, ties)
         negative = rows - positive
         below = np.cumsum(negative) - negative / 2  # a tie counts half
@@ -138,61 +193,102 @@ def check_field(field: str, schema: Schema) -> None:
     """Check the name of a field.
 
     Raises:
-        InputError: the dataset has no field of this name.
+        InputError: the dataset has no field of this name, or it is a vector.
     """
-    names = [known.name for known in schema.fields]
+    names = [known.name for known in schema.fields if known.kind in (IDS, NUMBERS)]
     if field not in names:
-        raise InputError(f"by={field}: {schema.dataset} has no such field, {did_you_mean(field, names)}")
+        raise InputError(
+            f"by={field}: {schema.dataset} has no such field of ids or numbers, {did_you_mean(field, names)}"
+        )
 
 
-def by_value(scores: Scores, schema: Schema, field: str, folder: Path) -> pl.DataFrame:
-    """Measure each value of a field.
+def by_value(
+    scores: Scores, schema: Schema, field: str, folder: Path, fields: Sequence[FieldSpec] = ()
+) -> pl.DataFrame:
+    """Measure each value of a field, or at most 10 intervals of a number.
 
     Args:
         folder: `vocabulary/` of the run.
+        fields: how the fields are made of raw columns; only needed for a number.
 
     Returns:
-        One row per value, most frequent first: `value`, `rows`, `click_rate`, `predicted` (mean
-        probability), `predicted_over_observed`, `auc` (null if a class is missing). A row with a
-        list counts for each of its values.
+        One row per value, most frequent first (intervals in their order): `value`, `rows`,
+        `click_rate`, `predicted` (mean probability), `predicted_over_observed`, `auc` (null if a
+        class is missing). A row with a list counts for each of its values. All but `rows` are
+        weighted if the rows have weights.
 
     Raises:
         InputError: the dataset has no field of this name.
     """
     check_field(field, schema)
+    if schema[field].kind == NUMBERS:
+        summary, names = _by_number(scores, schema, field, fields)
+    else:
+        summary, names = _by_id(scores, schema, field), value_names(schema[field], folder)
+    return summary.select(names[summary["id"]].alias("value"), pl.exclude("id"))
+
+
+def _by_number(
+    scores: Scores, schema: Schema, field: str, fields: Sequence[FieldSpec]
+) -> tuple[pl.DataFrame, pl.Series]:
+    """`by_value` of a number: one row per interval `id`, and the intervals' names."""
+    scaling = schema[field].scaling
+    assert scaling is not None
+    bin_N, names = quantile_bins(_column(scores, schema, field), scaling, transform_of(field, fields))
+    summary = _measured(torch.from_numpy(bin_N), scores.logits["fused"], scores.label, scores.weight)
+    return summary, pl.Series(names)
+
+
+def _column(scores: Scores, schema: Schema, field: str) -> NDArray[np.float32]:
+    assert scores.numbers is not None
+    return scores.numbers[:, schema.number_columns.index(field)].numpy()
+
+
+def _by_id(scores: Scores, schema: Schema, field: str) -> pl.DataFrame:
+    """`by_value` of a categorical field: one row per `id`, counted from its padding row."""
     ids_NW = scores.ids[:, schema.ids_of(field)] - schema.offset_of(field)
     width = ids_NW.shape[1]
-    ids, fused, label = ids_NW.T.flatten(), scores.logits["fused"].repeat(width), scores.label.repeat(width)
+    rows = [ids_NW.T.flatten(), scores.logits["fused"].repeat(width), scores.label.repeat(width)]
+    if scores.weight is not None:
+        rows.append(scores.weight.repeat(width))
     if width > 1:
-        values = ids != 0  # the rest is padding
-        ids, fused, label = ids[values], fused[values], label[values]
-    auc_of_id, _, _ = auc_by_group(fused, label, ids)
-    rows = pl.DataFrame({"id": ids.numpy(), "p": torch.sigmoid(fused).numpy(), "label": label.numpy()})
-    summary = (
-        rows.group_by("id")
-        .agg(
-            rows=pl.len(),
-            click_rate=pl.col("label").mean(),
-            predicted=pl.col("p").mean(),
-            predicted_over_observed=pl.col("p").sum() / pl.col("label").sum(),
-        )
-        .sort("id")
-        .with_columns(auc=pl.Series(auc_of_id.numpy()).fill_nan(None))
-        .sort("rows", "id", descending=[True, False])
+        values = rows[0] != 0  # the rest is padding
+        rows = [column[values] for column in rows]
+    return _measured(*rows).sort("rows", "id", descending=[True, False])
+
+
+def _measured(id_N: Tensor, logit_N: Tensor, label_N: Tensor, weight_N: Tensor | None = None) -> pl.DataFrame:
+    """The columns of `by_value` for each `id`, sorted by it."""
+    auc_of_id, _, _ = auc_by_group(logit_N, label_N, id_N, weight_N)
+    rows = pl.DataFrame({"id": id_N.numpy(), "p": torch.sigmoid(logit_N).numpy(), "label": label_N.numpy()})
+    p, label, total = pl.col("p"), pl.col("label"), pl.len()
+    click_rate, predicted = label.mean(), p.mean()
+    if weight_N is not None:
+        rows = rows.with_columns(weight=weight_N.double().numpy())
+        p, label, total = p * pl.col("weight"), label * pl.col("weight"), pl.col("weight").sum()
+        click_rate, predicted = label.sum() / total, p.sum() / total
+    summary = rows.group_by("id").agg(
+        rows=pl.len(),
+        click_rate=click_rate,
+        predicted=predicted,
+        predicted_over_observed=p.sum() / label.sum(),
     )
-    return summary.select(value_names(field, folder)[summary["id"]].alias("value"), pl.exclude("id"))
+    return summary.sort("id").with_columns(auc=pl.Series(auc_of_id.numpy()).fill_nan(None))
 
 
-def extremes(scores: Scores, schema: Schema, count: int, folder: Path) -> tuple[pl.DataFrame, pl.DataFrame]:
+def extremes(
+    scores: Scores, schema: Schema, count: int, folder: Path, fields: Sequence[FieldSpec] = ()
+) -> tuple[pl.DataFrame, pl.DataFrame]:
     """The `count` hardest rows and the `count` easiest rows, the most extreme first.
 
     Args:
         folder: `vocabulary/` of the run.
+        fields: how the fields are made of raw columns; only needed for numbers.
 
     Returns:
         Two frames with `row` (from 1, in the split), `label`, `q` (the fused head's probability of
-        the true class), `q_simple`, ... of the other heads, and the value of each field. The values
-        of a list are joined by `|`.
+        the true class), `q_simple`, ... of the other heads, and the value of each field as text.
+        The values of a list are joined by `|`; a number is the raw one, null if it is missing.
     """
     sign_N = 2 * scores.label.double() - 1
     q = {
@@ -204,19 +300,23 @@ def extremes(scores: Scores, schema: Schema, count: int, folder: Path) -> tuple[
     def rows(chosen: Tensor) -> pl.DataFrame:
         columns: dict[str, Any] = {"row": (chosen + 1).numpy(), "label": scores.label[chosen].int().numpy()}
         columns |= {name: q_N[chosen.numpy()] for name, q_N in q.items()}
-        return pl.DataFrame(columns | _values(scores.ids[chosen], schema, folder))
+        for field in schema.fields:
+            if field.kind == IDS:
+                columns[field.name] = _values(scores.ids[chosen], schema, field, folder)
+            elif field.kind == NUMBERS:
+                assert field.scaling is not None
+                scaled_N = _column(scores, schema, field.name)[chosen.numpy()]
+                columns[field.name] = raw_texts(scaled_N, field.scaling, transform_of(field.name, fields))
+        return pl.DataFrame(columns)
 
     return rows(order[:count]), rows(order.flip(0)[:count])
 
 
-def _values(ids_NW: Tensor, schema: Schema, folder: Path) -> dict[str, list[str]]:
-    """The values of each field as text; those of a list are joined by `|`."""
-    columns = {}
-    for field in schema.fields:
-        names = value_names(field.name, folder)
-        rows = (ids_NW[:, schema.ids_of(field.name)].long() - schema.offset_of(field.name)).tolist()
-        columns[field.name] = ["|".join(names[number] for number in row if number or field.width == 1) for row in rows]
-    return columns
+def _values(ids_NW: Tensor, schema: Schema, field: Field, folder: Path) -> list[str]:
+    """The values of a categorical field as text; those of a list are joined by `|`."""
+    names = value_names(field, folder)
+    rows = (ids_NW[:, schema.ids_of(field.name)].long() - schema.offset_of(field.name)).tolist()
+    return ["|".join(names[number] for number in row if number or field.width == 1) for row in rows]
 
 
 def rows_table(title: str, rows: pl.DataFrame) -> Table:
@@ -228,7 +328,8 @@ def rows_table(title: str, rows: pl.DataFrame) -> Table:
     table.add_column("values", overflow="fold")
     for row in rows.iter_rows(named=True):
         cells = [f"{row[name]:.4f}" if isinstance(row[name], float) else str(row[name]) for name in measured]
-        table.add_row(*cells, "  ".join(f"{name}={value}" for name, value in row.items() if name not in measured))
+        values = {name: "(missing)" if value is None else value for name, value in row.items() if name not in measured}
+        table.add_row(*cells, "  ".join(f"{name}={value}" for name, value in values.items()))
     return table
 
 
@@ -271,8 +372,12 @@ def draw_reliability(scores: Scores, path: Path) -> None:
     for name, logit_N in scores.logits.items():
         order = torch.argsort(logit_N)
         bins = [part for part in order.tensor_split(BINS) if len(part)]
-        predicted = [float(torch.sigmoid(logit_N[part]).mean()) for part in bins]
-        axis.plot(predicted, [float(scores.label[part].mean()) for part in bins], marker=".", label=name)
+        weights = [None if scores.weight is None else scores.weight[part] for part in bins]
+        predicted, clicked = (
+            [float(_mean(values_N[part], weight)) for part, weight in zip(bins, weights, strict=True)]
+            for values_N in (torch.sigmoid(logit_N), scores.label)
+        )
+        axis.plot(predicted, clicked, marker=".", label=name)
     axis.set_xlabel("predicted probability")
     axis.set_ylabel("click rate")
     axis.grid(alpha=0.3)

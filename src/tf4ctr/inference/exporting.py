@@ -32,12 +32,14 @@ FILES = {"onnx": "model.onnx", "torch_export": "model.pt2", "safetensors": "mode
 MANIFEST = "export.json"
 CHECK_ROWS = 10_000  # random rows that both models score; a second's work at most
 TOLERANCE = 1e-5  # of a probability: float32 rounding stays below it
+EXAMPLE_ROWS = 64  # with which the graph is recorded; any number above 1 gives the same graph
+MISSING = 0.1  # share of missing numbers among the random rows
 LATENCY = {1: 300, 1_000: 30}  # batch size: timed calls, a second or less in total
 # Bytes of weights in one .onnx file: a protobuf holds 2 GiB, less some for the graph. More weights
 # go into a file beside it.
 PROTOBUF_LIMIT = 2**31 - 2**26
 
-Model = Callable[[NDArray[np.int32]], NDArray[np.float32]]
+Model = Callable[..., NDArray[np.float32]]  # (ids [B, W]) or (ids, numbers [B, N]) -> p [B]
 
 
 class Export(NamedTuple):
@@ -55,25 +57,26 @@ class Export(NamedTuple):
 
 
 class Probability(nn.Module):
-    """ids [B, W] -> p [B]: the fused head and its sigmoid."""
+    """ids [B, W] and numbers [B, N], see `Inputs` -> p [B]: the fused head and its sigmoid."""
 
     def __init__(self, network: Network) -> None:
         super().__init__()
         self.network = network
 
-    def forward(self, ids_BW: Tensor) -> Tensor:
-        return torch.sigmoid(self.network(ids_BW).fused)
+    def forward(self, ids_BW: Tensor, numbers_BN: Tensor | None = None) -> Tensor:
+        return torch.sigmoid(self.network(ids_BW, numbers_BN).fused)
 
 
 def export(run: Path, form: str, output: Path, seed: int = 2019) -> Export:
     """Write a run's best weights as `form` into the folder `output`.
 
     The model is checked against the run on 10,000 random rows. An `onnx` model maps `ids` int32
-    [B, W] to `p` float32 [B], for any B. So does a `torch_export` model
+    [B, W] to `p` float32 [B], for any B. If the dataset has numbers, a second input is `numbers`
+    float32 [B, N], scaled and NaN where missing. So does a `torch_export` model
     (`torch.export.load(...).module()`). `safetensors` contains the weights under the network's
     names; `load_safetensors` reads them. Beside the model are `vocabulary/`, `config.yaml`, and
-    `export.json` with schema, fields, versions and the check. The folder appears whole or not at
-    all.
+    `export.json` with schema, fields, the columns of each input, versions and the check. The folder
+    appears whole or not at all.
 
     Raises:
         InputError: an unknown form, a package that is not installed, an output folder that is not
@@ -84,8 +87,8 @@ def export(run: Path, form: str, output: Path, seed: int = 2019) -> Export:
     spec = DatasetSpec.from_config(OmegaConf.to_container(config.dataset, resolve=True))  # type: ignore[arg-type]
     RowEncoder(schema, spec.fields, run / "vocabulary")  # raises if the vocabulary does not fit the network
     model = Probability(network).eval()
-    ids = random_ids(schema, CHECK_ROWS, seed)
-    expected = _scored_by(model)(ids)
+    inputs = random_inputs(schema, CHECK_ROWS, seed)
+    expected = _scored_by(model)(*inputs.values())
     output.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{output.name}.", dir=output.parent) as scratch:
         folder = Path(scratch) / output.name
@@ -94,9 +97,13 @@ def export(run: Path, form: str, output: Path, seed: int = 2019) -> Export:
         vocabulary.keep(run, folder)
         manifest = _manifest(run, form, schema, spec)
         _write_manifest(manifest, folder)  # before the model: load_safetensors reads the schema
-        exported = _WRITERS[form](model, torch.from_numpy(ids[:64]), folder)
-        difference = _check(exported(ids), expected)
-        latency = {size: _milliseconds(exported, ids[:size], calls) for size, calls in LATENCY.items()}
+        example = {name: torch.from_numpy(rows[:EXAMPLE_ROWS]) for name, rows in inputs.items()}
+        exported = _WRITERS[form](model, example, folder)
+        difference = _check(exported(*inputs.values()), expected)
+        latency = {
+            size: _milliseconds(exported, [rows[:size] for rows in inputs.values()], calls)
+            for size, calls in LATENCY.items()
+        }
         check = {"rows": CHECK_ROWS, "seed": seed, "largest_difference": difference, "latency_ms": latency}
         _write_manifest(manifest | {"check": check}, folder)
         if output.exists():
@@ -121,6 +128,8 @@ def _manifest(run: Path, form: str, schema: Schema, spec: DatasetSpec) -> dict[s
         "versions": {"tf4ctr": tf4ctr.__version__, "torch": torch.__version__},
         "schema": schema.to_dict(),
         "fields": [asdict(field) for field in spec.fields],
+        "null_values": list(spec.null_values),
+        "inputs": input_columns(schema),
     }
 
 
@@ -139,6 +148,17 @@ def _check(p_N: NDArray[np.float32], expected_N: NDArray[np.float32]) -> float:
     return difference
 
 
+def input_columns(schema: Schema) -> dict[str, list[str]]:
+    """The inputs of a model, and the columns of the prepared rows that each consists of."""
+    return {"ids": schema.columns, **({"numbers": schema.number_columns} if schema.number_columns else {})}
+
+
+def random_inputs(schema: Schema, rows: int, seed: int) -> dict[str, NDArray[Any]]:
+    """Draw the inputs of a model: `ids`, and `numbers` if the schema has some."""
+    inputs: dict[str, NDArray[Any]] = {"ids": random_ids(schema, rows, seed)}
+    return inputs | ({"numbers": random_numbers(schema, rows, seed)} if schema.number_columns else {})
+
+
 def random_ids(schema: Schema, rows: int, seed: int) -> NDArray[np.int32]:
     """Draw known and unknown values of each field with equal probability: ids [rows, W].
 
@@ -147,10 +167,18 @@ def random_ids(schema: Schema, rows: int, seed: int) -> NDArray[np.int32]:
     random = np.random.default_rng(seed)
     columns = [
         offset + random.integers(1, field.vocabulary_size, rows, dtype=np.int32)
-        for field, offset in zip(schema.fields, schema.offsets, strict=True)
+        for field, offset in zip(schema.id_fields, schema.offsets, strict=True)
         for _ in range(field.width)
     ]
     return np.stack(columns, 1).astype(np.int32)
+
+
+def random_numbers(schema: Schema, rows: int, seed: int) -> NDArray[np.float32]:
+    """Draw scaled numbers from N(0, 1), a tenth of them missing (NaN): [rows, N]."""
+    random = np.random.default_rng([seed, 1])  # other numbers than `random_ids` draws
+    numbers = random.normal(size=(rows, len(schema.number_columns))).astype(np.float32)
+    numbers[random.random(numbers.shape) < MISSING] = np.nan
+    return numbers
 
 
 def load_safetensors(folder: Path) -> Network:
@@ -164,7 +192,7 @@ def load_safetensors(folder: Path) -> Network:
     return network.eval()
 
 
-def _to_onnx(model: Probability, example: Tensor, folder: Path) -> Model:
+def _to_onnx(model: Probability, example: dict[str, Tensor], folder: Path) -> Model:
     try:
         import onnxruntime
         import onnxscript  # noqa: F401, torch's exporter writes with it
@@ -174,21 +202,23 @@ def _to_onnx(model: Probability, example: Tensor, folder: Path) -> Model:
         logging.getLogger(name).setLevel(logging.ERROR)
     path = folder / FILES["onnx"]
     graph = _graph(model, example)
-    program = torch.onnx.export(graph, (example,), input_names=["ids"], output_names=["p"], dynamo=True, verbose=False)
+    program = torch.onnx.export(
+        graph, tuple(example.values()), input_names=list(example), output_names=["p"], dynamo=True, verbose=False
+    )
     assert program is not None
     size = sum(parameter.numel() * parameter.element_size() for parameter in model.parameters())
     program.save(path, external_data=size > PROTOBUF_LIMIT)
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
-    return lambda ids: session.run(["p"], {"ids": ids})[0]
+    return lambda *inputs: session.run(["p"], dict(zip(example, inputs, strict=True)))[0]
 
 
-def _to_torch_export(model: Probability, example: Tensor, folder: Path) -> Model:
+def _to_torch_export(model: Probability, example: dict[str, Tensor], folder: Path) -> Model:
     path = folder / FILES["torch_export"]
     torch.export.save(_graph(model, example), path)
     return _scored_by(torch.export.load(path).module())
 
 
-def _to_safetensors(model: Probability, example: Tensor, folder: Path) -> Model:
+def _to_safetensors(model: Probability, example: dict[str, Tensor], folder: Path) -> Model:
     try:
         from safetensors.torch import save_file
     except ImportError as error:
@@ -197,31 +227,32 @@ def _to_safetensors(model: Probability, example: Tensor, folder: Path) -> Model:
     return _scored_by(Probability(load_safetensors(folder)))
 
 
-_WRITERS: dict[str, Callable[[Probability, Tensor, Path], Model]] = {
+_WRITERS: dict[str, Callable[[Probability, dict[str, Tensor], Path], Model]] = {
     "onnx": _to_onnx,
     "torch_export": _to_torch_export,
     "safetensors": _to_safetensors,
 }
 
 
-def _graph(model: Probability, example: Tensor) -> torch.export.ExportedProgram:
-    return torch.export.export(model, (example,), dynamic_shapes=({0: torch.export.Dim("batch")},))
+def _graph(model: Probability, example: dict[str, Tensor]) -> torch.export.ExportedProgram:
+    batch = {0: torch.export.Dim("batch")}
+    return torch.export.export(model, tuple(example.values()), dynamic_shapes=(batch,) * len(example))
 
 
 def _scored_by(module: nn.Module) -> Model:
-    def model(ids: NDArray[np.int32]) -> NDArray[np.float32]:
+    def model(*inputs: NDArray[Any]) -> NDArray[np.float32]:
         with torch.inference_mode():
-            return module(torch.from_numpy(ids)).numpy()
+            return module(*map(torch.from_numpy, inputs)).numpy()
 
     return model
 
 
-def _milliseconds(model: Model, ids: NDArray[np.int32], calls: int) -> float:
+def _milliseconds(model: Model, inputs: list[NDArray[Any]], calls: int) -> float:
     """Milliseconds per call, the median of `calls` calls."""
     seconds = []
     for _ in range(calls):
         start = time.perf_counter()
-        model(ids)
+        model(*inputs)
         seconds.append(time.perf_counter() - start)
     return round(1e3 * statistics.median(seconds), 4)
 

@@ -5,10 +5,12 @@ Memory does not grow with the number of rows. The output is complete or absent.
 
 import tempfile
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import NamedTuple, NoReturn
 
+import numpy as np
 import polars as pl
 import torch
 from numpy.typing import NDArray
@@ -19,13 +21,25 @@ from rich.table import Table
 from tf4ctr.assembly import load_run
 from tf4ctr.data import faults
 from tf4ctr.data.encoding import RowEncoder
-from tf4ctr.data.readers import READERS, SHORT, as_text, csv_lines
-from tf4ctr.data.spec import ALL, DatasetSpec, RawFiles
+from tf4ctr.data.fields import FieldSpec
+from tf4ctr.data.raw_files import RawFiles
+from tf4ctr.data.readers import SHORT
+from tf4ctr.data.schema import IDS
+from tf4ctr.data.spec import DatasetSpec
+from tf4ctr.data.splits import ALL
 from tf4ctr.errors import InputError, did_you_mean
+from tf4ctr.inference.input_rows import (
+    LINE,
+    complete_lines,
+    faulty_rows,
+    open_rows,
+    own_columns,
+    prepared_values,
+    raw_files,
+)
 from tf4ctr.models.network import Network
 
 BAD_ROWS = ("refuse", "skip")
-LINE = "__line"  # the column of line numbers
 EXAMPLES = 2  # values of each side that a warning shows: enough to see a difference in form
 SHOWN_CHARACTERS = 40  # of such a value
 
@@ -44,6 +58,20 @@ class AllUnknown(NamedTuple):
     known: list[str]
 
 
+class AllMissing(NamedTuple):
+    """A number that is missing in all rows.
+
+    Attributes:
+        field: its name.
+        column: its raw column.
+        values: examples of the input's values, none of which is a number.
+    """
+
+    field: str
+    column: str
+    values: list[str]
+
+
 class Prediction(NamedTuple):
     """The result of a prediction.
 
@@ -53,6 +81,8 @@ class Prediction(NamedTuple):
         out_of_vocabulary: share of unknown values of each column of ids.
         set_aside: number of bad rows that were skipped.
         all_unknown: the fields without one known value, although at least one row has a value.
+        missing: share of missing values of each number.
+        all_missing: the numbers without one value.
     """
 
     rows: int
@@ -60,6 +90,8 @@ class Prediction(NamedTuple):
     out_of_vocabulary: dict[str, float]
     set_aside: int
     all_unknown: list[AllUnknown]
+    missing: Mapping[str, float] = MappingProxyType({})
+    all_missing: Sequence[AllMissing] = ()
 
 
 def predict(run: Path, source: Path, output: Path, heads: bool = False, bad_rows: str = "refuse") -> Prediction:
@@ -67,8 +99,8 @@ def predict(run: Path, source: Path, output: Path, heads: bool = False, bad_rows
 
     Args:
         run: folder of a trained run; its best weights are used.
-        source: parquet, or a file in the dataset's raw layout. The label may be absent if the
-            columns have names.
+        source: parquet, Arrow, ndjson, or a file in the dataset's raw layout. The label may be
+            absent if the columns have names.
         output: a .parquet or .csv file. csv cannot contain lists; their rows need .parquet.
         heads: whether to add the probability of each head too, as `p_simple`, ...
         bad_rows: `refuse` writes nothing if a row is invalid; `skip` leaves invalid rows out and
@@ -83,16 +115,16 @@ def predict(run: Path, source: Path, output: Path, heads: bool = False, bad_rows
     spec = DatasetSpec.from_config(OmegaConf.to_container(config.dataset, resolve=True))  # type: ignore[arg-type]
     encoder = RowEncoder(schema, spec.fields, run / "vocabulary")
     names = {"p": "fused", **({f"p_{name}": name for name in network.heads} if heads else {})}
-    scorer = _Scorer(network, encoder, names, bad_rows == "skip")
-    raw = _raw(spec, source)
+    raw = raw_files(spec, source)
+    scorer = _Scorer(network, encoder, names, bad_rows == "skip", spec)
     output.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{output.name}.", dir=output.parent) as scratch:
         partial, complete = Path(scratch) / output.name, raw
         try:
             if bad_rows == "skip" and raw.reader == "csv":
-                complete, bad_lines = _complete_lines(raw, source, Path(scratch) / "complete.csv")
+                complete, bad_lines = complete_lines(raw, source, Path(scratch) / "complete.csv")
                 scorer.bad.append(bad_lines)
-            _write(_rows(spec, complete, encoder), scorer, partial)
+            _write(open_rows(spec, complete, encoder), scorer, partial)
         except (pl.exceptions.PolarsError, ValueError, OSError) as error:
             _refuse(spec, raw, scorer, error)
         bad = scorer.bad_rows()
@@ -116,13 +148,15 @@ def _refuse(spec: DatasetSpec, raw: RawFiles, scorer: "_Scorer", error: Exceptio
         faults.refuse_unreadable(spec, raw, ALL, error)
     faults.refuse_short_rows(spec, raw, ALL)
     (source,) = raw.files[ALL]
-    line, reason, _ = scorer.bad_rows().row(0)
+    number, reason, _ = scorer.bad_rows().row(0)
+    line = raw.line_of(source, number - raw.first_line)  # blank lines are lines, but no rows
     raise InputError(f"{source}, {raw.unit} {line}: {reason}") from None
 
 
 def _write(rows: pl.LazyFrame, scorer: "_Scorer", path: Path) -> None:
     """Score all rows into a .parquet or .csv file."""
-    columns = {name: dtype for name, dtype in rows.collect_schema().items() if name not in (LINE, SHORT)}
+    dtypes = rows.collect_schema()
+    columns = {name: dtypes[name] for name in own_columns(dtypes)}
     if path.suffix == ".csv":
         _check_csv(columns)
     scored_schema = pl.Schema({**columns, **dict.fromkeys(scorer.names, pl.Float32())})
@@ -144,56 +178,75 @@ def _check_csv(columns: Mapping[str, pl.DataType]) -> None:
 
 
 class _Scorer:
-    """A frame of raw rows -> the same rows with probabilities. Counts rows and unknown values.
+    """A frame of raw rows -> the same rows with probabilities.
 
-    Several threads call it.
+    Counts rows, unknown values and missing numbers. Several threads call it.
     """
 
-    def __init__(self, network: Network, encoder: RowEncoder, names: dict[str, str], skip: bool) -> None:
-        self.network, self.encoder, self.names, self.skip = network, encoder, names, skip
+    def __init__(
+        self, network: Network, encoder: RowEncoder, names: dict[str, str], skip: bool, spec: DatasetSpec
+    ) -> None:
+        self.network, self.encoder, self.names, self.skip, self.spec = network, encoder, names, skip, spec
+        self.schema, self.fields = encoder.schema, {field.name: field for field in encoder.fields}
         self.lock = threading.Lock()
         self.rows, self.sum, self.unknown_W = 0, 0.0, 0 * encoder.unknown_W
+        self.missing_N = np.zeros(len(self.schema.number_columns), np.int64)
         self.bad: list[pl.DataFrame] = []  # line, reason, row
         self.advance: Callable[[int], None] = lambda count: None
-        # the fields without a known value so far, with examples of their values
-        self._unmatched: dict[str, list[str]] = {field.name: [] for field in encoder.fields}
-        self._fault = (
-            pl.when(pl.col(SHORT)).then(pl.lit("cut short or too long")).otherwise(encoder.fault()).alias("reason")
-        )
+        # the fields without a known value so far, with examples of their values; every text is
+        # known to a hashed field
+        self._unmatched: dict[str, list[str]] = {
+            field.name: [] for field in self.schema.fields if field.columns and not field.hashed
+        }
 
     @torch.inference_mode()
     def __call__(self, frame: pl.DataFrame) -> pl.DataFrame:
-        text = frame.select(LINE, SHORT, *_texts(frame.schema, self.encoder.columns))
-        reason = text.select(self._fault).to_series()
+        rows = frame.select(LINE, SHORT, *prepared_values(self.spec, frame.schema, self.encoder.columns))
+        fault = pl.when(SHORT).then(pl.lit("cut short or too long")).otherwise(self.encoder.fault(rows.schema))
+        reason = rows.select(fault.alias("reason")).to_series()
         if reason.null_count() < len(reason):
-            self.bad.append(_bad_rows(frame, reason))
+            self.bad.append(faulty_rows(frame, reason))
             if not self.skip:
                 raise ValueError("bad rows")
-            frame, text = frame.filter(reason.is_null()), text.filter(reason.is_null())
-        ids_NW = self.encoder.ids(text)
-        logits = self.network(torch.from_numpy(ids_NW))
+            frame, rows = frame.filter(reason.is_null()), rows.filter(reason.is_null())
+        ids_NW = self.encoder.ids(rows)
+        numbers_NM = self.encoder.numbers(rows) if self.schema.number_columns else None
+        logits = self.network(torch.from_numpy(ids_NW), None if numbers_NM is None else torch.from_numpy(numbers_NM))
         of_head = {"fused": logits.fused, **logits.heads()}
         probability = {name: torch.sigmoid(of_head[head]).numpy() for name, head in self.names.items()}
         with self.lock:
             self.rows, self.sum = self.rows + len(frame), self.sum + float(probability["p"].sum())
             self.unknown_W += (ids_NW == self.encoder.unknown_W).sum(0)
-            self._match(text, ids_NW)
+            if numbers_NM is not None:
+                self.missing_N += np.isnan(numbers_NM).sum(0)
+            self._match(rows, ids_NW, numbers_NM)
         self.advance(len(frame))
-        return frame.drop(LINE, SHORT).with_columns(**{name: pl.Series(p_N) for name, p_N in probability.items()})
+        return frame.select(own_columns(frame.columns)).with_columns(
+            **{name: pl.Series(p_N) for name, p_N in probability.items()}
+        )
 
-    def _match(self, text: pl.DataFrame, ids_NW: NDArray) -> None:
+    def _match(self, rows: pl.DataFrame, ids_NW: NDArray[np.int32], numbers_NM: NDArray[np.float32] | None) -> None:
         """Remove the fields with a known value from `_unmatched`: mostly all in the first frame."""
-        schema = self.encoder.schema
-        for name in list(self._unmatched):
-            ids = ids_NW[:, schema.ids_of(name)]
-            if ((ids != schema.unknown_of(name)) & (ids != schema.offset_of(name))).any():
+        for name, examples in list(self._unmatched.items()):
+            if self.schema[name].kind == IDS:
+                ids = ids_NW[:, self.schema.ids_of(name)]
+                known = (ids != self.schema.unknown_of(name)) & (ids != self.schema.offset_of(name))
+            else:
+                assert numbers_NM is not None
+                known = ~np.isnan(numbers_NM[:, self.schema.numbers_of(name)])
+            if known.any():
                 del self._unmatched[name]
-            elif len(self._unmatched[name]) < EXAMPLES:
-                field = self.encoder.fields[schema.number_of(name)]
-                values = text.select(field.value(text.schema[field.raw])).to_series()
-                values = (values.explode() if field.width > 1 else values).drop_nulls()
-                examples = [*self._unmatched[name], *values.unique(maintain_order=True).head(EXAMPLES)]
-                self._unmatched[name] = list(dict.fromkeys(examples))[:EXAMPLES]
+            elif len(examples) < EXAMPLES:
+                values = [*examples, *self._examples(self.fields[name], rows)]
+                self._unmatched[name] = list(dict.fromkeys(values))[:EXAMPLES]
+
+    def _examples(self, field: FieldSpec, rows: pl.DataFrame) -> list[str]:
+        """Some values of a field; for a number, of its raw column."""
+        if field.kind != IDS:
+            return [str(value) for value in rows[field.raw].drop_nulls().head(EXAMPLES)]
+        values = rows.select(field.value(rows.schema[field.raw])).to_series()
+        values = (values.explode() if field.width > 1 else values).drop_nulls()
+        return values.unique(maintain_order=True).head(EXAMPLES).to_list()
 
     def bad_rows(self) -> pl.DataFrame:
         """The bad rows of all frames, by line: `line`, `reason` and `row`."""
@@ -201,113 +254,71 @@ class _Scorer:
 
     def result(self) -> Prediction:
         """The counts of all frames."""
-        shares = (count / max(1, self.rows) for count in self.unknown_W.tolist())
+        rows = max(1, self.rows)
+        shares = (count / rows for count in self.unknown_W.tolist())
+        missing = {
+            field.name: int(self.missing_N[self.schema.numbers_of(field.name).start]) / rows
+            for field in self.schema.fields
+            if field.kind != IDS and field.columns
+        }
         return Prediction(
             self.rows,
-            self.sum / max(1, self.rows),
-            dict(zip(self.encoder.schema.columns, shares, strict=True)),
+            self.sum / rows,
+            dict(zip(self.schema.columns, shares, strict=True)),
             sum(map(len, self.bad)),
             [
-                AllUnknown(name, values, self.encoder.values[name].head(EXAMPLES).to_list())
+                AllUnknown(name, values, self._known_values(name))
                 for name, values in self._unmatched.items()
-                if values
+                if values and name not in missing
+            ],
+            missing,
+            [
+                AllMissing(name, self.fields[name].raw, values)
+                for name, values in self._unmatched.items()
+                if self.rows and name in missing
             ],
         )
 
-
-def _texts(dtypes: pl.Schema, columns: list[str]) -> list[pl.Expr]:
-    return [as_text(pl.col(name), dtypes[name]).alias(name) for name in columns]
-
-
-def _bad_rows(frame: pl.DataFrame, reason: pl.Series) -> pl.DataFrame:
-    """The rows with a reason: `line`, `reason` and the `row` as one text."""
-    cells = [
-        pl.struct(name).struct.json_encode() if dtype.is_nested() else pl.col(name).cast(pl.String, strict=False)
-        for name, dtype in frame.schema.items()
-        if name not in (LINE, SHORT)
-    ]
-    row = pl.concat_str([cell.fill_null("") for cell in cells], separator=",").alias("row")
-    return frame.select(pl.col(LINE).cast(pl.UInt32).alias("line"), reason, row).filter(reason.is_not_null())
-
-
-def _complete_lines(raw: RawFiles, source: Path, target: Path) -> tuple[RawFiles, pl.DataFrame]:
-    """Copy the lines with the header's number of cells to `target`, each with its number before it.
-
-    Returns:
-        How to read `target`, and the other lines as `line`, `reason` and `row`.
-    """
-    separator = raw.options.get("separator", ",")
-    names, lines = csv_lines(source, **raw.options)
-    number, bad = pl.col("row") + 1, (pl.col("cells") != len(names)) | pl.col("unclosed")
-    numbered = pl.concat_str(number.cast(pl.String), "line", separator=separator)
-    lines.filter(~bad).select(numbered).sink_csv(target, include_header=False, quote_style="never")
-    reason = (
-        pl.when("unclosed")
-        .then(pl.lit("a quote without its pair"))
-        .otherwise(pl.format(f"{{}} cells, the header has {len(names)}", "cells"))
-    )
-    bad_lines = lines.filter(bad).select(
-        number.cast(pl.UInt32).alias("line"), reason.alias("reason"), pl.col("line").alias("row")
-    )
-    complete = RawFiles("csv", {**raw.options, "header": [LINE, *names]}, {ALL: [target]})
-    return complete, bad_lines.collect(engine="streaming")
-
-
-def _raw(spec: DatasetSpec, source: Path) -> RawFiles:
-    """How to read `source`: parquet and libsvm by suffix, else the dataset's first csv layout."""
-    if not source.is_file():
-        raise InputError(f"input={source}: the file does not exist")
-    if source.suffix == ".parquet":
-        return RawFiles("parquet", {}, {ALL: [source]})
-    reader = "libsvm" if source.suffix in (".libsvm", ".svm") else "csv"
-    for layout in spec.layouts:
-        if layout["reader"] == reader:
-            options = {key: layout[key] for key in READERS[reader].options if key in layout}
-            return RawFiles(reader, options, {ALL: [source]})
-    if source.suffix in (".csv", ".gz"):
-        return RawFiles("csv", {}, {ALL: [source]})
-    raise InputError(
-        f"input={source}: no layout of {spec.name} reads it; give a .parquet or a .csv file with the raw columns"
-    )
-
-
-def _rows(spec: DatasetSpec, raw: RawFiles, encoder: RowEncoder) -> pl.LazyFrame:
-    """All columns of the file as they are, `__short`, and `__line` (of parquet the row, from 1)."""
-    (source,) = raw.files[ALL]
-    columns = spec.columns if raw.reader == "libsvm" else encoder.columns
-    rows = raw.rows([source], columns)  # raises if a column is missing
-    dtypes = rows.collect_schema()
-    for field in encoder.fields:
-        field.value(dtypes[field.raw])  # raises if it is a list and the field takes one value, or the reverse
-    if raw.reader == "parquet":
-        rows = pl.scan_parquet(source).with_columns(pl.lit(False).alias(SHORT))
-    if raw.reader == "csv":
-        names, _ = csv_lines(source, **raw.options)
-        rows = raw.rows([source], names)
-        # `__short` is also true if the last cell is empty: ask whether a row really is short
-        if LINE in names or not raw.bad_rows(source, names):
-            rows = rows.with_columns(pl.lit(False).alias(SHORT))
-    return rows if LINE in rows.collect_schema() else rows.with_row_index(LINE, offset=raw.first_line)
+    def _known_values(self, name: str) -> list[str]:
+        """Some values of a field's vocabulary."""
+        return self.encoder.values[self.schema[name].of or name].head(EXAMPLES).to_list()
 
 
 def unknown_table(result: Prediction) -> Table:
-    """The share of unknown values of each column of ids, largest first."""
+    """The share of unknown values of each column of ids, and of missing values of each number.
+
+    The largest are first.
+    """
     table = Table()
     table.add_column("field")
     table.add_column("out of vocabulary", justify="right")
-    for name, share in sorted(result.out_of_vocabulary.items(), key=lambda pair: -pair[1]):
+    if result.missing:
+        table.add_column("missing", justify="right")
+    for name, share in _largest_first(result.out_of_vocabulary):
         table.add_row(name, f"{share:.2%}")
+    for name, share in _largest_first(result.missing):
+        table.add_row(name, "", f"{share:.2%}")
     return table
 
 
+def _largest_first(shares: Mapping[str, float]) -> list[tuple[str, float]]:
+    return sorted(shares.items(), key=lambda pair: -pair[1])
+
+
 def unknown_warnings(result: Prediction) -> list[str]:
-    """A warning for each field whose values are all out of vocabulary."""
+    """A warning for each field whose values are all out of vocabulary, or all missing."""
 
     def shown(values: list[str]) -> str:
         return ", ".join(repr(value[:SHOWN_CHARACTERS]) for value in values) or "no values"
 
-    return [
+    unknown = [
         f"field '{field}': all its values are out of vocabulary. The input has {shown(values)}; the vocabulary has"
         f" {shown(known)}. Check that both write the values in the same form"
         for field, values, known in result.all_unknown
     ]
+    missing = [
+        f"field '{field}': it is missing in all rows. The input has {shown(values)} in column '{column}'. Check that"
+        " the column is the right one, and that its values are numbers"
+        for field, column, values in result.all_missing
+    ]
+    return unknown + missing

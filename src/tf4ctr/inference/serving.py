@@ -5,40 +5,50 @@ Needs the extra `serve`, and no torch.
 
 import asyncio
 import json
-import math
-import re
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import onnxruntime
 import polars as pl
-from fastapi import FastAPI, HTTPException
+from fastapi import FastAPI, HTTPException, Request
+from fastapi.encoders import jsonable_encoder
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
 from numpy.typing import NDArray
 from prometheus_client import CollectorRegistry, Counter, Histogram
 from prometheus_fastapi_instrumentator import Instrumentator
-from pydantic import BaseModel, ConfigDict, Field, PlainValidator, create_model
+from pydantic import Field, create_model
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from tf4ctr.data.encoding import RowEncoder
-from tf4ctr.data.readers import INTEGERS
+from tf4ctr.data.fields import FieldSpec
 from tf4ctr.data.schema import Schema
-from tf4ctr.data.spec import FieldSpec
-from tf4ctr.data.transforms import TRANSFORMS
 from tf4ctr.errors import InputError
+from tf4ctr.inference.request_rows import Cell, cell_type, row_type
 
 MAX_ROWS = 10_000  # of one request and of one batch: bounds the time and memory of a call of the model
 MAX_BODY_BYTES = 8 * 2**20  # of one request: a full one, MAX_ROWS rows, with some 800 bytes per row
 
-Scalar = str | bool | int | float | None  # one value in JSON
-Text = str | None  # the text of such a value, None if it is missing
-Cell = Text | list[Text]  # one column of a row; a list for a list field
+
+class Scored(NamedTuple):
+    """The result for some rows.
+
+    Attributes:
+        p: probabilities, [N].
+        unknown: number of unknown values of each column of ids, [W].
+        missing: number of missing values of each column of numbers; empty without numbers.
+    """
+
+    p: NDArray[np.float32]
+    unknown: NDArray[np.int64]
+    missing: NDArray[np.int64]
 
 
 class ServedModel:
-    """A `format=onnx` export: raw rows of text -> probabilities.
+    """A `format=onnx` export: raw rows -> probabilities.
 
     Args:
         folder: what src/export.py wrote.
@@ -60,7 +70,7 @@ class ServedModel:
         schema = Schema.from_dict(self.manifest["schema"])
         fields = [FieldSpec.from_config(field) for field in self.manifest["fields"]]
         self.encoder = RowEncoder(schema, fields, folder / "vocabulary")
-        self.columns_W = schema.columns
+        self.null_values: list[str] = self.manifest.get("null_values", [])
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
         # without this, its threads keep the cores busy between requests
@@ -69,10 +79,15 @@ class ServedModel:
             folder / self.manifest["model"], options, providers=["CPUExecutionProvider"]
         )
 
-    def __call__(self, rows: pl.DataFrame) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-        """Columns of text or lists of texts -> p [N], and unknown values per column of ids [W]."""
-        ids_NW = self.encoder.ids(rows)
-        return self.session.run(["p"], {"ids": ids_NW})[0], (ids_NW == self.encoder.unknown_W).sum(0)
+    def __call__(self, rows: pl.DataFrame) -> Scored:
+        """Score columns of text, lists of texts, or numbers."""
+        inputs: dict[str, NDArray[Any]] = {"ids": self.encoder.ids(rows)}
+        missing = np.zeros(0, np.int64)
+        if self.encoder.schema.number_columns:
+            inputs["numbers"] = self.encoder.numbers(rows)
+            missing = np.isnan(inputs["numbers"]).sum(0)
+        (p_N,) = self.session.run(["p"], inputs)
+        return Scored(p_N, (inputs["ids"] == self.encoder.unknown_W).sum(0), missing)
 
 
 class Batcher:
@@ -82,22 +97,20 @@ class Batcher:
 
     Args:
         model: scores a frame of rows.
-        registry: where batch sizes, rows and unknown values are counted.
+        registry: where batch sizes, rows, unknown values and missing numbers are counted.
     """
 
     def __init__(self, model: ServedModel, registry: CollectorRegistry) -> None:
         self.model = model
         self._waiting: asyncio.Queue[tuple[list[list[Cell]], asyncio.Future[NDArray[np.float32]]]] = asyncio.Queue()
-        lists = list_separators(model.encoder)
-        self._dtypes = {
-            column: pl.List(pl.String) if column in lists else pl.String() for column in model.encoder.columns
-        }
+        self._dtypes = {column: cell_type(column, model.encoder) for column in model.encoder.columns}
         self.rows = Counter("tf4ctr_rows_total", "Rows scored", registry=registry)
         sizes = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1_000, 2_000, 5_000, MAX_ROWS)
         self.batches = Histogram("tf4ctr_batch_rows", "Rows scored together", buckets=sizes, registry=registry)
         self.unknown = Counter(
             "tf4ctr_out_of_vocabulary_total", "Values that are out of vocabulary", ["column"], registry=registry
         )
+        self.missing = Counter("tf4ctr_missing_total", "Numbers that are missing", ["column"], registry=registry)
 
     async def score(self, rows: list[list[Cell]]) -> NDArray[np.float32]:
         """Rows of cells in the order of the encoder's columns -> p [N]."""
@@ -114,126 +127,32 @@ class Batcher:
                 requests.append(self._waiting.get_nowait())
                 count += len(requests[-1][0])
             try:
-                p_N, unknown_W = await asyncio.to_thread(self._run, [row for rows, _ in requests for row in rows])
+                scored = await asyncio.to_thread(self._run, [row for rows, _ in requests for row in rows])
             except Exception as error:
                 for _, result in requests:
                     if not result.cancelled():
                         result.set_exception(error)
                 continue
-            self._count(count, unknown_W)
+            self._count(scored)
             ends = np.cumsum([len(rows) for rows, _ in requests])[:-1]
-            for (_, result), part in zip(requests, np.split(p_N, ends), strict=True):
+            for (_, result), part in zip(requests, np.split(scored.p, ends), strict=True):
                 if not result.cancelled():  # its client has closed the connection
                     result.set_result(part)
 
-    def _run(self, rows: list[list[Cell]]) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    def _run(self, rows: list[list[Cell]]) -> Scored:
         return self.model(pl.DataFrame(rows, schema=self._dtypes, orient="row"))
 
-    def _count(self, rows: int, unknown_W: NDArray[np.int64]) -> None:
-        self.batches.observe(rows)
-        self.rows.inc(rows)
-        for column, unknown in zip(self.model.columns_W, unknown_W, strict=True):
-            if unknown:
-                self.unknown.labels(column).inc(int(unknown))
-
-
-def list_separators(encoder: RowEncoder) -> dict[str, str | None]:
-    """The raw columns that take a JSON list, and the separator of the same list as one text.
-
-    All fields of such a column are list fields, without a transform and with the same separator.
-    The separator is None if the training data has lists: then text is invalid.
-    """
-    fields_of = {column: [field for field in encoder.fields if field.raw == column] for column in encoder.columns}
-    return {
-        column: fields[0].separator
-        for column, fields in fields_of.items()
-        if all(field.width > 1 and not field.transform for field in fields)
-        and len({field.separator for field in fields}) == 1
-    }
-
-
-def example_row(encoder: RowEncoder) -> dict[str, str | list[str]]:
-    """A valid row: the first known value of each field, or a valid text if it has a transform."""
-    row: dict[str, str | list[str]] = {}
-    lists = list_separators(encoder)
-    for column in encoder.columns:
-        field = next(field for field in encoder.fields if field.raw == column)
-        known = encoder.values[field.name]
-        value = TRANSFORMS[field.transform].example if field.transform else str(known[0]) if len(known) else ""
-        row[column] = [value] if column in lists else value
-    return row
-
-
-def row_type(encoder: RowEncoder) -> type[BaseModel]:
-    """The type of a row of a request: one cell per raw column, as text or a list of texts.
-
-    A cell is text, a number, a boolean or null in JSON, and becomes the text that training has for
-    it. A list field takes a list of them too. A transform's text must have the form that it needs.
-    """
-    columns: dict[str, Any] = {}
-    example, lists = example_row(encoder), list_separators(encoder)
-    for number, column in enumerate(encoder.columns):
-        transforms = [field.transform for field in encoder.fields if field.raw == column and field.transform]
-        cell = (
-            PlainValidator(_list_of(lists[column]), Scalar | list[Scalar])
-            if column in lists
-            else PlainValidator(_text_like(transforms), Scalar)
-        )
-        columns[f"column_{number}"] = (Annotated[Any, cell], Field(alias=column, examples=[example[column]]))
-    return create_model("Row", __config__=ConfigDict(extra="forbid"), **columns)
-
-
-def _text(value: Any) -> Text:
-    """The text of a JSON value, as `readers.as_text` has it: "1" for 1.0, None for NaN.
-
-    Raises:
-        ValueError: a list or an object.
-    """
-    if isinstance(value, str) or value is None:
-        return value
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, int):
-        return str(value)
-    if isinstance(value, float):
-        if math.isnan(value):
-            return None
-        # polars writes small numbers in another form than Python
-        return (
-            str(int(value)) if value.is_integer() and abs(value) < INTEGERS else pl.Series([value]).cast(pl.String)[0]
-        )
-    found = "a list" if isinstance(value, list) else "an object"
-    raise ValueError(f"expected text, a number, true, false or null, found {found}")
-
-
-def _list_of(separator: str | None) -> Callable[[Any], list[Text] | None]:
-    """The function list, or one text with separators -> list of texts; null -> None."""
-
-    def texts(value: Any) -> list[Text] | None:
-        if isinstance(value, list):
-            return [_text(item) for item in value]
-        text = _text(value)
-        if text is None:
-            return None
-        if separator is None:
-            raise ValueError(f"expected a list, found {text!r}")
-        return list(text.split(separator))
-
-    return texts
-
-
-def _text_like(transforms: list[str]) -> Callable[[Any], Text]:
-    """The function JSON value -> text, which must have the form that each of `transforms` needs."""
-    forms = [(re.compile(TRANSFORMS[name].pattern), TRANSFORMS[name].expected) for name in transforms]
-
-    def checked(value: Any) -> Text:
-        text = _text(value)
-        for pattern, expected in forms:
-            if text is not None and not pattern.search(text):
-                raise ValueError(f"{text!r} is not {expected}")
-        return text
-
-    return checked if forms else _text
+    def _count(self, scored: Scored) -> None:
+        self.batches.observe(len(scored.p))
+        self.rows.inc(len(scored.p))
+        schema = self.model.encoder.schema
+        for counter, columns, counts in (
+            (self.unknown, schema.columns, scored.unknown),
+            (self.missing, schema.number_columns, scored.missing),
+        ):
+            for column, count in zip(columns, counts, strict=True):
+                if count:
+                    counter.labels(column).inc(int(count))
 
 
 class BodyLimit:
@@ -291,7 +210,7 @@ def create_app(model: ServedModel, max_body_bytes: int = MAX_BODY_BYTES) -> Fast
 
     app = FastAPI(title="TF4CTR", description="Click probabilities of raw rows.", lifespan=working)
     app.add_middleware(BodyLimit, max_bytes=max_body_bytes)
-    row = row_type(model.encoder)
+    row = row_type(model.encoder, model.null_values)
     request: Any = create_model("Rows", rows=(list[row], Field(min_length=1, max_length=MAX_ROWS)))  # type: ignore[valid-type]
 
     async def predict(body: request) -> dict[str, list[float]]:
@@ -300,6 +219,12 @@ def create_app(model: ServedModel, max_body_bytes: int = MAX_BODY_BYTES) -> Fast
     async def health() -> dict[str, Any]:
         return {"status": "ok", **{key: model.manifest[key] for key in ("run", "made", "versions")}}
 
+    async def invalid(request: Request, error: Exception) -> JSONResponse:
+        # the values of an invalid row are part of the answer, and JSON has no NaN and no infinity
+        detail = json.dumps(jsonable_encoder(error.errors()))  # type: ignore[attr-defined]
+        return JSONResponse({"detail": json.loads(detail, parse_constant=str)}, 422)
+
+    app.add_exception_handler(RequestValidationError, invalid)
     app.post("/predict", summary="A probability for each row. Values that training has not seen are out of vocabulary")(
         predict
     )

@@ -1,0 +1,123 @@
+"""The rows of a file to predict: how it is read, and its values as preparation has them."""
+
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+
+import polars as pl
+
+from tf4ctr.data.encoding import RowEncoder
+from tf4ctr.data.raw_files import RawFiles
+from tf4ctr.data.readers import READERS, SHORT, as_text, csv_lines
+from tf4ctr.data.spec import DatasetSpec
+from tf4ctr.data.splits import ALL
+from tf4ctr.data.vectors import BY_SUFFIX
+from tf4ctr.errors import InputError
+
+LINE = "__line"  # the column of line numbers
+READ = "__read."  # before the name of a column that is not the input's own, see `open_rows`
+TYPED: dict[str, Callable[[Path], pl.LazyFrame]] = {"parquet": pl.scan_parquet, "arrow": pl.scan_ipc}
+
+
+def prepared_values(spec: DatasetSpec, dtypes: pl.Schema, columns: list[str]) -> list[pl.Expr]:
+    """Raw columns as `RawFiles.rows` gives them to the preparation: texts, lists of texts, numbers.
+
+    Texts that mean a missing value are null.
+    """
+    source = {name: READ + name if READ + name in dtypes else name for name in columns}
+    return [
+        _value(pl.col(source[name]), dtypes[source[name]], name in spec.numbers, spec.null_values).alias(name)
+        for name in columns
+    ]
+
+
+def _value(raw: pl.Expr, dtype: pl.DataType, is_number: bool, null_values: Sequence[str]) -> pl.Expr:
+    text, element = as_text(raw, dtype), dtype.inner if isinstance(dtype, pl.List | pl.Array) else dtype
+    value = raw if is_number and element.is_numeric() else text
+    if is_number and dtype.is_float():
+        value = raw.fill_nan(None)
+    if null_values and not dtype.is_nested():
+        value = pl.when(~text.is_in(null_values)).then(value)
+    return value
+
+
+def faulty_rows(frame: pl.DataFrame, reason: pl.Series) -> pl.DataFrame:
+    """The rows with a reason: `line`, `reason` and the `row` as one text."""
+    cells = [
+        pl.struct(name).struct.json_encode() if dtype.is_nested() else pl.col(name).cast(pl.String, strict=False)
+        for name, dtype in frame.select(own_columns(frame.columns)).schema.items()
+    ]
+    row = pl.concat_str([cell.fill_null("") for cell in cells], separator=",").alias("row")
+    return frame.select(pl.col(LINE).cast(pl.UInt32).alias("line"), reason, row).filter(reason.is_not_null())
+
+
+def complete_lines(raw: RawFiles, source: Path, target: Path) -> tuple[RawFiles, pl.DataFrame]:
+    """Copy the lines with the header's number of cells to `target`, each with its number before it.
+
+    Returns:
+        How to read `target`, and the other lines as `line`, `reason` and `row`.
+    """
+    separator = raw.options.get("separator", ",")
+    names, lines = csv_lines(source, **raw.options)
+    number, bad = pl.col("row") + 1, (pl.col("cells") != len(names)) | pl.col("unclosed")
+    numbered = pl.concat_str(number.cast(pl.String), "line", separator=separator)
+    lines.filter(~bad).select(numbered).sink_csv(target, include_header=False, quote_style="never")
+    reason = (
+        pl.when("unclosed")
+        .then(pl.lit("a quote without its pair"))
+        .otherwise(pl.format(f"{{}} cells, the header has {len(names)}", "cells"))
+    )
+    bad_lines = lines.filter(bad).select(
+        number.cast(pl.UInt32).alias("line"), reason.alias("reason"), pl.col("line").alias("row")
+    )
+    complete = RawFiles("csv", {**raw.options, "header": [LINE, *names]}, {ALL: [target]})
+    return complete, bad_lines.collect(engine="streaming")
+
+
+def raw_files(spec: DatasetSpec, source: Path) -> RawFiles:
+    """How to read `source`: by its suffix, or as the dataset's first csv layout says."""
+    if not source.is_file():
+        raise InputError(f"input={source}: the file does not exist")
+    suffix = Path(source.name.removesuffix(".gz").removesuffix(".zst")).suffix
+    reader = {**BY_SUFFIX, ".libsvm": "libsvm", ".svm": "libsvm"}.get(suffix, "csv")
+    for layout in spec.layouts:
+        if layout["reader"] == reader:
+            options = {key: layout[key] for key in READERS[reader].options if key in layout}
+            return RawFiles(reader, options, {ALL: [source]})
+    if reader in BY_SUFFIX.values() or suffix == ".csv" or source.suffix in (".gz", ".zst"):
+        return RawFiles(reader, {}, {ALL: [source]})
+    raise InputError(
+        f"input={source}: no layout of {spec.name} reads it; give a .parquet, .csv, .ndjson or .arrow file with the"
+        " raw columns"
+    )
+
+
+def open_rows(spec: DatasetSpec, raw: RawFiles, encoder: RowEncoder) -> pl.LazyFrame:
+    """All columns of the file as they are, `__short`, and `__line` (of parquet the row, from 1).
+
+    Of ndjson also the columns that are read as in the preparation, with the prefix `__read.`: a
+    column can be a key of an object.
+    """
+    (source,) = raw.files[ALL]
+    columns = spec.columns if raw.reader == "libsvm" else encoder.columns
+    rows = raw.rows([source], columns)  # raises if a column is missing
+    dtypes = rows.collect_schema()
+    for field in encoder.fields:
+        if field.raw in dtypes:
+            field.value(dtypes[field.raw])  # raises if it is a list and the field takes one value, or the reverse
+    if raw.reader in TYPED:
+        rows = TYPED[raw.reader](source).with_columns(pl.lit(False).alias(SHORT))
+    if raw.reader == "ndjson":
+        own = pl.scan_ndjson(source, infer_schema_length=None)  # of all lines
+        rows = pl.concat([own, rows.rename({name: READ + name for name in columns})], how="horizontal")
+    if raw.reader == "csv":
+        names, _ = csv_lines(source, **raw.options)
+        rows = raw.rows([source], names)
+        # `__short` is also true if the last cell is empty: ask whether a row really is short
+        if LINE in names or not raw.bad_rows(source, names):
+            rows = rows.with_columns(pl.lit(False).alias(SHORT))
+    return rows if LINE in rows.collect_schema() else rows.with_row_index(LINE, offset=raw.first_line)
+
+
+def own_columns(columns: Iterable[str]) -> list[str]:
+    """The input's own columns."""
+    return [name for name in columns if name not in (LINE, SHORT) and not name.startswith(READ)]
