@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import polars as pl
+from criteo import hashed
 from rich.progress import track
 
 FILE_ROWS = 2_000_000
@@ -55,7 +56,7 @@ def write(folder: Path, rows: int) -> list[Path]:
     The last file can be shorter. The others are the same for every number of rows.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    names = {name: _hashes(count, seed) for seed, (name, (count, _)) in enumerate(HASHED.items())}
+    names = {name: hashed(np.arange(count), seed) for seed, (name, (count, _)) in enumerate(HASHED.items())}
     effect = np.random.default_rng(0).normal(size=2**16)
     paths = []
     for part in track(range((rows + FILE_ROWS - 1) // FILE_ROWS), f"writing {rows:,} rows of Avazu's shape"):
@@ -63,16 +64,6 @@ def write(folder: Path, rows: int) -> list[Path]:
         _part(np.random.default_rng([1, part]), names, effect).head(rows - part * FILE_ROWS).write_csv(path)
         paths.append(path)
     return paths
-
-
-def _hashes(count: int, seed: int) -> pl.Series:
-    """Return `count` different texts of eight hex digits.
-
-    They are different because an odd factor permutes the 32-bit numbers.
-    """
-    numbers = (np.arange(count, dtype=np.uint64) * 2_654_435_761 + seed * 97_531) % 2**32
-    digits = numbers.astype(">u4").tobytes().hex()
-    return pl.Series([digits[i : i + 8] for i in range(0, 8 * count, 8)])
 
 
 def _part(rng: np.random.Generator, names: dict[str, pl.Series], effect: np.ndarray) -> pl.DataFrame:

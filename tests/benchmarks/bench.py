@@ -24,7 +24,8 @@ from tf4ctr.cli import keep_memory, quiet_lightning
 from tf4ctr.data.datamodule import CTRDataModule
 from tf4ctr.data.preparation import prepare
 from tf4ctr.data.schema import Field, Schema
-from tf4ctr.data.spec import SPLITS, DatasetSpec
+from tf4ctr.data.spec import DatasetSpec
+from tf4ctr.data.splits import SPLITS
 from tf4ctr.data.stream import Batch, MemoryStream
 from tf4ctr.data.synthetic import FIELDS
 from tf4ctr.metrics import grouped_auc
@@ -88,14 +89,16 @@ def stream(folder: Path) -> Iterator[Callable[[], int]]:
     yield lambda: sum(len(label) for _, label in DataLoader(RowByRow(ours), BATCH, shuffle=True))
 
 
-def make_module(schema: Schema) -> CTRModule:
-    """The dual MLP under TF4CTR, with frappe's published settings."""
+def make_module(schema: Schema, sparse: bool = False) -> CTRModule:
+    """The dual MLP under TF4CTR, with frappe's published settings; sparse: embedding=rowwise."""
     encoders = {
         "simple": partial(MLP, hidden_units=[400, 400], dropout=0.2),
         "complex": partial(MLP, hidden_units=[400, 400, 400], dropout=0.2),
     }
-    network = Network(schema, FieldEmbedding, 16, SeparateRepresentation, encoders, WeightedSum)
-    return CTRModule(schema, network, TFLoss(0.25, 1, 0.7), partial(torch.optim.Adam, lr=1e-3, fused=True), 0.1)
+    embedding = partial(FieldEmbedding, sparse=sparse)
+    network = Network(schema, embedding, 16, SeparateRepresentation, encoders, WeightedSum)
+    adam = RowwiseAdam if sparse else torch.optim.Adam
+    return CTRModule(schema, network, TFLoss(0.25, 1, 0.7), partial(adam, lr=1e-3, fused=True), 0.1)
 
 
 def epoch(folder: Path) -> Iterator[Callable[[], int]]:
@@ -148,24 +151,35 @@ def steps(values: int, sparse: bool) -> Iterator[Callable[[], float]]:
     encoders = {"simple": FM, "complex": partial(MLP, hidden_units=[400, 400, 400])}
     embedding = partial(FieldEmbedding, sparse=sparse)
     network = Network(schema, embedding, 16, SeparateRepresentation, encoders, WeightedSum)
-    module = CTRModule(schema, network, TFLoss(0.25, 1, 0.7), partial(RowwiseAdam, lr=1e-3, fused=True), 1e-5).train()
-    optimizer = module.configure_optimizers()
+    module = CTRModule(schema, network, TFLoss(0.25, 1, 0.7), partial(RowwiseAdam, lr=1e-3, fused=True), 1e-5)
+    one = step(module, random_batch(schema))
+    yield lambda: [one() for _ in range(5)][-1]
+
+
+def random_batch(schema: Schema) -> Batch:
+    """BATCH rows of known and unknown values, without padding."""
     columns = [
         offset + torch.randint(1, field.vocabulary_size, (BATCH,))
         for offset, field in zip(schema.offsets, schema.fields, strict=True)
     ]
-    ids, label = torch.stack(columns, 1).int(), torch.randint(0, 2, (BATCH,)).float()
+    return Batch(torch.stack(columns, 1).int(), torch.randint(0, 2, (BATCH,)).float())
 
-    def five() -> float:
-        for _ in range(5):
-            optimizer.zero_grad()
-            loss = module.loss(module.network(ids), label)["loss"]
-            loss.backward()
-            clip_grad_norm(module.parameters(), 10)
-            optimizer.step()
+
+def step(module: CTRModule, batch: Batch, half: bool = False) -> Callable[[], float]:
+    """A function that takes a training step as in Lightning, and returns the loss."""
+    module.train()
+    optimizer = module.configure_optimizers()
+
+    def one() -> float:
+        with torch.autocast("cpu", torch.bfloat16, enabled=half):
+            loss = module.loss(module.network(batch.ids, batch.numbers), batch.label)["loss"]
+        optimizer.zero_grad()
+        loss.backward()
+        clip_grad_norm(module.parameters(), 10)
+        optimizer.step()
         return loss.item()
 
-    yield five
+    return one
 
 
 def seconds(work: Callable[[], object]) -> float:

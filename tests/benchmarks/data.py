@@ -10,6 +10,7 @@ per second: PSS counts shared pages once, RSS once for each process.
 """
 
 import importlib.metadata
+import json
 import os
 import platform
 import subprocess
@@ -29,23 +30,22 @@ ROOT = Path(__file__).resolve().parents[2]
 WORK = ROOT / "data" / "bench"
 FILES = 4  # of the first two million rows, to compare the engines: ray reads one file per task
 FIELDS = [name for name in COLUMNS if name not in ("id", "click")]
+AVAZU = {"name": "avazu", "fields": FIELDS, "label": "click", "min_count": 2}
+SPLIT_FILES = {split: f"{split}.csv" for split in ("train", "valid", "test")}
 THEIRS = ROOT / ".venv-fuxictr" / "bin" / "python"
 SIDE = str(Path(__file__).with_name("fuxictr_side.py"))
+Measurements = list[tuple[float, float, float]]  # rows per second, and the largest PSS and RSS in GB
 
 PREPARE = """
-import sys, time
-from pathlib import Path
+import json, sys, time
 from tf4ctr.data.manifest import read_manifest
 from tf4ctr.data.preparation import prepare
 from tf4ctr.data.spec import DatasetSpec
-raw, folder, fields, layout, engine = [*sys.argv[1:], "polars"][:5]
-files = {"all": layout} if layout != "splits" else {split: f"{split}.csv" for split in ("train", "valid", "test")}
-spec = DatasetSpec.from_config({"name": "avazu", "raw_dir": raw, "prepared_dir": folder, "fields": fields.split(","),
-    "label": "click", "min_count": 2, "layouts": [{"reader": "csv", **files}]})
+spec = DatasetSpec.from_config(json.loads(sys.argv[1]))
 started = time.perf_counter()
-prepare(spec, engine)
+folder = prepare(spec, sys.argv[2])
 seconds = time.perf_counter() - started
-print(sum(split["rows"] for split in read_manifest(Path(folder))["splits"].values()), seconds)
+print(sum(split["rows"] for split in read_manifest(folder)["splits"].values()), seconds)
 """
 STREAM = """
 import sys, time
@@ -126,10 +126,50 @@ def fresh(name: str) -> Path:
     return WORK / name
 
 
-def main(rows: int = 40_400_000, pairs: int = 3) -> None:
-    """Measure all, print the figures and their ratios."""
+def preparation(config: dict, raw: Path, folder: Path, files: dict[str, str], engine: str = "polars") -> list[str]:
+    """Our command that prepares `files` of `raw`: of each split, or of all."""
+    folders = {"raw_dir": str(raw), "prepared_dir": str(folder)}
+    layouts = {"layouts": [{"reader": "csv", **files}]}
+    return [sys.executable, "-c", PREPARE, json.dumps({**config, **folders, **layouts}), engine]
+
+
+def streaming(folder: Path) -> list[object]:
+    """Our command that reads the training rows of a prepared dataset."""
+    return [sys.executable, "-c", STREAM, folder]
+
+
+def require_fuxictr() -> None:
+    """Stop if FuxiCTR's environment does not exist."""
     if not THEIRS.exists():
         raise SystemExit(f"{THEIRS} does not exist: run make bench, which builds it")
+
+
+def compare(config: dict, raw: Path, pairs: int, block: int = 100_000) -> dict[str, Measurements]:
+    """Prepare the splits in `raw` and read the training rows, with us and with FuxiCTR in turn.
+
+    Args:
+        config: of the dataset, without its folders and files.
+        block: rows of FuxiCTR's parquet files. It refuses a split with fewer rows.
+    """
+    results: dict[str, Measurements] = {}
+    ids = [field for field in config["fields"] if isinstance(field, str)]
+    numbers = [field["name"] for field in config["fields"] if not isinstance(field, str)]
+    columns = (",".join(ids), config["label"], block, ",".join(numbers))
+    for _ in range(pairs):
+        for name, command in {
+            "prepare, ours": preparation(config, raw, fresh("ours"), SPLIT_FILES),
+            "prepare, FuxiCTR": (THEIRS, SIDE, "prepare", raw, fresh("fuxictr"), *columns),
+            "stream, ours": streaming(WORK / "ours"),
+            "stream, FuxiCTR": (THEIRS, SIDE, "stream", WORK / "fuxictr"),
+            "decode, pyarrow": (THEIRS, SIDE, "decode", WORK / "ours" / "train.parquet"),
+        }.items():
+            results.setdefault(name, []).append(measure(*command))
+    return results
+
+
+def main(rows: int = 40_400_000, pairs: int = 3) -> None:
+    """Measure all, print the figures and their ratios."""
+    require_fuxictr()
     files = write(WORK / "raw", rows) if len(list((WORK / "raw").glob("*.csv"))) != -(-rows // FILE_ROWS) else []
     small = WORK / "small"
     small.mkdir(exist_ok=True)
@@ -137,65 +177,74 @@ def main(rows: int = 40_400_000, pairs: int = 3) -> None:
     bounds = [0, *(int(share * len(first)) for share in (0.8, 0.9, 1))]
     for split, (start, end) in zip(("train", "valid", "test"), pairwise(bounds), strict=True):
         first[start:end].write_csv(small / f"{split}.csv")
-    fields, ours = ",".join(FIELDS), [sys.executable, "-c"]
-
-    results: dict[str, list[tuple[float, float, float]]] = {}
-    for _ in range(pairs):
-        for name, command in {
-            "prepare, ours": (*ours, PREPARE, small, fresh("ours"), fields, "splits"),
-            "prepare, FuxiCTR": (THEIRS, SIDE, "prepare", small, fresh("fuxictr"), fields),
-            "stream, ours": (*ours, STREAM, WORK / "ours"),
-            "stream, FuxiCTR": (THEIRS, SIDE, "stream", WORK / "fuxictr", fields),
-            "decode, pyarrow": (THEIRS, SIDE, "decode", WORK / "ours" / "train.parquet"),
-        }.items():
-            results.setdefault(name, []).append(measure(*command))
+    results = compare(AVAZU, small, pairs)
     parts = WORK / "parts"
     parts.mkdir(exist_ok=True)
     for number in range(FILES):
         first[len(first) * number // FILES : len(first) * (number + 1) // FILES].write_csv(parts / f"part-{number}.csv")
     for _ in range(pairs):
         for engine in ("polars", "ray"):
-            command = (*ours, PREPARE, parts, fresh(engine), fields, "part-*.csv", engine)
+            command = preparation(AVAZU, parts, fresh(engine), {"all": "part-*.csv"}, engine)
             results.setdefault(f"prepare {FILES} files, engine={engine}", []).append(measure(*command))
     check_equal(WORK / "polars", WORK / "ray")
     started = time.perf_counter()
-    results["prepare, ours, all"] = [measure(*ours, PREPARE, WORK / "raw", fresh("all"), fields, "train-*.csv")]
+    command = preparation(AVAZU, WORK / "raw", fresh("all"), {"all": "train-*.csv"})
+    results["prepare, ours, all"] = [measure(*command)]
     all_seconds = time.perf_counter() - started
-    results["stream, ours, all"] = [measure(*ours, STREAM, WORK / "all") for _ in range(pairs)]
+    results["stream, ours, all"] = [measure(*streaming(WORK / "all")) for _ in range(pairs)]
 
     console = Console(width=140)
-    versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in ("polars", "torch"))
-    table = Table(
-        title=f"{versions}, FuxiCTR 2.3.10, {os.cpu_count()} cores {platform.machine()}; medians (smallest to largest)"
-    )
-    for column in ("work", "million rows/s", "peak PSS, GB", "peak RSS, GB"):
-        table.add_column(column, justify="left" if column == "work" else "right")
-    for name, measurements in results.items():
-        table.add_row(name, *(spread(values) for values in (np.array(measurements) / [1e6, 1, 1]).T))
-    console.print(table)
-
-    ratios = Table(title="ratios, pair by pair: median (smallest to largest)")
-    for column in ("ratio", "measured"):
-        ratios.add_column(column, justify="left" if column == "ratio" else "right")
-
-    def ratio(what: str, above: str, below: str, column: int) -> None:
-        pairs_ = zip(results[above], results[below] * len(results[above]), strict=False)
-        ratios.add_row(what, spread(np.array([a[column] / b[column] for a, b in pairs_])))
-
-    ratio("preparation, rows per second: ours / FuxiCTR", "prepare, ours", "prepare, FuxiCTR", 0)
-    ratio("preparation, memory (PSS): ours / FuxiCTR", "prepare, ours", "prepare, FuxiCTR", 1)
-    ratio("preparation, memory (RSS): ours / FuxiCTR", "prepare, ours", "prepare, FuxiCTR", 2)
-    ratio(f"preparation, rows per second: {rows:,} / {FILE_ROWS:,} rows", "prepare, ours, all", "prepare, ours", 0)
-    ratio(
-        "preparation, rows per second: engine=ray / polars, one machine",
-        *(f"prepare {FILES} files, engine={e}" for e in ("ray", "polars")),
-        0,
-    )
-    ratio("streaming, rows per second: ours / FuxiCTR", "stream, ours", "stream, FuxiCTR", 0)
-    ratio("streaming, rows per second: ours / pyarrow's bare decode", "stream, ours", "decode, pyarrow", 0)
-    ratio(f"streaming, memory (RSS): {rows:,} / {FILE_ROWS:,} rows", "stream, ours, all", "stream, ours", 2)
+    console.print(figures(results))
+    ratios = against_fuxictr(results)
+    engines = (f"prepare {FILES} files, engine={engine}" for engine in ("ray", "polars"))
+    for what, above, below, column in (
+        (f"preparation, rows per second: {rows:,} / {FILE_ROWS:,} rows", "prepare, ours, all", "prepare, ours", 0),
+        ("preparation, rows per second: engine=ray / polars, one machine", *engines, 0),
+        (f"streaming, memory (RSS): {rows:,} / {FILE_ROWS:,} rows", "stream, ours, all", "stream, ours", 2),
+    ):
+        ratios.add_row(what, ratio(results, above, below, column))
     console.print(ratios)
     console.print(f"{rows:,} rows in {len(files) or 'no'} new files, prepared in {all_seconds:.0f} s")
+
+
+def figures(results: dict[str, Measurements]) -> Table:
+    """The table of all measurements."""
+    versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in ("polars", "torch"))
+    machine = f"{os.cpu_count()} cores {platform.machine()}"
+    title = f"{versions}, FuxiCTR 2.3.10, {machine}; medians (smallest to largest)"
+    table = table_of(title, "work", "million rows/s", "peak PSS, GB", "peak RSS, GB")
+    for name, measurements in results.items():
+        table.add_row(name, *(spread(values) for values in (np.array(measurements) / [1e6, 1, 1]).T))
+    return table
+
+
+def against_fuxictr(results: dict[str, Measurements]) -> Table:
+    """The table of the ratios of `compare`."""
+    table = table_of("ratios, pair by pair: median (smallest to largest)", "ratio", "measured")
+    for what, work, theirs, column in (
+        ("preparation, rows per second: ours / FuxiCTR", "prepare", "prepare, FuxiCTR", 0),
+        ("preparation, memory (PSS): ours / FuxiCTR", "prepare", "prepare, FuxiCTR", 1),
+        ("preparation, memory (RSS): ours / FuxiCTR", "prepare", "prepare, FuxiCTR", 2),
+        ("streaming, rows per second: ours / FuxiCTR", "stream", "stream, FuxiCTR", 0),
+        ("streaming, rows per second: ours / pyarrow's bare decode", "stream", "decode, pyarrow", 0),
+    ):
+        table.add_row(what, ratio(results, f"{work}, ours", theirs, column))
+    return table
+
+
+def ratio(results: dict[str, Measurements], above: str, below: str, column: int) -> str:
+    """The spread of a ratio, pair by pair; a single measurement belongs to every pair."""
+    both = zip(results[above], results[below] * len(results[above]), strict=False)
+    return spread(np.array([one[column] / other[column] for one, other in both]))
+
+
+def table_of(title: str, first: str, *others: str) -> Table:
+    """A table with numbers in its other columns."""
+    table = Table(title=title)
+    table.add_column(first)
+    for column in others:
+        table.add_column(column, justify="right")
+    return table
 
 
 def spread(values: np.ndarray) -> str:

@@ -1,11 +1,12 @@
-"""FuxiCTR's part of data.py and training.py.
+"""FuxiCTR's part of data.py, criteo_data.py and training.py.
 
-    python fuxictr_side.py prepare RAW_FOLDER FOLDER COLUMN,... [LABEL] [BLOCK_ROWS]
-    python fuxictr_side.py stream FOLDER COLUMN,...
+    python fuxictr_side.py prepare RAW_FOLDER FOLDER COLUMN,... [LABEL] [BLOCK_ROWS] [NUMBER,...]
+    python fuxictr_side.py stream FOLDER
     python fuxictr_side.py decode FILE
     python fuxictr_side.py train FOLDER COLUMN,...
 
-It runs in its own environment. `prepare` converts train.csv, valid.csv and test.csv to its parquet;
+It runs in its own environment. `prepare` converts train.csv, valid.csv and test.csv to its parquet.
+A COLUMN has its type categorical, a NUMBER its type numeric, standardised, with 0 for a gap.
 `stream` reads one shuffled epoch with its loader, after a warm-up; `decode` reads all row groups of
 a parquet file with pyarrow alone. Their last line is `rows seconds`.
 
@@ -20,28 +21,34 @@ from pathlib import Path
 BATCH, BLOCK = 10_000, 100_000
 
 
-def processor(folder: str, columns: str, label: str = "click"):
+def processor(folder: str, columns: str, label: str, numbers: str):
     from fuxictr.preprocess import FeatureProcessor
 
     fields = [
         {"active": True, "dtype": "str", "type": "categorical", "min_categr_count": 2, "name": columns.split(",")}
     ]
+    if numbers:
+        scaled = {"dtype": "float", "type": "numeric", "normalizer": "StandardScaler", "fill_na": 0}
+        fields.insert(0, {"active": True, **scaled, "name": numbers.split(",")})
     return FeatureProcessor(
         fields, {"name": label, "dtype": "float"}, dataset_id=Path(folder).name, data_root=str(Path(folder).parent)
     )
 
 
-def prepare(raw: str, folder: str, columns: str, label: str = "click", block: str = str(BLOCK)) -> tuple[int, float]:
+def prepare(
+    raw: str, folder: str, columns: str, label: str = "click", block: str = str(BLOCK), numbers: str = ""
+) -> tuple[int, float]:
     from fuxictr.preprocess.build_dataset import build_dataset
 
     started = time.perf_counter()
     files = {f"{split}_data": f"{raw}/{split}.csv" for split in ("train", "valid", "test")}
-    build_dataset(processor(folder, columns, label), **files, data_block_size=int(block), min_categr_count=2)
+    features = processor(folder, columns, label, numbers)
+    build_dataset(features, **files, data_block_size=int(block), min_categr_count=2)
     seconds = time.perf_counter() - started
     return sum(sum(1 for _ in open(path, "rb")) - 1 for path in files.values()), seconds  # noqa: PTH123
 
 
-def stream(folder: str, columns: str) -> tuple[int, float]:
+def stream(folder: str) -> tuple[int, float]:
     import ray
     from fuxictr.features import FeatureMap
     from fuxictr.pytorch.dataloaders.parquet_dataloader import ParquetDataLoader
@@ -52,7 +59,7 @@ def stream(folder: str, columns: str) -> tuple[int, float]:
     loader = ParquetDataLoader(features, f"{folder}/train", batch_size=BATCH, shuffle=True)
     for _ in range(2):
         started = time.perf_counter()
-        rows = sum(len(batch["click"]) for batch in loader)
+        rows = sum(len(batch[features.labels[0]]) for batch in loader)
     return rows, time.perf_counter() - started
 
 

@@ -25,20 +25,20 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from bench import make_module, seconds
+from bench import make_module, random_batch, seconds, step
 from rich.console import Console
-from rich.table import Table
 from torch import Tensor
 
-from data import WORK, printed, spread
+from data import WORK, printed, spread, table_of
 from tf4ctr.cli import keep_memory
+from tf4ctr.data.schema import Field, Schema
 from tf4ctr.metrics import grouped_auc
 from tf4ctr.models.affine import product
 
 ROOT = Path(__file__).resolve().parents[2]
 BATCH, STEPS = 10_000, 8
+FRAPPE = (942, 4084, 9, 9, 4, 5, 4, 11, 82, 233)  # vocabulary sizes
 PEERS = {name: ROOT / f".venv-{name}" / "bin" / "python" for name in ("fuxictr", "deepctr")}
-SIMPLE, COMPLEX = [80, 400, 400, 1], [160, 400, 400, 400, 1]  # widths of the two encoders and their heads
 
 
 def ours(prepared: str, *overrides: str) -> list[float]:
@@ -91,48 +91,38 @@ def ours(prepared: str, *overrides: str) -> list[float]:
         return [clock.epoch, evaluation, seconds(lambda: grouped_auc(*rows)), float(grouped_auc(*rows))]
 
 
-def steps(half: bool) -> dict[str, Callable[[], None]]:
-    """A training step of ours, and its matrix products alone.
+def products(fields: int, half: bool = False) -> dict[str, Callable[[], None]]:
+    """The matrix products alone of a training step on `fields` fields.
 
-    The products are those of each layer: forward, and the gradients of weights and input. torch
-    computes them, in fp32 also oneDNN, by the function that our layers call.
+    They are those of each layer: forward, and the gradients of weights and input. torch computes
+    them, in fp32 also oneDNN, by the function that our layers call.
     """
-    from tf4ctr.data.schema import Field, Schema
-
-    sizes = (942, 4084, 9, 9, 4, 5, 4, 11, 82, 233)
-    schema = Schema("frappe", tuple(Field(f"field{number}", size) for number, size in enumerate(sizes)), "label")
-    module = make_module(schema).train()
-    optimizer = module.configure_optimizers()
-    ids = torch.stack(
-        [start + torch.randint(1, size, (BATCH,)) for start, size in zip(schema.offsets, sizes, strict=True)], 1
-    ).int()
-    label = torch.randint(0, 2, (BATCH,)).float()
-
-    def step() -> None:
-        with torch.autocast("cpu", torch.bfloat16, enabled=half):
-            loss = module.loss(module.network(ids), label)["loss"]
-        optimizer.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(module.parameters(), 10)
-        optimizer.step()
-
+    widths = [8 * fields, 400, 400, 1], [16 * fields, 400, 400, 400, 1]  # of the two encoders and their heads
     dtype = torch.bfloat16 if half else torch.float32
     layers = [
         tuple(torch.randn(*shape, dtype=dtype) for shape in ((BATCH, width), (width, into), (BATCH, into)))
-        for widths in (SIMPLE, COMPLEX)
-        for width, into in pairwise(widths)
+        for encoder in widths
+        for width, into in pairwise(encoder)
     ]
 
-    def products(multiply: Callable[[Tensor, Tensor], Tensor]) -> None:
+    def multiply_all(multiply: Callable[[Tensor, Tensor], Tensor]) -> None:
         for x, weight, gradient in layers:
             multiply(x, weight)
             multiply(gradient, weight.T)
             multiply(gradient.T, x)
 
-    works = {"a training step": step, "its products by torch.mm": partial(products, torch.mm)}
+    works = {"its products by torch.mm": partial(multiply_all, torch.mm)}
     if half:
         return works
-    return {**works, "its products by oneDNN": partial(products, lambda left, right: product(left, right.T))}
+    return {**works, "its products by oneDNN": partial(multiply_all, lambda left, right: product(left, right.T))}
+
+
+def in_turn(works: dict[str, Callable[[], object]]) -> dict[str, np.ndarray]:
+    """The seconds of each work, STEPS times after a warm-up."""
+    for work in works.values():
+        seconds(work)
+    runs = np.array([[seconds(work) for work in works.values()] for _ in range(STEPS)])
+    return dict(zip(works, runs.T, strict=True))
 
 
 def measure(*command: object) -> list[float]:
@@ -188,23 +178,20 @@ def main(raw: str = "", pairs: int = 3) -> None:
         }.items():
             results.setdefault(name, []).append(measure(*command))
             console.print(f"pair {pair + 1}, {name}: {' '.join(f'{number:.4g}' for number in results[name][-1])}")
+    schema = Schema("frappe", tuple(Field(f"field{number}", size) for number, size in enumerate(FRAPPE)), "label")
     step_seconds: dict[str, dict[str, np.ndarray]] = {}
     keep_memory()
     for half in (False, True):
-        works = steps(half)
-        for work in works.values():  # a warm-up
-            seconds(work)
-        runs = np.array([[seconds(work) for work in works.values()] for _ in range(STEPS)])
-        step_seconds["bf16" if half else "fp32"] = dict(zip(works, runs.T, strict=True))
+        works = {"a training step": step(make_module(schema), random_batch(schema), half)}
+        step_seconds["bf16" if half else "fp32"] = in_turn({**works, **products(schema.num_fields, half)})
     score, group = torch.randn(5_000_000), torch.randint(0, 100_000, (5_000_000,))
     label = torch.randint(0, 2, (5_000_000,)).float()
     large_gauc = [seconds(lambda: grouped_auc(score, label, group)) for _ in range(pairs)]
 
     versions = f"torch {torch.__version__}, lightning {importlib.metadata.version('lightning')}"
     machine = f"{torch.get_num_threads()} threads {platform.machine()}"
-    table = Table(title=f"{versions}, FuxiCTR 2.3.10, DeepCTR-Torch 0.3.0, {machine}; medians (smallest to largest)")
-    for column in ("work", "seconds"):
-        table.add_column(column, justify="left" if column == "work" else "right")
+    title = f"{versions}, FuxiCTR 2.3.10, DeepCTR-Torch 0.3.0, {machine}; medians (smallest to largest)"
+    table = table_of(title, "work", "seconds")
     works = ("an epoch with validation", "an evaluation", "gAUC alone")
     for name, measurements in results.items():
         for what, values in zip(works, np.array(measurements).T, strict=False):
@@ -216,9 +203,7 @@ def main(raw: str = "", pairs: int = 3) -> None:
     table.add_row("gAUC of 5,000,000 rows in 100,000 groups", spread(np.array(large_gauc)))
     console.print(table)
 
-    ratios = Table(title="ratios, pair by pair: median (smallest to largest)")
-    for column in ("ratio", "measured"):
-        ratios.add_column(column, justify="left" if column == "ratio" else "right")
+    ratios = table_of("ratios, pair by pair: median (smallest to largest)", "ratio", "measured")
     for peer in ("FuxiCTR", "DeepCTR-Torch"):
         for number, what in enumerate(works):
             for name in ("ours", "ours, bf16"):
@@ -226,9 +211,9 @@ def main(raw: str = "", pairs: int = 3) -> None:
                 if not np.isnan(ratio).any() and (number < 2 or name == "ours"):
                     ratios.add_row(f"{what}: {peer} / {name}", spread(ratio))
     for name, measurements in step_seconds.items():
-        step, *products = measurements
-        for what in products:
-            ratios.add_row(f"{step} / {what}, {name}", spread(measurements[step] / measurements[what]))
+        whole, *parts = measurements
+        for what in parts:
+            ratios.add_row(f"{whole} / {what}, {name}", spread(measurements[whole] / measurements[what]))
     console.print(ratios)
     gaucs = {
         name: spread(np.array(measurements)[:, 3])
