@@ -74,8 +74,7 @@ class RowEncoder:
     def numbers(self, rows: pl.DataFrame) -> NDArray[np.float32]:
         """The same for the numbers -> scaled numbers [N, numbers], NaN where missing."""
         numbers = self._encoded(rows, [field for field in self.fields if field.kind != IDS and field.file is None])
-        columns = numbers.select(self.schema.number_columns).fill_null(float("nan"))
-        return columns.to_numpy(order="c", writable=True)
+        return numbers.select(self.schema.number_columns).to_numpy(order="c", writable=True)
 
     def _encoded(self, rows: pl.DataFrame, fields: Sequence[FieldSpec]) -> pl.DataFrame:
         dtypes = {field.raw: rows.schema[field.raw] for field in fields}

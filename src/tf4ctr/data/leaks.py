@@ -7,7 +7,7 @@ import polars as pl
 
 from tf4ctr.data.schema import LABEL, ROW_GROUP_SIZE, Schema
 
-SAMPLE_GROUPS = 5  # row groups of the training split that are looked at, spread over the file
+SAMPLE_GROUPS = 3  # row groups of the training split that are looked at, spread over the file
 MIN_ROWS = 10  # a value counts if it has at least so many rows: rare ones agree with the label by chance
 COVERED = 0.5  # share of the rows that such values must have
 ERROR_LEFT = 0.05  # warn if at most this share of the majority class's errors remains

@@ -46,7 +46,7 @@ class Distribution:
         rows, mean = int(counts.sum()), float(np.average(numbers, weights=counts))
         self._add_moments(rows, mean, float(counts @ (numbers - mean) ** 2))
         self._pending.append(values)
-        if sum(map(len, self._pending)) > MAX_VALUES:
+        if sum(map(len, self._pending)) > MAX_VALUES + len(self._values):
             self._merge()
 
     def join(self, other: "Distribution") -> None:

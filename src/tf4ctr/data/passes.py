@@ -21,6 +21,7 @@ from tf4ctr.data.splits import ALL, SPLITS
 from tf4ctr.data.transforms import finite, moment
 from tf4ctr.data.vocabulary import Counts
 
+MISSING = float("nan")  # a missing number in the prepared rows: a null would have to be filled in every batch
 SPLIT = "__split"  # the number of a row's split in SPLITS
 BATCH_ROWS = 100_000  # rows counted at a time
 # integers are written with the bits that they need: lz4 would save another 3 % of the space and
@@ -102,6 +103,8 @@ class Tally:
             tick(len(batch))
 
     def _count_batch(self, batch: pl.DataFrame) -> None:
+        numbers = [field.raw for field in self.spec.fields if field.kind == NUMBERS and field.raw in self.spec.numbers]
+        batch = _parsed(batch, numbers)
         rows = batch.lazy()
         train = rows.filter(pl.col(SPLIT) == 0)
         totals = [pl.len().cast(pl.Int64).alias("rows"), faults.label(self.spec).sum().alias("clicks")]
@@ -128,6 +131,16 @@ class Tally:
     def _counters(self) -> list[Counts | Distribution]:
         groups = [self.groups] if self.groups is not None else []
         return [*self.fields.values(), *self.numbers.values(), *groups]
+
+
+def _parsed(batch: pl.DataFrame, columns: list[str]) -> pl.DataFrame:
+    """Texts that are all numbers become numbers, once for all that is asked of them.
+
+    A column with another text stays as it is, so that its rows are found.
+    """
+    texts = [name for name in dict.fromkeys(columns) if batch.schema[name] == pl.String]
+    numbers = batch.select(finite(pl.col(name)) for name in texts)
+    return batch.with_columns(values for values in numbers if values.null_count() == batch[values.name].null_count())
 
 
 class Moments:
@@ -213,10 +226,11 @@ def encode_field(
     """
     encoded, value = schema[field.name], field.value(dtype)
     if encoded.scaling is not None:
-        return [scaled(value, encoded.scaling).alias(field.name)]
+        return [scaled(value, encoded.scaling).fill_null(MISSING).alias(field.name)]
     if encoded.kind == VECTORS:
         parts = [value.list.get(number, null_on_oob=True) for number in range(encoded.width)]
-        return [part.cast(pl.Float32).alias(column) for part, column in zip(parts, encoded.columns, strict=False)]
+        numbers = [part.cast(pl.Float32).fill_null(MISSING) for part in parts]
+        return [number.alias(column) for number, column in zip(numbers, encoded.columns, strict=True)]
     offset = schema.offset_of(field.name)
     if encoded.hashed:
         return vocabulary.encode_hashed(encoded, value, offset)

@@ -1,18 +1,14 @@
 """A report on a prepared dataset: report.md and report.png in its folder."""
 
-from collections.abc import Mapping
-from itertools import zip_longest
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import polars as pl
 
 from tf4ctr.data.schema import Field, Schema
 
 QUANTILES = {"lowest": 0.0, "25 %": 0.25, "median": 0.5, "75 %": 0.75, "highest": 1.0}  # of a number
-PER_ROW, ROW_HEIGHT = 8, 1.2  # pictures of numbers in a row, and its height in inches
-BARS = 32  # of a number's picture: few enough to be read
 SHOWN_CHARACTERS = 24  # of a value, so that a row of the table stays readable
 
 
@@ -37,7 +33,7 @@ def _count(condition: pl.Expr) -> pl.Expr:
 
 def missing(folder: Path, schema: Schema, split: str) -> dict[str, float]:
     """The share of each number's values in a split that are missing, by field name."""
-    shares = [pl.col(name).is_null().mean() for name in schema.number_columns]
+    shares = [pl.col(name).is_nan().mean() for name in schema.number_columns]
     return pl.scan_parquet(folder / f"{split}.parquet").select(shares).collect(engine="streaming").row(0, named=True)
 
 
@@ -97,10 +93,9 @@ def _draw(path: Path, schema: Schema, splits: Mapping[str, Mapping[str, Any]]) -
 
     names = [field.name for field in schema.id_fields]
     numbers = schema.number_fields
-    height = 2 + 0.25 * len(names) + ROW_HEIGHT * -(-len(numbers) // PER_ROW)
-    figure = Figure(figsize=(11, height), layout="constrained")
+    heights = (2 + 0.25 * len(names), 0.6 + 0.25 * len(numbers) if numbers else 0.01)
+    figure = Figure(figsize=(11, sum(heights)), layout="constrained")
     figure.suptitle(f"{schema.dataset}: {sum(facts['rows'] for facts in splits.values()):,} rows")
-    heights = (2 + 0.25 * len(names), max(0.01, ROW_HEIGHT * -(-len(numbers) // PER_ROW)))
     top, bottom = figure.subfigures(2, 1, height_ratios=heights, squeeze=False)[:, 0]
     rates, sizes, unknown = top.subplots(1, 3, width_ratios=(1, 2, 2))
     bars = rates.bar(list(splits), [facts["click_rate"] for facts in splits.values()], color="C0")
@@ -122,18 +117,21 @@ def _draw(path: Path, schema: Schema, splits: Mapping[str, Mapping[str, Any]]) -
         axis.invert_yaxis()
         axis.grid(axis="x", alpha=0.3)
     if numbers:
-        axes = bottom.subplots(-(-len(numbers) // PER_ROW), PER_ROW, squeeze=False).flat
-        for axis, field in zip_longest(axes, numbers):
-            _draw_number(axis, field) if field else axis.set_axis_off()
+        _draw_numbers(bottom.subplots(), numbers)
     figure.savefig(path, dpi=110)
 
 
-def _draw_number(axis: Any, field: Field) -> None:
-    """The density of a number in training; each bar has the same number of rows."""
-    assert field.scaling is not None
-    quantiles = np.unique(field.scaling.quantiles[:: max(1, len(field.scaling.quantiles) // BARS)])
-    if len(quantiles) > 1:
-        axis.stairs(1 / np.diff(quantiles), quantiles, fill=True, color="C3")
-    axis.set_title(field.name, fontsize=8)
-    axis.set_yticks([])
-    axis.tick_params(labelsize=6)
+def _draw_numbers(axis: Any, fields: Sequence[Field]) -> None:
+    """A box per number: its quartiles in training, scaled, and the middle 90 % of the rows."""
+    boxes = []
+    for field in fields:
+        assert field.scaling is not None
+        quantiles = field.scaling.scaled_quantiles or [0.0]
+        ranks = (0.05, 0.25, 0.5, 0.75, 0.95)
+        values = [quantiles[round(rank * (len(quantiles) - 1))] for rank in ranks]
+        boxes.append(dict(zip(("whislo", "q1", "med", "q3", "whishi"), values, strict=True)))
+    axis.bxp(boxes, orientation="horizontal", showfliers=False, widths=0.6)
+    axis.set_yticks(range(1, len(fields) + 1), [field.name for field in fields])
+    axis.invert_yaxis()
+    axis.grid(axis="x", alpha=0.3)
+    axis.set_title("numbers after scaling", fontsize=10)

@@ -155,8 +155,7 @@ class Stream(ABC):
         return Batch(ids, label, group, numbers, table[WEIGHT].to_torch() if self.schema.weight else None)
 
     def _numbers(self, table: pl.DataFrame) -> Tensor:
-        numbers = table.select(self.schema.number_columns).fill_null(float("nan"))
-        return torch.from_numpy(numbers.to_numpy(order="c", writable=True))
+        return torch.from_numpy(table.select(self.schema.number_columns).to_numpy(order="c", writable=True))
 
     def start_epoch(self, epoch: int) -> None:
         """Go to the start of `epoch`; if the stream is in this epoch, keep its `position`."""
