@@ -75,7 +75,7 @@ def _numbers(schema: Schema, splits: Mapping[str, Mapping[str, Any]]) -> list[st
     if not schema.number_fields:
         return []
     shares = [f"missing in {split}" for split in splits]
-    lines = ["", "| number | " + " | ".join(QUANTILES) + " | scaling | " + " | ".join(shares) + " |"]
+    lines = ["", "| number, after its transform | " + " | ".join(QUANTILES) + " | scaling | " + " | ".join(shares) + " |"]
     lines.append("|---|" + "---:|" * len(QUANTILES) + "---|" + "---:|" * len(splits))
     for field in schema.number_fields:
         assert field.scaling is not None
