@@ -84,6 +84,14 @@ def test_other_settings_are_an_error_that_names_them(tmp_path):
         runs.check_same_run(tmp_path, {**config, "seed": 2, "loss": {"alpha": 0.5, "c": 1}})
 
 
+def test_a_run_of_a_version_without_a_group_resumes(tmp_path):
+    (tmp_path / "config.yaml").write_text("seed: 1")
+    runs.check_same_run(tmp_path, {"seed": 1, "number": {"bins": 32}})
+    (tmp_path / "config.yaml").write_text("{seed: 1, number: {bins: 16}}")
+    with pytest.raises(InputError, match="number.bins: 16 -> 32"):
+        runs.check_same_run(tmp_path, {"seed": 1, "number": {"bins": 32}})
+
+
 @pytest.mark.parametrize(
     ("before", "now", "same"),
     [

@@ -14,7 +14,7 @@ from tf4ctr.files import write_whole
 ROOT = Path(__file__).resolve().parents[3]
 
 # parts of the config that must not change when a run is resumed
-FIXED = ("seed", "dataset", "embedding", "backbone", "ssem", "dfm", "loss", "optimizer", "stream")
+FIXED = ("seed", "dataset", "number", "embedding", "backbone", "ssem", "dfm", "loss", "optimizer", "stream")
 # exceptions: where files are stored, and the text that says where to download them
 MOVABLE = ("dataset.raw_dir", "dataset.prepared_dir", "dataset.source")
 # classes of version 0.1.0 whose successors read their checkpoints
@@ -78,7 +78,9 @@ def check_same_run(folder: Path, config: Mapping[str, Any]) -> None:
         return
     started = OmegaConf.to_container(OmegaConf.load(path))
     assert isinstance(started, dict)
-    before, now = (_flatten({key: node.get(key) for key in FIXED}) for node in (started, config))
+    # an older version may not have had a group: its run is what the group's default describes
+    fixed = [key for key in FIXED if key in started]
+    before, now = (_flatten({key: node.get(key) for key in fixed}) for node in (started, config))
     changed = [
         f"  {key}: {before.get(key)} -> {now.get(key)}"
         for key in sorted({*before, *now} - {*MOVABLE})
