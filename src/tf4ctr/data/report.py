@@ -75,7 +75,8 @@ def _numbers(schema: Schema, splits: Mapping[str, Mapping[str, Any]]) -> list[st
     if not schema.number_fields:
         return []
     shares = [f"missing in {split}" for split in splits]
-    lines = ["", "| number, after its transform | " + " | ".join(QUANTILES) + " | scaling | " + " | ".join(shares) + " |"]
+    titles = ["number, after its transform", *QUANTILES, "scaling", *shares]
+    lines = ["", f"| {' | '.join(titles)} |"]
     lines.append("|---|" + "---:|" * len(QUANTILES) + "---|" + "---:|" * len(splits))
     for field in schema.number_fields:
         assert field.scaling is not None
