@@ -110,7 +110,7 @@ class CTRModule(LightningModule):
             )
 
     def _terms_of(
-        self, ids_BW: Tensor, numbers_BN: Tensor | None, label_B: Tensor, weight_B: Tensor | None
+        self, ids_BW: Tensor, label_B: Tensor, numbers_BN: Tensor | None = None, weight_B: Tensor | None = None
     ) -> dict[str, Tensor]:
         return self.loss(self.network(ids_BW, numbers_BN), label_B, weight_B)
 
@@ -198,7 +198,7 @@ class CTRModule(LightningModule):
         return self.trainer.train_dataloader  # type: ignore[return-value]
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        terms = self._terms(batch.ids, batch.numbers, batch.label, batch.weight)
+        terms = self._terms(batch.ids, batch.label, batch.numbers, batch.weight)
         rows = len(batch.label)
         for name, term in terms.items():
             self.train_terms[name] = self.train_terms.get(name, 0.0) + term.detach() * rows
