@@ -93,6 +93,7 @@ def end_sweep(folder, jobs):
 @pytest.mark.parametrize("jobs", [[], [TRAINED, TRAINED], [TRAINED, PRUNED]])
 def test_a_sweep_without_a_failed_job_ends_normally(tmp_path, jobs):
     end_sweep(tmp_path, jobs)
+    assert (tmp_path / "report.md").exists() is bool(jobs)
 
 
 @pytest.mark.parametrize("last", [{"error.txt": "no such file"}, {}])

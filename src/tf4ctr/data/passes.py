@@ -86,6 +86,10 @@ class Tally:
         self.fields = {field.name: Counts(field.name) for field in fields if field.counted}
         self.numbers = {field.name: Distribution(field.name) for field in fields if field.kind == NUMBERS}
         self.groups = Counts(spec.group) if spec.group else None
+        only_numbers = spec.numbers
+        self._number_columns = [
+            field.raw for field in spec.fields if field.kind == NUMBERS and field.raw in only_numbers
+        ]
         self._checks: list[pl.DataFrame] = []
 
     @property
@@ -103,8 +107,7 @@ class Tally:
             tick(len(batch))
 
     def _count_batch(self, batch: pl.DataFrame) -> None:
-        numbers = [field.raw for field in self.spec.fields if field.kind == NUMBERS and field.raw in self.spec.numbers]
-        batch = _parsed(batch, numbers)
+        batch = _parsed(batch, self._number_columns)
         rows = batch.lazy()
         train = rows.filter(pl.col(SPLIT) == 0)
         totals = [pl.len().cast(pl.Int64).alias("rows"), faults.label(self.spec).sum().alias("clicks")]

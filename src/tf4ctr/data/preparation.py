@@ -22,7 +22,7 @@ from tf4ctr.data.fields import FieldSpec
 from tf4ctr.data.local import LocalEngine
 from tf4ctr.data.manifest import is_current, raw_dir, write_manifest
 from tf4ctr.data.numbers import Distribution
-from tf4ctr.data.passes import Engine, Known, Moments, Step, Tally, Tick, open_rows
+from tf4ctr.data.passes import SPLIT, Engine, Known, Moments, Step, Tally, Tick, open_rows
 from tf4ctr.data.raw_files import RawFiles
 from tf4ctr.data.schema import NUMBERS, Field, Schema
 from tf4ctr.data.spec import DatasetSpec
@@ -222,8 +222,8 @@ def _count(spec: DatasetSpec, raw: RawFiles, engine: Engine, step: Step) -> Coun
 def _checked(spec: DatasetSpec, raw: RawFiles, source: str, checks: pl.DataFrame) -> dict[str, dict[str, Any]]:
     """Rows and click rate of the splits in a source's files; raises for the first invalid line."""
     if len(checks):
-        faults.refuse_invalid(spec, raw, source, checks.drop("__split").sum().row(0, named=True))
-    by_number = {row["__split"]: row for row in checks.rows(named=True)}
+        faults.refuse_invalid(spec, raw, source, checks.drop(SPLIT).sum().row(0, named=True))
+    by_number = {row[SPLIT]: row for row in checks.rows(named=True)}
     summary = {}
     for split in SPLITS if source == ALL else (source,):
         row = by_number.get(SPLITS.index(split), {"rows": 0, "clicks": 0})

@@ -1,6 +1,6 @@
 """The raw files of a dataset: a layout and the files that match it."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -40,15 +40,10 @@ class RawFiles:
         """
         rows = READERS[self.reader].rows(paths, columns, **self.options)
         dtypes = rows.collect_schema()
-        return rows.with_columns(self._value(name, dtypes[name], name in numbers) for name in columns)
-
-    def _value(self, name: str, dtype: pl.DataType, is_number: bool) -> pl.Expr:
-        """A column as text or number; null where its text means a missing value."""
-        text = as_text(pl.col(name), dtype)
-        value = pl.col(name) if _stays(dtype, is_number) else text
-        if self.null_values and not dtype.is_nested():
-            value = pl.when(~text.is_in(self.null_values)).then(value)
-        return value.alias(name)
+        values = {
+            name: text_or_number(pl.col(name), dtypes[name], name in numbers, self.null_values) for name in columns
+        }
+        return rows.with_columns(**values)
 
     def bad_rows(self, path: Path, columns: list[str]) -> list[BadRow]:
         """The invalid lines of one file."""
@@ -92,6 +87,17 @@ class RawFiles:
         return {"reader": self.reader, **options, **files, **({"beside": beside} if beside else {})}
 
 
-def _stays(dtype: pl.DataType, is_number: bool) -> bool:
-    value = dtype.inner if isinstance(dtype, pl.List | pl.Array) else dtype
-    return dtype == pl.String or (is_number and value.is_numeric())
+def text_or_number(raw: pl.Expr, dtype: pl.DataType, is_number: bool, null_values: Sequence[str]) -> pl.Expr:
+    """A raw column as preparation and prediction read it; null where it means a missing value.
+
+    Args:
+        raw: the column.
+        dtype: its type.
+        is_number: whether it is only used as a number, and stays one if the file has numbers.
+        null_values: texts that mean a missing value.
+    """
+    text, element = as_text(raw, dtype), dtype.inner if isinstance(dtype, pl.List | pl.Array) else dtype
+    value = raw if is_number and element.is_numeric() else text
+    if null_values and not dtype.is_nested():
+        value = pl.when(~text.is_in(null_values)).then(value)
+    return value

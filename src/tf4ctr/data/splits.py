@@ -78,6 +78,5 @@ class SplitSpec:
             return pl.col(self.by).replace_strict(numbers, default=None, return_dtype=pl.Int8)
         assert self.moments is not None
         value = moment(pl.col(self.by))
-        return pl.sum_horizontal(value >= first for first in self.moments).cast(pl.Int8) + pl.when(
-            value.is_not_null()
-        ).then(0)
+        number = pl.sum_horizontal(value >= first for first in self.moments).cast(pl.Int8)
+        return pl.when(value.is_not_null()).then(number)

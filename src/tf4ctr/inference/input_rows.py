@@ -6,8 +6,8 @@ from pathlib import Path
 import polars as pl
 
 from tf4ctr.data.encoding import RowEncoder
-from tf4ctr.data.raw_files import RawFiles
-from tf4ctr.data.readers import READERS, SHORT, as_text, csv_lines
+from tf4ctr.data.raw_files import RawFiles, text_or_number
+from tf4ctr.data.readers import READERS, SHORT, csv_lines
 from tf4ctr.data.spec import DatasetSpec
 from tf4ctr.data.splits import ALL
 from tf4ctr.data.vectors import BY_SUFFIX
@@ -31,13 +31,8 @@ def prepared_values(spec: DatasetSpec, dtypes: pl.Schema, columns: list[str]) ->
 
 
 def _value(raw: pl.Expr, dtype: pl.DataType, is_number: bool, null_values: Sequence[str]) -> pl.Expr:
-    text, element = as_text(raw, dtype), dtype.inner if isinstance(dtype, pl.List | pl.Array) else dtype
-    value = raw if is_number and element.is_numeric() else text
-    if is_number and dtype.is_float():
-        value = raw.fill_nan(None)
-    if null_values and not dtype.is_nested():
-        value = pl.when(~text.is_in(null_values)).then(value)
-    return value
+    raw = raw.fill_nan(None) if is_number and dtype.is_float() else raw
+    return text_or_number(raw, dtype, is_number, null_values)
 
 
 def faulty_rows(frame: pl.DataFrame, reason: pl.Series) -> pl.DataFrame:
