@@ -98,13 +98,13 @@ def build(run: Run) -> "tuple[CTRDataModule, CTRModule]":
     import lightning
 
     from tf4ctr import assembly, reporting
-    from tf4ctr.data import vocabulary
+    from tf4ctr.data import encoding
     from tf4ctr.data.preparation import prepare
     from tf4ctr.training.tables import parts_table
 
     prepared = prepare(run.spec)
     if cli.is_first_rank():
-        vocabulary.keep(prepared, run.folder)
+        encoding.keep(prepared, run.folder)
     lightning.seed_everything(run.config.seed, verbose=False)
     data = assembly.build_data(run.config, prepared)
     module = assembly.build_module(run.config, data.schema)

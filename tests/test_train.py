@@ -352,7 +352,7 @@ def test_help_teaches_the_groups():
         "backbone=deepfm dataset=frappe",
         "dfm",
         "dynamic fusion module",
-        "dataset: avazu, criteo, criteo_numbers, frappe, kkbox, movielens_1m, movielens_tag, synthetic",
+        "dataset: amazon_electronics, avazu, criteo, criteo_numbers, frappe, kkbox, kuaivideo, microvideo",
     ):
         assert word in result.stdout
 

@@ -46,8 +46,10 @@ def build_network(config: DictConfig, schema: Schema) -> Network:
     Raises:
         InputError: the parts do not fit together, or a part does not know an option.
     """
+    # runs of older versions have no such groups
+    ways = {group: build(config[group]) for group in ("number", "sequence") if group in config}
     parts = {
-        "embedding": build(config.embedding.table, **({"number": build(config.number)} if "number" in config else {})),
+        "embedding": build(config.embedding.table, **ways),
         "ssem": build(config.ssem),
         "encoders": {name: build(node) for name, node in config.backbone.items() if name != "interaction"},
         "dfm": build(config.dfm),
@@ -76,7 +78,7 @@ def load_vectors(network: Network, schema: Schema, prepared_dir: Path) -> None:
         if field.of is not None:
             table = torch.from_numpy(vectors.load(field.name, prepared_dir / "vectors", field.width))
             for embedding in network.embeddings():
-                embedding.vectors[field.name].load(table)  # type: ignore[operator]
+                embedding.vectors_of(field.name).load(table)  # type: ignore[operator]
 
 
 def build_data(config: DictConfig, prepared_dir: Path) -> CTRDataModule:

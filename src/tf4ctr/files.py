@@ -1,5 +1,6 @@
-"""Files that are there whole or not at all."""
+"""Files that are there whole or not at all, and links to them."""
 
+import shutil
 from pathlib import Path
 
 
@@ -11,3 +12,18 @@ def write_whole(path: Path, text: str) -> None:
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def link_files(source: Path, target: Path) -> None:
+    """Put all parquet files of one folder into another one.
+
+    They are hard links, which take no space; they are copies where links are impossible.
+    """
+    target.mkdir(exist_ok=True)
+    for path in sorted(source.glob("*.parquet")):
+        link = target / path.name
+        link.unlink(missing_ok=True)
+        try:
+            link.hardlink_to(path)
+        except OSError:  # the folders are on different disks, or the file system has no links
+            shutil.copyfile(path, link)

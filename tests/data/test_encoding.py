@@ -2,7 +2,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from tf4ctr.data import vocabulary
+from tf4ctr.data import encoding, vocabulary
 from tf4ctr.data.encoding import RowEncoder
 from tf4ctr.data.fields import FieldSpec
 from tf4ctr.data.preparation import prepare
@@ -76,7 +76,7 @@ def test_a_run_keeps_the_vocabulary_when_the_dataset_is_gone(spec, tmp_path):
     prepared = prepare(spec)
     before = vocabulary.load("user", prepared / "vocabulary")
     for _ in range(2):
-        vocabulary.keep(prepared, tmp_path)
+        encoding.keep(prepared, tmp_path)
     (prepared / "vocabulary" / "user.parquet").unlink()
     assert vocabulary.load("user", tmp_path / "vocabulary").equals(before)
 
@@ -88,7 +88,147 @@ def test_a_disk_without_links_gets_copies(spec, tmp_path, monkeypatch):
         raise OSError("no links here")
 
     monkeypatch.setattr(type(tmp_path), "hardlink_to", refuse)
-    vocabulary.keep(prepared, tmp_path)
+    encoding.keep(prepared, tmp_path)
     path = tmp_path / "vocabulary" / "item.parquet"
     assert path.stat().st_nlink == 1
     assert vocabulary.load("item", tmp_path / "vocabulary").equals(vocabulary.load("item", prepared / "vocabulary"))
+
+
+SEQUENCE = {"kind": "sequence", "by": "user", "order": "time", "width": 3, "separator": "|"}
+WITH_HISTORY = (
+    FieldSpec("item"),
+    FieldSpec("shop"),
+    FieldSpec("history", of="item", **SEQUENCE),
+    FieldSpec("history_shop", of="shop", aligned_with="history", **SEQUENCE),
+    FieldSpec("history_gap", gaps=True, aligned_with="history", **SEQUENCE),
+)
+EMPTY = [[0] * 3, [7] * 3, [12] * 3]  # padding of the items, the shops and the times
+# user u has clicked 3 in shop a at moment 1, and 5.0 in shop b at moment 4
+OF_U = [[1, 2, 0], [8, 9, 7], [12 + 65, 12 + 65, 12]]  # without a moment: the times are unknown
+OF_U_AT_4 = [[1, 0, 0], [8, 7, 7], [12 + 3, 12, 12]]
+
+
+@pytest.fixture
+def with_history(tmp_path):
+    """Encodes rows of five items, three shops and the history of one user."""
+    sizes = {"item": 7, "shop": 5}
+    fields = tuple(field.encoded(sizes.get(field.of or field.name, 0)) for field in WITH_HISTORY)
+    schema = Schema("toy", fields, "click")
+    vocabulary.save(pl.Series("item", ["3", "5.0", "6", "7", "8"]), tmp_path / "vocabulary")
+    vocabulary.save(pl.Series("shop", ["a", "b", "c"]), tmp_path / "vocabulary")
+    (tmp_path / "histories").mkdir()
+    state = {"__user": ["u"], "__moment": [[1.0, 4.0]], "history": [[1, 2]], "history_shop": [[8, 9]]}
+    types = {"history": pl.List(pl.Int32), "history_shop": pl.List(pl.Int32)}
+    pl.DataFrame(state, schema_overrides=types).write_parquet(tmp_path / "histories" / "history.parquet")
+    return RowEncoder(schema, WITH_HISTORY, tmp_path / "vocabulary")
+
+
+def encoded(encoder, **columns):
+    """The histories of rows: for each row the items, the shops and the times."""
+    count = len(next(iter(columns.values())))
+    ids = encoder.ids(pl.DataFrame({"item": ["3"] * count, "shop": ["a"] * count, **columns}))
+    return ids[:, 2:].reshape(count, 3, 3).tolist()
+
+
+def test_an_encoder_names_the_columns_of_histories(with_history):
+    assert with_history.columns == ["item", "shop"]
+    assert with_history.optional == ["user", "time", "history", "history_shop", "history_gap"]
+
+
+def test_a_history_is_joined_by_the_user(with_history):
+    users = ["u", "u", "v", None]
+    assert encoded(with_history, user=users) == [OF_U, OF_U, EMPTY, EMPTY]
+    assert encoded(with_history, user=users, time=["4", None, "4", "4"]) == [OF_U_AT_4, OF_U, EMPTY, EMPTY]
+
+
+GIVEN = {"history": ["8|nothing", "3|5|3.0|6", "", "||7"], "history_shop": ["c|a", "a|b|c|a", "", "|z|c"]}
+FOUND = [
+    [[5, 6, 0], [10, 8, 7]],
+    [[2, 1, 3], [9, 10, 8]],  # the last three; 5 and 5.0 are one item, as in any field
+    EMPTY[:2],
+    [[6, 6, 4], [11, 11, 10]],
+]
+UNKNOWN_TIMES = [[12 + 65, 12 + 65, 12], [12 + 65] * 3, [12] * 3, [12 + 65] * 3]
+
+
+def as_lists(texts):
+    return [[part or None for part in text.split("|")] if text else [] for text in texts]
+
+
+@pytest.mark.parametrize("written", [list, as_lists], ids=["texts", "lists"])
+def test_a_history_of_the_rows_own_is_taken(with_history, written):
+    given = {name: written(texts) for name, texts in GIVEN.items()}
+    expected = [[*found, times] for found, times in zip(FOUND, UNKNOWN_TIMES, strict=True)]
+    assert encoded(with_history, **given) == expected
+    assert encoded(with_history, user=["u"] * 4, time=["9"] * 4, **given) == expected  # it counts, not the kept one
+    gaps = written(["0|1", "99|0.5|3|1e30", "", "2.9||7"])
+    times = [[13, 14, 12], [13, 15, 12 + 64], [12] * 3, [14, 12 + 65, 16]]
+    expected = [[*found, row] for found, row in zip(FOUND, times, strict=True)]
+    assert encoded(with_history, history_gap=gaps, **given) == expected
+
+
+@pytest.mark.parametrize("written", [list, as_lists], ids=["texts", "lists"])
+def test_a_row_without_a_history_of_its_own_gets_that_of_its_user(with_history, written):
+    """A missing one; an empty one counts, if it is a list."""
+    given = {name: [None, *written(texts), None] for name, texts in GIVEN.items()}
+    users = ["u", "u", "u", "u", "u", "v"]
+    found = encoded(with_history, user=users, **given)
+    own = [[*found, times] for found, times in zip(FOUND, UNKNOWN_TIMES, strict=True)]
+    assert found == [OF_U, *own, EMPTY]
+    without = encoded(with_history, **given)
+    assert without == [EMPTY, *own, EMPTY]
+
+
+def test_rows_with_neither_a_history_nor_a_user_are_refused(with_history):
+    message = "the history 'history' needs column 'user', whose history is kept, or the history itself in column"
+    with pytest.raises(InputError, match=f"{message} 'history', 'history_shop'"):
+        encoded(with_history, item=["3"])
+
+
+@pytest.mark.parametrize("columns", [{"user": ["u"]}, {}], ids=["with a user", "without"])
+def test_a_part_of_a_history_is_refused(with_history, columns):
+    with pytest.raises(InputError, match="have column 'history' of the history 'history', but not 'history_shop'"):
+        encoded(with_history, history=["3"], **columns)
+
+
+def test_an_invalid_moment_and_sequences_of_different_lengths_are_faults(with_history):
+    rows = pl.DataFrame(
+        {
+            "item": ["3"] * 6,
+            "shop": ["a"] * 6,
+            "time": ["4", "noon", None, "2026-01-01", "5", "6"],
+            "history": ["3|5", "3", None, "", "3|5", "3"],
+            "history_shop": ["a|b", "a", None, None, "a", "a|b"],
+        }
+    )
+    *first, one, other = rows.select(with_history.fault(rows.schema)).to_series().to_list()
+    assert first == [None, "column 'time' is 'noon', expected a number or an ISO date", None, None]
+    assert one == other == ("column 'history_shop' has another number of values than 'history', to which it is aligned")
+    no_history = rows.select("item", "shop")
+    assert no_history.with_columns(fault=with_history.fault(no_history.schema))["fault"].null_count() == 6
+
+
+def test_the_histories_go_with_the_vocabulary(with_history, tmp_path):
+    for number in range(2):  # from a prepared dataset to a run, and from a run to an export
+        folders = [tmp_path / name if name else tmp_path for name in ("", "run", "export")]
+        folders[number + 1].mkdir()
+        encoding.keep(folders[number], folders[number + 1])
+    again = RowEncoder(with_history.schema, WITH_HISTORY, tmp_path / "export" / "vocabulary")
+    assert encoded(again, user=["u", "v"]) == [OF_U, EMPTY]
+
+
+def test_a_folder_without_the_histories_is_refused(with_history, tmp_path):
+    (tmp_path / "histories" / "history.parquet").unlink()
+    with pytest.raises(InputError, match=r"history\.parquet is missing: it has the histories of users"):
+        RowEncoder(with_history.schema, WITH_HISTORY, tmp_path / "vocabulary")
+
+
+def test_the_names_of_table_rows(with_history, tmp_path):
+    schema, folder = with_history.schema, tmp_path / "vocabulary"
+    ends = ("(none)", "(out of vocabulary)")
+    assert encoding.value_names(schema["history"], folder).to_list() == [ends[0], "3", "5.0", "6", "7", "8", ends[1]]
+    gaps = encoding.value_names(schema["history_gap"], folder)
+    assert len(gaps) == 66
+    assert gaps[[0, 1, 2, 3, 65]].to_list() == [ends[0], "below 1", "below 3", "below 7", ends[1]]
+    hashed = FieldSpec("ip", hash=3).encoded(0)
+    assert encoding.value_names(hashed, folder).to_list() == [ends[0], "(hash 1)", "(hash 2)", "(hash 3)", ends[1]]

@@ -188,3 +188,53 @@ def test_labels_that_are_other_words_are_refused(raw_dir):
     (raw_dir / "train.csv").write_text(text)
     with pytest.raises(InputError, match="column 'click' is 'clicked', expected 0 or 1, or true or false"):
         prepare(make_spec(raw_dir))
+
+
+HISTORY = {"name": "history", "of": "item", "by": "user", "order": "time", "where": {"action": "buy"}, "width": 3}
+
+
+def history_spec(folder, lines, name="log.csv", **options):
+    """A dataset with a history, of one more csv file."""
+    folder.mkdir(exist_ok=True)
+    (folder / name).write_text("\n".join(["click,user,item,action,time", *lines]) + "\n")
+    layouts = [{"reader": "csv", "all": "*.csv"}]
+    return make_spec(
+        folder, **{"fields": ["item"], "group": None, "layouts": layouts, "histories": [HISTORY], **options}
+    )
+
+
+@pytest.mark.parametrize("text", ["yesterday", "2026-13-01", "12:30", "inf"])
+def test_a_moment_that_is_neither_a_number_nor_a_date_is_named_by_its_line(tmp_path, text):
+    lines = [f"{i % 2},u{i % 7},{i % 5},buy,{moment}" for i, moment in enumerate(["", "3", "2026-01-01", "-4.5"] * 20)]
+    history_spec(tmp_path / "raw", lines)
+    spec = history_spec(tmp_path / "raw", [lines[0], f"1,u,1,buy,{text}", "1,u,1,buy,never"], "more.csv")
+    message = rf"more\.csv, line 3: column 'time' is '{text}', expected a number or an ISO date \(2 such rows\)\n  1,u"
+    with pytest.raises(InputError, match=message):
+        prepare(spec)
+    assert not spec.prepared_dir.exists()
+    assert leftovers(spec) == []
+
+
+def test_a_row_without_a_moment_is_not_refused(tmp_path):
+    lines = [f"{i % 2},u{i % 7},{i % 5},buy,{'' if i % 3 else i}" for i in range(60)]
+    assert read_manifest(prepare(history_spec(tmp_path / "raw", lines)))["splits"]["train"]["rows"] > 30
+
+
+@pytest.mark.parametrize("option", ["by", "order", "where"])
+def test_a_column_of_a_history_that_the_files_do_not_have_is_named(tmp_path, option):
+    history = HISTORY | {option: {"tyme": 3} if option == "where" else "tyme"}
+    spec = history_spec(tmp_path / "raw", ["1,u,1,buy,3"], histories=[history])
+    with pytest.raises(InputError, match=r"log\.csv: no column 'tyme' in its header \(did you mean 'time'"):
+        prepare(spec)
+
+
+@pytest.mark.parametrize("column", ["user", "time", "action"])
+def test_a_list_in_a_column_of_a_history_is_refused(tmp_path, column):
+    (tmp_path / "raw").mkdir()
+    values = {"click": [0, 1], "user": ["u", "v"], "item": ["a", "b"], "action": ["buy", "view"], "time": ["1", "2"]}
+    rows = pl.DataFrame(values | {column: [["1"], ["2", "3"]]})
+    rows.write_parquet(tmp_path / "raw" / "log.parquet")
+    layouts = [{"reader": "parquet", "all": "log.parquet"}]
+    spec = make_spec(tmp_path / "raw", fields=["item"], group=None, layouts=layouts, histories=[HISTORY])
+    with pytest.raises(InputError, match=f"dataset.histories: their column '{column}' is a list, expected one value"):
+        prepare(spec)

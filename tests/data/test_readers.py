@@ -214,3 +214,70 @@ def test_kkbox_joins_its_files_and_keeps_every_row_once(tmp_path):
         ("0", "u2", None, None, None, None),
         ("0", "u1", None, "D", None, "27"),
     ]
+
+
+USERS = "7|24|M|technician|85711\n8|53|F|other|T8H1N\n"
+FLAGS = {"plain": "0|" * 18 + "0", "two": "0|0|0|1|0|1|" + "0|" * 12 + "0", "unknown": "1|" + "0|" * 17 + "0"}
+FILMS = [
+    f"1|Toy Story (1995)|01-Jan-1995||http://a|{FLAGS['two']}",
+    f"2|Caf\u00e9 \u0085 (1971)|4-Feb-1971||http://b|{FLAGS['plain']}",
+    f"3|unknown||||{FLAGS['unknown']}",
+]
+
+
+@pytest.fixture
+def movielens_100k(tmp_path):
+    (tmp_path / "u.data").write_text("7\t1\t5\t881250949\n8\t3\t2\t12\n9\t2\t4\t13\n7\t2\t1\t14\n")
+    (tmp_path / "u.user").write_text(USERS)
+    (tmp_path / "u.item").write_bytes("\n".join(FILMS).encode("latin-1"))
+    return tmp_path
+
+
+def test_movielens_100k_joins_users_and_films_in_the_order_of_the_ratings(movielens_100k):
+    columns = ["user", "item", "rating", "timestamp", "age", "gender", "occupation", "zip", "year", "genres"]
+    found = READERS["grouplens_100k"].rows([movielens_100k / "u.data"], columns).collect(engine="streaming")
+    assert found.select(columns).rows() == [
+        ("7", "1", "5", "881250949", "24", "M", "technician", "85711", "1995", "Animation|Comedy"),
+        ("8", "3", "2", "12", "53", "F", "other", "T8H1N", None, "unknown"),
+        ("9", "2", "4", "13", None, None, None, None, "1971", None),
+        ("7", "2", "1", "14", "24", "M", "technician", "85711", "1971", None),
+    ]
+    assert not found["__short"].any()
+    titles = READERS["grouplens_100k"].rows([movielens_100k / "u.data"], ["title"]).collect()["title"].to_list()
+    assert titles == ["Toy Story (1995)", "unknown", "Caf\u00e9 \u0085 (1971)", "Caf\u00e9 \u0085 (1971)"]
+
+
+def test_movielens_100k_names_the_lines_that_are_no_ratings(movielens_100k):
+    path = movielens_100k / "u.data"
+    path.write_text("7\t1\t5\t12\n\n8\t3\n7 1 5 12\n7\t1\tx\t12\n")
+    found = READERS["grouplens_100k"].rows([path], ["user"]).collect()
+    assert found.rows() == [("7", False), ("8", True), ("7 1 5 12", True), ("7", False)]
+    assert [line for line, _ in READERS["grouplens_100k"].bad_rows(path, ["user"])] == [3, 4, 5]
+
+
+def test_movielens_100k_a_film_of_another_number_of_cells_is_refused(movielens_100k):
+    (movielens_100k / "u.item").write_text(f"{FILMS[0]}\n2|Title | with a bar (1971)\n")
+    with pytest.raises(InputError, match=r"u\.item, line 2: 3 cells, expected 24"):
+        READERS["grouplens_100k"].rows([movielens_100k / "u.data"], ["user"])
+
+
+def test_movielens_100k_as_published():
+    path = need_shared("movielens_100k") / "u.data"
+    columns = ["user", "item", "rating", "timestamp", "age", "gender", "genres", "year"]
+    found = READERS["grouplens_100k"].rows([path], columns).collect()
+    assert len(found) == 100_000
+    assert found.select(pl.col(columns).n_unique()).row(0)[:3] == (943, 1682, 5)
+    assert found["rating"].cast(int).mean() == pytest.approx(3.52986)
+    assert (found["timestamp"].cast(int).min(), found["timestamp"].cast(int).max()) == (874724710, 893286638)
+    assert found.row(0) == ("196", "242", "3", "881250949", "49", "M", "Comedy", "1997", False)
+    missing = dict(zip(found.columns, found.null_count().row(0), strict=True))
+    assert missing.pop("year") == 9  # ratings of the film without a release date
+    assert not any(missing.values())
+    assert READERS["grouplens_100k"].bad_rows(path, columns) == []
+
+
+def test_grouplens_has_the_moments(tmp_path):
+    (tmp_path / "ratings.dat").write_text("1::10::5::978300760\n2::11::3::978302109\n")
+    (tmp_path / "users.dat").write_text("1::F::25::7::12345\n")
+    found = READERS["grouplens"].rows([tmp_path / "ratings.dat"], ["Timestamp", "Gender"]).collect()
+    assert found.rows() == [("978300760", "F", False), ("978302109", None, False)]

@@ -1,3 +1,5 @@
+import sys
+
 import numpy as np
 import polars as pl
 import pytest
@@ -103,6 +105,13 @@ def test_a_file_of_vectors_that_is_invalid_is_refused(raw, table, message):
         prepare(spec_of(raw))
 
 
+def test_a_vector_of_a_value_that_is_not_known_is_not_looked_at(raw):
+    rows = pl.read_parquet(raw / "texts.parquet")
+    more = pl.DataFrame({"item": ["x", "x", "y"], "text": [[1, 2], [1, 2], [1]]})
+    pl.concat([rows, more]).write_parquet(raw / "texts.parquet")
+    assert np.isfinite(vectors.load("text", prepare(spec_of(raw)) / "vectors", 2)).sum() == 8
+
+
 def test_a_missing_file_of_vectors_is_named(raw):
     (raw / "texts.parquet").unlink()
     with pytest.raises(InputError, match=r"texts\.parquet \(missing\)"):
@@ -121,3 +130,68 @@ def test_a_missing_file_of_vectors_is_named(raw):
 def test_options_that_do_not_fit_a_vector_are_refused(tmp_path, field, message):
     with pytest.raises(InputError, match=message):
         make_spec(tmp_path, fields=["item", IMAGE, field] if field["name"] != "image" else ["item", field])
+
+
+def hdf5_spec(raw, **datasets):
+    h5py = pytest.importorskip("h5py")
+    with h5py.File(raw / "texts.h5", "w") as file:
+        for name, values in datasets.items():
+            file.create_dataset(name, data=values)
+    return spec_of(raw, fields=["item", {**LOOKED_UP, "file": "texts.h5"}])
+
+
+@pytest.mark.parametrize("precision", [np.float16, np.float32, np.float64])
+def test_vectors_of_an_hdf5_file_are_those_of_a_table(raw, tmp_path, precision):
+    table = pl.read_parquet(raw / "texts.parquet")
+    values = np.array(table["text"].to_list(), precision)
+    found = prepare(hdf5_spec(raw, key=table["item"].to_list(), value=values))
+    expected = prepare(spec_of(raw, fields=["item", LOOKED_UP], prepared_dir=tmp_path / "expected"))
+    np.testing.assert_array_equal(
+        vectors.load("text", found / "vectors", 2), vectors.load("text", expected / "vectors", 2)
+    )
+
+
+def test_keys_of_an_hdf5_file_may_be_numbers(raw):
+    for split in SPLITS:
+        rows = pl.read_parquet(raw / f"{split}.parquet")
+        rows.with_columns(pl.col("item").str.slice(1).cast(pl.Int64)).write_parquet(raw / f"{split}.parquet")
+    folder = prepare(hdf5_spec(raw, key=[3, 1, 0, 7, 99], value=[[i, -i] for i in range(5)]))
+    values = vocabulary.load("item", folder / "vocabulary").to_list()
+    table = vectors.load("text", folder / "vectors", 2)
+    assert [table[values.index(value)].tolist() for value in ("3", "1", "0", "7")] == [
+        [0, 0],
+        [1, -1],
+        [2, -2],
+        [3, -3],
+    ]
+    assert np.isnan(table).sum() == 2 * 5
+
+
+@pytest.mark.parametrize(
+    ("datasets", "message"),
+    [
+        ({"keys": [1]}, r"texts\.h5: expected the arrays key \[N\] and value \[N, V\], found \['keys'\]"),
+        ({"key": [1, 2], "value": [[1.0, 2.0]]}, r"found \{'key': \(2,\), 'value': \(1, 2\)\}"),
+        ({"key": [1], "value": [1.0]}, r"found \{'key': \(1,\), 'value': \(1,\)\}"),
+        ({"key": ["i1"], "value": [[1.0, 2.0, 3.0]]}, "the vector of item 'i1' is not a vector of 2 finite numbers"),
+        ({"key": ["i1"], "value": [[1.0, float("nan")]]}, "the vector of item 'i1' is not a vector of 2 finite"),
+    ],
+)
+def test_an_hdf5_file_that_is_invalid_is_refused(raw, datasets, message):
+    spec = hdf5_spec(raw, **datasets)
+    with pytest.raises(InputError, match=message):
+        prepare(spec)
+
+
+def test_an_hdf5_file_that_is_cut_short_says_so(raw):
+    pytest.importorskip("h5py")
+    (raw / "texts.h5").write_bytes(b"\x89HDF\r\n\x1a\n and then nothing")
+    with pytest.raises(InputError, match=r"texts\.h5 is not a readable HDF5 file"):
+        prepare(spec_of(raw, fields=["item", {**LOOKED_UP, "file": "texts.h5"}]))
+
+
+def test_an_hdf5_file_without_h5py_says_what_to_install(raw, monkeypatch):
+    (raw / "texts.h5").touch()
+    monkeypatch.setitem(sys.modules, "h5py", None)
+    with pytest.raises(InputError, match=r'texts\.h5 needs h5py .*pip install -e "\.\[hdf5\]"'):
+        prepare(spec_of(raw, fields=["item", {**LOOKED_UP, "file": "texts.h5"}]))

@@ -14,13 +14,13 @@ from omegaconf import OmegaConf
 from conftest import ROOT
 from tf4ctr import __version__
 from tf4ctr.assembly import build_network
-from tf4ctr.data import vocabulary
+from tf4ctr.data import encoding
 from tf4ctr.data.preparation import prepare
 from tf4ctr.data.schema import Schema
 from tf4ctr.data.spec import DatasetSpec
 from tf4ctr.experiments.resolvers import register_resolvers
 
-PARTS = ("dataset", "embedding", "number", "backbone", "ssem", "dfm", "loss", "stream")
+PARTS = ("dataset", "embedding", "number", "sequence", "backbone", "ssem", "dfm", "loss", "stream")
 LAYOUTS = {
     kind: {"reader": kind, **{split: f"{split}.{kind}" for split in ("train", "valid", "test")}}
     for kind in ("csv", "parquet", "ndjson")
@@ -54,7 +54,7 @@ def write_run(folder: Path, rows: pl.DataFrame, fields: list[Any], kind: str, st
         parameter.data.normal_(std=std)
     (folder / "run" / "checkpoints").mkdir(parents=True)
     OmegaConf.save(config, folder / "run" / "config.yaml")
-    vocabulary.keep(prepared, folder / "run")
+    encoding.keep(prepared, folder / "run")
     weights = {f"network.{name}": tensor for name, tensor in network.state_dict().items()}
     checkpoint = {"schema": schema.to_dict(), "state_dict": weights, "tf4ctr": __version__}
     torch.save(checkpoint, folder / "run" / "checkpoints" / "best.ckpt")

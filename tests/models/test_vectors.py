@@ -49,10 +49,10 @@ def test_vectors_are_fields_in_the_order_of_the_schema():
     schema = Schema("toy", (image, Field("user", 4), text, Field("item", 5)), "click")
     assert schema.number_columns == ["image.0", "image.1"]
     embedding = FieldEmbedding(schema, 4, init_std=1.0)
-    embedding.vectors["text"].load(torch.randn(3, 3))
+    embedding.vectors_of("text").load(torch.randn(3, 3))
     ids, numbers = torch.tensor([[1, 5], [3, 8]], dtype=torch.int32), torch.randn(2, 2)
     out = embedding(ids, numbers)
-    torch.testing.assert_close(out[:, 0], embedding.vectors["image"](numbers))
+    torch.testing.assert_close(out[:, 0], embedding.vectors_of("image")(numbers))
     torch.testing.assert_close(out[:, 1], embedding.weight[[1, 3]])
-    torch.testing.assert_close(out[:, 2], embedding.vectors["text"](torch.tensor([1, 4])))
+    torch.testing.assert_close(out[:, 2], embedding.vectors_of("text")(torch.tensor([1, 4])))
     torch.testing.assert_close(out[:, 3], embedding.weight[[5, 8]])

@@ -16,7 +16,7 @@ import polars as pl
 import ray
 
 from tf4ctr.data import faults
-from tf4ctr.data.passes import PARQUET, SPLIT, Known, Moments, Step, Tally, Tick, open_rows, write_parts
+from tf4ctr.data.passes import PARQUET, SPLIT, Known, Moments, Step, Tally, Tick, open_rows, write_events, write_parts
 from tf4ctr.data.raw_files import RawFiles
 from tf4ctr.data.spec import DatasetSpec
 from tf4ctr.data.splits import ALL, SPLITS
@@ -70,11 +70,11 @@ class RayEngine:
         """One block per file.
 
         Rows are counted first where their numbers matter: without splits, which are drawn by row
-        number, and with a limit.
+        number, with a limit, and with histories of the log.
         """
         open_rows(self.spec, self.raw, split)  # reads the headers, and refuses files without a column
         blocks = [Block(split, path) for path in self.raw.files[split]]
-        if split != ALL and self.spec.limit_rows is None:
+        if split != ALL and self.spec.limit_rows is None and not self.spec.logs:
             return blocks
         with step(f"number {split}", None) as tick:
             rows = {result.block: result.rows for result in self._run(_number, blocks, tick)}
@@ -90,6 +90,15 @@ class RayEngine:
         """First pass: every worker returns the tally of its file."""
         for result in self._run(_count, self.blocks[split], tick, type(tally)):
             tally.add(result.tally)  # type: ignore[arg-type]
+
+    def events(self, known: Known, rows: Mapping[str, int], folder: Path, step: Step) -> None:
+        """The rows for the linking of histories, each block into files of its own."""
+        shared = ray.put(known)
+        for split, blocks in self.blocks.items():
+            folders = {block: folder / split / str(number) for number, block in enumerate(blocks)}
+            with step(f"order {split}", rows[split]) as tick:
+                for _ in self._run(_events, blocks, tick, shared, sum(rows.values()), folders):
+                    pass
 
     def encode(self, known: Known, rows: Mapping[str, int], folder: Path, step: Step) -> None:
         """Second pass: a block is written into files of its own, which are then joined in order."""
@@ -149,13 +158,25 @@ def _count(spec: DatasetSpec, raw: RawFiles, block: Block, kind: type[Tally | Mo
     return _caught(work)
 
 
+def _events(
+    spec: DatasetSpec, raw: RawFiles, block: Block, known: Known, total: int, folders: Mapping[Block, Path]
+) -> Result | Failure:
+    def work() -> Result:
+        shutil.rmtree(folders[block], ignore_errors=True)  # of a worker that was lost
+        rows: list[int] = []
+        write_events(spec, block.open(spec, raw), known, total, folders[block], rows.append)
+        return Result(block, sum(rows))
+
+    return _caught(work)
+
+
 def _encode(
     spec: DatasetSpec, raw: RawFiles, block: Block, known: Known, folders: Mapping[Block, Path]
 ) -> Result | Failure:
     def work() -> Result:
         folder = folders[block]
         shutil.rmtree(folder, ignore_errors=True)  # of a worker that was lost
-        write_parts(spec, block.open(spec, raw), known, folder)
+        write_parts(spec, block.open(spec, raw), known, block.split, folder)
         rows = sum(pl.scan_parquet(path).select(pl.len()).collect().item() for path in folder.glob("*/*.parquet"))
         return Result(block, rows)
 

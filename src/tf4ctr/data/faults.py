@@ -4,19 +4,21 @@
 """
 
 import operator as op
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple, NoReturn
 
 import polars as pl
 
+from tf4ctr.data.fields import FieldSpec
 from tf4ctr.data.raw_files import RawFiles
 from tf4ctr.data.readers import READERS, SHORT, compressed
 from tf4ctr.data.spec import COMPARISON, DatasetSpec
 from tf4ctr.data.splits import ALL
-from tf4ctr.data.transforms import finite
+from tf4ctr.data.transforms import finite, moment
 from tf4ctr.errors import InputError
 
 TRUTH = {"true": 1.0, "false": 0.0}  # labels that are words, in any case
+EXPECTED_MOMENT = "a number or an ISO date"
 EXPECTED_LABEL = '0 or 1, or true or false (or set dataset.label to {column: ..., positive: ">= 4"})'
 OPERATORS = {">=": op.ge, ">": op.gt, "<=": op.le, "<": op.lt, "==": op.eq, "!=": op.ne}
 SHOWN_ERROR = 200  # characters of a library's message
@@ -62,12 +64,41 @@ def row_checks(spec: DatasetSpec, dtypes: Mapping[str, pl.DataType]) -> dict[str
         weight = finite(pl.col(spec.weight))
         checks["weight"] = Check(spec.weight, ~(weight >= 0).fill_null(False), "a finite number from 0 on")
     if spec.split and (spec.split.values or spec.split.moments):
-        expected = "one of dataset.split.values" if spec.split.values else "a number or an ISO date"
+        expected = "one of dataset.split.values" if spec.split.values else EXPECTED_MOMENT
         checks["split"] = Check(spec.split.by, spec.split.number().is_null(), expected)
     for field in spec.fields:
-        if field.file is None and (bad := field.bad(dtypes[field.raw])) is not None:
+        if field.in_rows and (bad := field.bad(dtypes[field.raw])) is not None:
             checks[f"field {field.name}"] = Check(field.raw, bad, field.expected)
+    for field in spec.logs:
+        order = str(field.order)
+        checks[f"order of {field.name}"] = Check(order, bad_moment(order), EXPECTED_MOMENT)
+    for name, misaligned, leader in misaligned_sequences([field for field in spec.fields if field.in_rows], dtypes):
+        expected = f"as many values as column '{leader}', to which it is aligned"
+        checks[f"alignment of {name}"] = Check(name, misaligned, expected)
     return checks
+
+
+def bad_moment(column: str) -> pl.Expr:
+    """Whether a raw value is not a moment; a missing one, also NaN, is not bad."""
+    value = pl.col(column)
+    missing = value.is_null() | value.cast(pl.Float64, strict=False).is_nan().fill_null(False)
+    return moment(value).is_null() & ~missing
+
+
+def misaligned_sequences(
+    fields: Sequence[FieldSpec], dtypes: Mapping[str, pl.DataType]
+) -> list[tuple[str, pl.Expr, str]]:
+    """Whether a raw sequence has another length than the one that it is aligned with.
+
+    Returns:
+        For each aligned sequence its raw column, the condition, and the other raw column.
+    """
+    by_name = {field.name: field for field in fields}
+    aligned = [(field, by_name[field.aligned_with]) for field in fields if field.aligned_with in by_name]
+    return [
+        (field.raw, field.length(dtypes.get(field.raw)) != leader.length(dtypes.get(leader.raw)), leader.raw)
+        for field, leader in aligned
+    ]
 
 
 def checks(spec: DatasetSpec, dtypes: Mapping[str, pl.DataType]) -> list[pl.Expr]:
@@ -86,8 +117,11 @@ def check_types(spec: DatasetSpec, dtypes: Mapping[str, pl.DataType]) -> None:
         column = getattr(spec, key)
         if column and isinstance(dtypes[column], pl.List):
             raise InputError(f"dataset.{key}: its column '{column}' is a list, expected one value per row")
+    for name in (name for field in spec.logs for name in (field.by, field.order, *spec.conditions(field))):
+        if isinstance(dtypes[str(name)], pl.List):
+            raise InputError(f"dataset.histories: their column '{name}' is a list, expected one value per row")
     for field in spec.fields:
-        if field.file is None:
+        if field.in_rows:
             field.value(dtypes[field.raw])
 
 

@@ -2,22 +2,24 @@
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, NoReturn
 
 import polars as pl
 
-from tf4ctr.data.schema import IDS, NUMBERS, VECTORS, Field, Scaling
+from tf4ctr.data.schema import GAP_BUCKETS, IDS, NUMBERS, SEQUENCES, VECTORS, Field, Scaling
 from tf4ctr.data.transforms import NUMBER_TRANSFORMS, TRANSFORMS, finite
 from tf4ctr.errors import InputError, did_you_mean
 
-KINDS = (IDS, NUMBERS, VECTORS)
+KINDS = (IDS, SEQUENCES, NUMBERS, VECTORS)
 POOLINGS = ("sum", "mean", "max")
 SCALES = ("standard", "minmax", "quantile", "none")
 OPTIONS = {  # that not every kind has
-    **dict.fromkeys(("pooling", "min_count", "max_values", "hash"), (IDS,)),
+    "pooling": (IDS,),
+    **dict.fromkeys(("min_count", "max_values", "hash"), (IDS, SEQUENCES)),
     **dict.fromkeys(("scale", "clip", "invalid"), (NUMBERS,)),
-    **dict.fromkeys(("separator", "width", "of"), (IDS, VECTORS)),
+    **dict.fromkeys(("separator", "width", "of"), (IDS, SEQUENCES, VECTORS)),
+    **dict.fromkeys(("aligned_with", "target", "by", "order", "where", "gaps"), (SEQUENCES,)),
     **dict.fromkeys(("file", "frozen"), (VECTORS,)),
     "transform": (IDS, NUMBERS),
 }
@@ -31,12 +33,12 @@ class FieldSpec:
     Attributes:
         name: the field's name.
         column: the raw column; None if it has the same name.
-        kind: `categorical` for ids, `number`, or `vector`.
+        kind: `categorical` for ids, `sequence` for ids in order, `number`, or `vector`.
         transform: a name of `TRANSFORMS` (ids) or of `NUMBER_TRANSFORMS` (numbers); None for none.
         separator: the text between the values of a list field or a vector. None for a single
             value, and for a raw column that is a list already.
         width: how many values of a list field are kept, the first ones; 1 for a single value. Of a
-            vector, the numbers that it has.
+            sequence, the last ones are kept. Of a vector, the numbers that it has.
         pooling: how the embeddings of a list field become one: sum, mean or max.
         of: the field whose vocabulary and table rows this one shares; None for its own. With
             `file`, the field whose values the vectors belong to.
@@ -46,6 +48,15 @@ class FieldSpec:
         scale: how a number is scaled, see `Scaling`.
         clip: lowest and highest number; values beyond become these. None for no limits.
         invalid: whether a text that is not a number is an `error`, or `missing`.
+        aligned_with: the sequence that this one belongs to, position by position: the items that a
+            user clicked, and their categories. None for a sequence that stands alone or leads.
+        target: the field whose value in the same row an attention compares with the sequence; None
+            for the field `of`.
+        by: makes a sequence of the log itself, see `histories.py`: the raw column of the user; None
+            for a sequence in a raw column.
+        order: the raw column of the moments, numbers or ISO dates.
+        where: raw column, or `label` -> its values in the rows that count as events.
+        gaps: the values are the times from the events to this row, in powers of two.
         file: a file beside the raw files with a vector for each value of the field `of`; None for
             a vector in each row. Its columns have the names of the two raw columns.
         frozen: whether the vectors of such a file stay as they are, or are trained.
@@ -67,6 +78,12 @@ class FieldSpec:
     invalid: str = "error"
     file: str | None = None
     frozen: bool = True
+    aligned_with: str | None = None
+    target: str | None = None
+    by: str | None = None
+    order: str | None = None
+    where: Mapping[str, tuple[str, ...]] | None = None
+    gaps: bool = False
 
     @property
     def raw(self) -> str:
@@ -74,12 +91,29 @@ class FieldSpec:
         return self.column or self.name
 
     @property
+    def from_log(self) -> bool:
+        """Whether it is a history that is made of the rows themselves."""
+        return self.by is not None
+
+    @property
+    def in_rows(self) -> bool:
+        """Whether the raw rows have its column."""
+        return self.file is None and not self.from_log
+
+    @property
+    def has_ids(self) -> bool:
+        """Whether its values are rows of the table."""
+        return self.kind in (IDS, SEQUENCES)
+
+    @property
     def counted(self) -> bool:
         """Whether the values of training rows make a vocabulary of the field's own."""
-        return self.kind == IDS and self.hash is None and self.of is None
+        return self.has_ids and self.hash is None and self.of is None and not self.gaps
 
     def value(self, dtype: pl.DataType | None = None) -> pl.Expr:
         """Raw column -> the field's text, list of texts, or number; null for a missing value.
+
+        A missing value of a sequence keeps its place, that of a list field does not.
 
         Args:
             dtype: of the raw column: text (None), a list of texts, or numbers for a number.
@@ -95,10 +129,24 @@ class FieldSpec:
             return self._vector(dtype).alias(self.name)
         if self.transform:
             value = TRANSFORMS[self.transform].apply(value)
+        if self.kind == SEQUENCES:
+            latest = self._sequence(dtype).list.tail(self.width)
+            return latest.list.eval(pl.when(pl.element() != "").then(pl.element())).alias(self.name)
         if self.width > 1:
             parts = value if isinstance(dtype, pl.List) else value.str.split(str(self.separator))
             value = parts.list.eval(pl.element().filter(pl.element() != ""))
         return value.alias(self.name)
+
+    def _sequence(self, dtype: pl.DataType | None) -> pl.Expr:
+        """A list of texts, oldest first. An empty text in it is a missing value, see `value`."""
+        value = pl.col(self.raw)
+        if isinstance(dtype, pl.List):
+            return value
+        return pl.when(value != "").then(value).str.split(str(self.separator))
+
+    def length(self, dtype: pl.DataType | None) -> pl.Expr:
+        """How many values the raw sequence has in a row; 0 for a missing one."""
+        return self._sequence(dtype).list.len().fill_null(0)
 
     def _number(self) -> pl.Expr:
         value = finite(pl.col(self.raw))
@@ -170,9 +218,14 @@ class FieldSpec:
             vocabulary_size: table rows of an id; with `hash` it is known already.
             scaling: of a number.
         """
-        size = {IDS: self.hash + 2 if self.hash else vocabulary_size}.get(self.kind, 0)
-        hashed = self.hash is not None
-        return Field(self.name, size, self.width, self.kind, self.of, self.pooling, hashed, scaling, self.frozen)
+        size = (self.hash + 2 if self.hash else vocabulary_size) if self.has_ids else 0
+        if self.gaps:
+            size = GAP_BUCKETS + 2
+        hashed, leader = self.hash is not None, self.aligned_with
+        field = Field(self.name, size, self.width, self.kind, self.of, self.pooling, hashed, scaling, self.frozen)
+        if self.kind != SEQUENCES:
+            return field
+        return replace(field, aligned_with=leader, target=self.target or self.of, gaps=self.gaps)
 
     def settings(self) -> dict[str, Any]:
         """All that changes the prepared rows; options younger than 0.1.0 only if they are set."""
@@ -200,6 +253,8 @@ class FieldSpec:
             )
         if options.get("clip") is not None:
             options["clip"] = tuple(options["clip"])
+        if options.get("where") is not None:
+            options["where"] = _where(name, options["where"])
         spec = cls(**options)
         spec._check()
         return spec
@@ -225,7 +280,10 @@ class FieldSpec:
                 refuse(option, "expected a whole number from 1 on")
         if self.separator and self.width == 1 and self.kind == IDS:
             raise InputError(f"dataset.fields: {self.name} has a separator and width 1: a list needs a width from 2 on")
+        if self.kind == SEQUENCES and self.width == 1:
+            raise InputError(f"dataset.fields: {self.name} is a sequence of width 1: set its width, from 2 on")
         self._check_together(refuse)
+        self._check_history(refuse)
 
     def _check_together(self, refuse: Callable[[str, str], NoReturn]) -> None:
         """Refuse options that do not fit the field's kind, or each other."""
@@ -245,3 +303,37 @@ class FieldSpec:
         limits = [limit for limit in self.clip or () if limit is not None]
         if self.clip is not None and (len(self.clip) != 2 or not limits or limits != sorted(limits)):
             refuse("clip", "expected [lowest, highest], one of which may be null")
+
+    def _check_history(self, refuse: Callable[[str, str], NoReturn]) -> None:
+        """Refuse options of a sequence that do not fit each other."""
+        if (self.by is None) != (self.order is None):
+            refuse(
+                "by" if self.order else "order", "a history needs `by`, the user's column, and `order`, the moments'"
+            )
+        if self.where is not None and not self.from_log:
+            refuse("where", "only a history of the log has it: set `by` and `order`")
+        if self.gaps and not (self.from_log and self.aligned_with):
+            refuse("gaps", "expected aligned_with, the history of the log whose times they are")
+        if self.from_log and self.gaps == (self.of is not None):
+            refuse("of", "a history has the values of a field (`of`), or `gaps: true`")
+        if self.gaps and (self.hash or self.min_count or self.max_values or self.target):
+            refuse("gaps", "the times have neither a vocabulary nor a target")
+
+
+def _where(name: str, config: Any) -> dict[str, tuple[str, ...]]:
+    """Column -> its texts, from `where: {label: 1, action: [click, buy]}`.
+
+    Raises:
+        InputError: no such mapping.
+    """
+    columns = config.items() if isinstance(config, Mapping) else ()
+    texts = {column: value if isinstance(value, list | tuple) else (value,) for column, value in columns}
+    wrong = any(not isinstance(value, str | int | float) for values in texts.values() for value in values)
+    if wrong or not texts or not all(texts.values()):
+        raise InputError(
+            f"dataset.fields: {name}.where is {config!r}: expected {{label: 1}}, or {{COLUMN: [VALUE, ...]}}"
+        )
+    return {
+        str(column): tuple(str(value).lower() if isinstance(value, bool) else str(value) for value in values)
+        for column, values in texts.items()
+    }

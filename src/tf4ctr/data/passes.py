@@ -11,11 +11,13 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 import polars as pl
 
-from tf4ctr.data import faults, vocabulary
+from tf4ctr.data import faults, histories, vocabulary
 from tf4ctr.data.fields import FieldSpec
+from tf4ctr.data.histories import PART, ROW, Histories
 from tf4ctr.data.numbers import Distribution, scaled
 from tf4ctr.data.raw_files import RawFiles
 from tf4ctr.data.schema import GROUP, LABEL, NUMBERS, ROW_GROUP_SIZE, VECTORS, WEIGHT, Schema
+from tf4ctr.data.sequences import spread
 from tf4ctr.data.spec import DatasetSpec
 from tf4ctr.data.splits import ALL, SPLITS
 from tf4ctr.data.transforms import finite, moment
@@ -48,12 +50,14 @@ class Known(NamedTuple):
         values: the known values of each field that has a vocabulary of its own.
         groups: all groups; None if the dataset has no group.
         mean_weight: of the training rows; 1 without weights.
+        histories: those that are made of the log, once they are linked.
     """
 
     schema: Schema
     values: Mapping[str, pl.Series]
     groups: pl.Series | None
     mean_weight: float = 1.0
+    histories: Histories | None = None
 
 
 class Engine(Protocol):
@@ -61,6 +65,12 @@ class Engine(Protocol):
 
     def count(self, split: str, tally: "Tally | Moments", tick: Tick) -> None:
         """First pass: add the rows of a split's files to `tally`."""
+
+    def events(self, known: Known, rows: Mapping[str, int], folder: Path, step: Step) -> None:
+        """Write the rows for the linking of histories: `folder/HISTORY/SOURCE/`, see histories.py.
+
+        `rows` are those of each source: of each split, or of `all`.
+        """
 
     def encode(self, known: Known, rows: Mapping[str, int], folder: Path, step: Step) -> None:
         """Second pass: write `folder/SPLIT.parquet`; `rows` are those of each split."""
@@ -180,6 +190,8 @@ def open_rows(
 ) -> pl.LazyFrame:
     """Raw columns, `__short` and `__split` (a number in SPLITS) of the files of a split.
 
+    If the dataset has histories of its log, also `__row`, the row's number.
+
     Args:
         spec: the dataset.
         raw: its raw files.
@@ -192,15 +204,17 @@ def open_rows(
     rows = raw.rows(paths or raw.files[split], spec.columns, spec.numbers)
     faults.check_types(spec, rows.collect_schema())
     rows = rows if limit is None else rows.head(limit)
+    drawn = split == ALL and not spec.split
+    if spec.logs or drawn:
+        rows = rows.with_row_index(ROW, first)
     if split != ALL:
-        return rows.with_columns(pl.lit(SPLITS.index(split), pl.Int8).alias(SPLIT))
-    if spec.split:
-        return rows.with_columns((spec.split.number() if spec.split.ready else pl.lit(0, pl.Int8)).alias(SPLIT))
-    return (
-        rows.with_row_index("__row", first)
-        .with_columns(split_of(pl.col("__row"), spec.split_seed).alias(SPLIT))
-        .drop("__row")
-    )
+        number = pl.lit(SPLITS.index(split), pl.Int8)
+    elif spec.split:
+        number = spec.split.number() if spec.split.ready else pl.lit(0, pl.Int8)
+    else:
+        number = split_of(pl.col(ROW), spec.split_seed)
+    rows = rows.with_columns(number.alias(SPLIT))
+    return rows if spec.logs or not drawn else rows.drop(ROW)
 
 
 def split_of(row: pl.Expr, seed: int) -> pl.Expr:
@@ -220,6 +234,8 @@ def encode_field(
     field: FieldSpec, schema: Schema, values: Mapping[str, pl.Series], dtype: pl.DataType
 ) -> list[pl.Expr]:
     """Raw column of a field -> its prepared columns: ids (int32), or a scaled number (float32).
+
+    A sequence becomes one column of lists of ids, see `sequences.spread`.
 
     Args:
         field: the field.
@@ -251,7 +267,7 @@ def encoders(spec: DatasetSpec, known: Known, dtypes: pl.Schema) -> list[pl.Expr
     columns = [
         column
         for field in spec.fields
-        if field.file is None
+        if field.in_rows
         for column in encode_field(field, known.schema, known.values, dtypes[field.raw])
     ]
     columns.append(faults.label(spec).cast(pl.Int32).alias(LABEL))
@@ -265,13 +281,76 @@ def encoders(spec: DatasetSpec, known: Known, dtypes: pl.Schema) -> list[pl.Expr
     return columns
 
 
-def write_parts(spec: DatasetSpec, rows: pl.LazyFrame, known: Known, folder: Path, tick: Tick | None = None) -> None:
-    """Encode rows into `folder/__split=N/FILE.parquet`, one file per split that has rows."""
+def write_parts(
+    spec: DatasetSpec, rows: pl.LazyFrame, known: Known, source: str, folder: Path, tick: Tick | None = None
+) -> None:
+    """Encode rows into `folder/__split=N/FILE.parquet`, one file per split that has rows.
+
+    Args:
+        spec: the dataset.
+        rows: as `open_rows` returns them.
+        known: the result of the first pass.
+        source: the split that they were opened with, or `all`.
+        folder: where to write.
+        tick: reports rows.
+    """
     dtypes = rows.collect_schema()
+    number = [ROW] if known.histories else []
+    encoded = (_ticking(rows, tick) if tick else rows).select(SPLIT, *number, *encoders(spec, known, dtypes))
+    if known.schema.sequence_fields:
+        encoded = _with_sequences(spec, encoded, known, source)
+    _sink_parts(encoded, folder, SPLIT)
+
+
+def _with_sequences(spec: DatasetSpec, encoded: pl.LazyFrame, known: Known, source: str) -> pl.LazyFrame:
+    """Prepared columns in place of the sequences, which are lists, and of the row numbers."""
+    schema, linked = known.schema, known.histories
+    in_rows = {field.name for field in spec.fields if field.in_rows}
+    lists = [field for field in schema.sequence_fields if field.name in in_rows]
+    others = {name: dtype for name, dtype in encoded.collect_schema().items() if name not in {ROW, *in_rows}}
+    ids = {column: pl.Int32() for field in schema.id_fields for column in field.columns}
+    numbers = {name: pl.Float32() for name in schema.number_columns}
+    dtypes = pl.Schema({**ids, **numbers, **others})
+
+    def add(frame: pl.DataFrame) -> pl.DataFrame:
+        frame = spread(frame, lists, schema)
+        return (linked.add_to(frame, source) if linked else frame).select(dtypes.names())
+
+    return encoded.map_batches(add, schema=dtypes, validate_output_schema=False, streamable=True)
+
+
+def write_events(
+    spec: DatasetSpec, rows: pl.LazyFrame, known: Known, total: int, folder: Path, tick: Tick | None = None
+) -> None:
+    """Write the rows of each history of the log into `folder/HISTORY/`, by parts of users.
+
+    Args:
+        spec: the dataset.
+        rows: as `open_rows` returns them.
+        known: the result of the first pass.
+        total: all rows of the dataset.
+        folder: where to write.
+        tick: reports rows.
+    """
+    dtypes = rows.collect_schema()
+    fields = {field.name: field for field in spec.fields}
+    for leader in spec.logs:
+        members = [field for field in spec.fields if leader.name in (field.name, field.aligned_with)]
+        ids = [
+            encode_field(owner, known.schema, known.values, dtypes[owner.raw])[0].alias(member.name)
+            for member in members
+            if member.of is not None
+            for owner in [fields[member.of]]
+        ]
+        columns = histories.events(spec, leader, ids, histories.parts_of(total))
+        ticking = _ticking(rows, tick) if tick and leader is spec.logs[0] else rows
+        _sink_parts(ticking.select(columns).filter(pl.col(PART).is_not_null()), folder / leader.name, PART)
+
+
+def _sink_parts(rows: pl.LazyFrame, folder: Path, key: str) -> None:
     # one file of any size: by default polars begins another at some gigabytes
-    by_split = pl.PartitionBy(folder, key=SPLIT, include_key=False, approximate_bytes_per_file=None)
-    encoded = (_ticking(rows, tick) if tick else rows).select(SPLIT, *encoders(spec, known, dtypes))
-    encoded.sink_parquet(by_split, mkdir=True, engine="streaming", **PARQUET)
+    parts = pl.PartitionBy(folder, key=key, include_key=False, approximate_bytes_per_file=None)
+    rows.sink_parquet(parts, mkdir=True, engine="streaming", **PARQUET)
 
 
 def _ticking(rows: pl.LazyFrame, tick: Tick) -> pl.LazyFrame:

@@ -17,8 +17,9 @@ import polars as pl
 from filelock import FileLock
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
-from tf4ctr.data import faults, leaks, report, synthetic, vectors, vocabulary
+from tf4ctr.data import faults, histories, history_state, leaks, report, synthetic, vectors, vocabulary
 from tf4ctr.data.fields import FieldSpec
+from tf4ctr.data.histories import Histories
 from tf4ctr.data.local import LocalEngine
 from tf4ctr.data.manifest import is_current, raw_dir, write_manifest
 from tf4ctr.data.numbers import Distribution
@@ -33,6 +34,7 @@ from tf4ctr.errors import InputError, did_you_mean
 log = logging.getLogger(__name__)
 
 ENGINES = ("polars", "ray")
+WORK = ".histories"  # folder of intermediate files, while histories are linked and rows are encoded
 TOP_VALUES = 3  # values of each field that the report shows
 BYTES_PER_RAW_BYTE = 0.5  # prepared rows take less than this, for every raw layout
 MAX_IDS = 2**31  # ids are int32
@@ -57,7 +59,7 @@ class Counted(NamedTuple):
             InputError: more table rows than an id can number.
         """
         values = {name: frame.get_column(name) for name, frame in self.values.items()}
-        fields = tuple(self._field(field, values) for field in spec.fields)
+        fields = tuple(self._field(spec, field, values) for field in spec.fields)
         schema = Schema(spec.name, fields, spec.label, spec.group, spec.weight)
         if schema.num_ids >= MAX_IDS:
             raise InputError(
@@ -66,10 +68,10 @@ class Counted(NamedTuple):
             )
         return Known(schema, values, self.groups, self._mean_weight(spec))
 
-    def _field(self, field: FieldSpec, values: dict[str, pl.Series]) -> Field:
+    def _field(self, spec: DatasetSpec, field: FieldSpec, values: dict[str, pl.Series]) -> Field:
         scaling = self.numbers[field.name].scaling(field.scale) if field.kind == NUMBERS else None
         own = values.get(field.of or field.name)
-        return field.encoded(0 if own is None else vocabulary.size(own), scaling)
+        return spec.encoded(field, 0 if own is None else vocabulary.size(own), scaling)
 
     def _mean_weight(self, spec: DatasetSpec) -> float:
         """Mean weight of the training rows.
@@ -146,11 +148,14 @@ def _write(spec: DatasetSpec, folder: Path, engine_name: str) -> None:
         counted = _count(spec, raw, engine, step)
         known = counted.known(spec)
         vectors.prepare(spec, known, raw, folder / "vectors")  # before the rows, which take longest
+        _check_sequence_space(spec, known.schema, sum(counted.rows.values()), folder)
+        known = _link(spec, raw, engine, known, counted.rows, folder, step)
         engine.encode(known, counted.rows, folder, step)
     best_auc = (
         {split: _best_auc(spec, open_rows(spec, raw, split)) for split in SPLITS} if spec.click_probability else None
     )
-    shutil.rmtree(folder / "raw", ignore_errors=True)
+    for name in ("raw", WORK):
+        shutil.rmtree(folder / name, ignore_errors=True)
     warnings = _describe(folder, known, counted)
     contents = {
         "raw_dir": None if spec.generator is not None else str(spec.raw_dir),
@@ -219,6 +224,24 @@ def _count(spec: DatasetSpec, raw: RawFiles, engine: Engine, step: Step) -> Coun
     return Counted(splits, values, numbers, groups.seen(1).get_column(groups.name) if groups else None)
 
 
+def _link(
+    spec: DatasetSpec, raw: RawFiles, engine: Engine, known: Known, rows: dict[str, int], folder: Path, step: Step
+) -> Known:
+    """Link the histories of the log, see histories.py; they are read while rows are encoded."""
+    if not spec.logs:
+        return known
+    sources = {ALL: sum(rows.values())} if ALL in raw.files else rows
+    work = folder / WORK
+    engine.events(known, sources, work / "events", step)
+    (folder / history_state.FOLDER).mkdir()
+    for leader in spec.logs:
+        state = history_state.path_of(leader.name, folder)
+        with step(f"link {leader.name}", sum(sources.values())) as tick:
+            histories.link(spec, leader, sources, work / "events", work / "linked" / leader.name, state, tick)
+    shutil.rmtree(work / "events", ignore_errors=True)  # there are none if no row has a user
+    return known._replace(histories=Histories(known.schema, work / "linked"))
+
+
 def _checked(spec: DatasetSpec, raw: RawFiles, source: str, checks: pl.DataFrame) -> dict[str, dict[str, Any]]:
     """Rows and click rate of the splits in a source's files; raises for the first invalid line."""
     if len(checks):
@@ -258,6 +281,18 @@ def _check_space(spec: DatasetSpec, raw: RawFiles, folder: Path) -> None:
         raise InputError(
             f"{spec.name} may need {_size(needed)} in {spec.prepared_dir.parent}, {_size(free)} are free:"
             " make room, or name another disk with dataset.prepared_dir=FOLDER"
+        )
+
+
+def _check_sequence_space(spec: DatasetSpec, schema: Schema, rows: int, folder: Path) -> None:
+    """Raises InputError if the columns of sequences, which can be wide, may not fit the disk."""
+    columns = sum(field.width for field in schema.sequence_fields)
+    needed, free = 4 * columns * rows, shutil.disk_usage(folder).free
+    if needed > free:
+        raise InputError(
+            f"{spec.name}: {columns} columns of sequences for {rows:,} rows may need {_size(needed)} in"
+            f" {spec.prepared_dir.parent}, {_size(free)} are free: make room, lower their width, or name another disk"
+            " with dataset.prepared_dir=FOLDER"
         )
 
 

@@ -4,12 +4,16 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import polars as pl
 
-from tf4ctr.data.schema import Field, Schema
+from tf4ctr.data.schema import SEQUENCES, Field, Schema
 
 QUANTILES = {"lowest": 0.0, "25 %": 0.25, "median": 0.5, "75 %": 0.75, "highest": 1.0}  # of a number
+QUARTILES = {"25 %": 0.25, "median": 0.5, "75 %": 0.75}  # of the length of a history
 SHOWN_CHARACTERS = 24  # of a value, so that a row of the table stays readable
+
+Lengths = Mapping[str, Mapping[str, Mapping[str, float]]]  # split -> what `lengths` returns
 
 
 def out_of_vocabulary(folder: Path, schema: Schema, split: str) -> dict[str, float]:
@@ -22,7 +26,8 @@ def out_of_vocabulary(folder: Path, schema: Schema, split: str) -> dict[str, flo
         columns = [pl.col(column) for column in schema.columns[schema.ids_of(name)]]
         unknown = pl.sum_horizontal(_count(column == schema.unknown_of(name)) for column in columns)
         values = pl.sum_horizontal(_count(column != schema.offset_of(name)) for column in columns)
-        shares.append((unknown / values).alias(name))
+        # a sequence can be empty in all rows of a split
+        shares.append(pl.when(values > 0).then(unknown / values).otherwise(0.0).alias(name))
     return pl.scan_parquet(folder / f"{split}.parquet").select(shares).collect(engine="streaming").row(0, named=True)
 
 
@@ -37,6 +42,29 @@ def missing(folder: Path, schema: Schema, split: str) -> dict[str, float]:
     return pl.scan_parquet(folder / f"{split}.parquet").select(shares).collect(engine="streaming").row(0, named=True)
 
 
+def lengths(folder: Path, schema: Schema, split: str) -> dict[str, dict[str, float]]:
+    """How many values the histories have in the rows of a split, by their leading sequence.
+
+    Returns:
+        `empty`, the share of rows without a value; `mean`; the quartiles `25 %`, `median` and
+        `75 %`, each the least length that so many rows do not exceed; and `longest`.
+    """
+    rows, results = pl.scan_parquet(folder / f"{split}.parquet"), {}
+    for leader in (history[0] for history in schema.histories):
+        is_value = [pl.col(column) != schema.offset_of(leader.name) for column in leader.columns]
+        # counts, because the lengths of all rows may not fit into memory
+        counted = rows.group_by(length=pl.sum_horizontal(is_value)).agg(rows=pl.len()).collect(engine="streaming")
+        length, count = counted.sort("length").to_numpy().T.astype(np.int64)
+        places = np.searchsorted(np.cumsum(count), [share * count.sum() for share in QUARTILES.values()])
+        results[leader.name] = {
+            "empty": float(count[length == 0].sum() / count.sum()),
+            "mean": float(length @ count / count.sum()),
+            **dict(zip(QUARTILES, length[places].tolist(), strict=True)),
+            "longest": int(length[-1]),
+        }
+    return results
+
+
 def write(
     folder: Path, schema: Schema, splits: Mapping[str, Mapping[str, Any]], top: Mapping[str, pl.DataFrame]
 ) -> None:
@@ -48,26 +76,51 @@ def write(
         splits: split -> `rows`, `click_rate` and `out_of_vocabulary` (a share per field).
         top: field -> its most frequent values in training, in columns FIELD and `count`.
     """
-    train_rows = splits["train"]["rows"]
     lines = [f"# {schema.dataset}", "", "| split | rows | click rate |", "|---|---:|---:|"]
     lines += [f"| {split} | {facts['rows']:,} | {facts['click_rate']:.4f} |" for split, facts in splits.items()]
-    lines += [
-        "",
-        "| field | vocabulary | "
-        + " | ".join(f"unknown in {split}" for split in splits)
-        + " | most frequent in training |",
-    ]
-    lines += ["|---|---:|" + "---:|" * len(splits) + "---|"]
-    for field in schema.id_fields:
-        unknown = " | ".join(f"{facts['out_of_vocabulary'][field.name]:.2%}" for facts in splits.values())
-        frequent = ", ".join(
-            f"`{str(value)[:SHOWN_CHARACTERS].replace('|', '/')}` {count / train_rows:.1%}"
-            for value, count in (top[field.name].rows() if field.name in top else ())
-        )
-        lines.append(f"| {field.name} | {field.vocabulary_size:,} | {unknown} | {frequent} |")
+    found = {split: lengths(folder, schema, split) for split in splits} if schema.histories else {}
+    lines += _vocabularies(schema, splits, top, found)
+    lines += _histories(schema, found)
     lines += _numbers(schema, splits)
     (folder / "report.md").write_text("\n".join(lines) + "\n\n![rows, click rates, vocabularies](report.png)\n")
     _draw(folder / "report.png", schema, splits)
+
+
+def _vocabularies(
+    schema: Schema, splits: Mapping[str, Mapping[str, Any]], top: Mapping[str, pl.DataFrame], found: Lengths
+) -> list[str]:
+    """A table of the fields with ids: known and unknown values, and the most frequent ones.
+
+    The share of a frequent value is that of the rows, and in a sequence that of its values.
+    """
+    titles = ["field", "vocabulary", *(f"unknown in {split}" for split in splits), "most frequent in training"]
+    lines = ["", f"| {' | '.join(titles)} |", "|---|---:|" + "---:|" * len(splits) + "---|"]
+    for field in schema.id_fields:
+        total = splits["train"]["rows"]
+        if field.kind == SEQUENCES:
+            total *= found["train"][field.aligned_with or field.name]["mean"]
+        unknown = " | ".join(f"{facts['out_of_vocabulary'][field.name]:.2%}" for facts in splits.values())
+        frequent = ", ".join(
+            f"`{str(value)[:SHOWN_CHARACTERS].replace('|', '/')}` {count / total:.1%}"
+            for value, count in (top[field.name].rows() if field.name in top else ())
+        )
+        lines.append(f"| {field.name} | {field.vocabulary_size:,} | {unknown} | {frequent} |")
+    return lines
+
+
+def _histories(schema: Schema, found: Lengths) -> list[str]:
+    """A table of the histories: how many values a row has."""
+    if not found:
+        return []
+    titles = ["history, values per row", "split", "empty", "mean", *QUARTILES, "longest", "kept at most"]
+    lines = ["", f"| {' | '.join(titles)} |", "|---|---|" + "---:|" * (len(titles) - 2)]
+    for history in schema.histories:
+        name = ", ".join(field.name for field in history)
+        for split, of_histories in found.items():
+            empty, mean, *others = of_histories[history[0].name].values()
+            shown = [f"{empty:.2%}", f"{mean:.1f}", *map(str, others), str(history[0].width)]
+            lines.append(f"| {name} | {split} | {' | '.join(shown)} |")
+    return lines
 
 
 def _numbers(schema: Schema, splits: Mapping[str, Mapping[str, Any]]) -> list[str]:

@@ -20,7 +20,9 @@ from tf4ctr.files import write_whole
 LABEL, GROUP, WEIGHT = "__label", "__group", "__weight"
 ROW_GROUP_SIZE = 100_000  # rows per row group of the prepared parquet: what the disk stream shuffles
 
-IDS, NUMBERS, VECTORS = "categorical", "number", "vector"  # the kinds of a field
+# the kinds of a field
+IDS, SEQUENCES, NUMBERS, VECTORS = "categorical", "sequence", "number", "vector"
+GAP_BUCKETS = 64  # of the times in a history: [0, 1), [1, 3), [3, 7), ..., from 2^k - 1 to 2^(k+1) - 1
 
 
 @dataclass(frozen=True)
@@ -62,7 +64,10 @@ class Field:
 
     A categorical field owns rows of the table: 0 padding, 1..n the known values, n + 1 out of
     vocabulary; or it shares those of the field `of`. A list field has up to `width` values per row,
-    in as many columns of `ids`; unused ones contain padding. A number has one column of `numbers`.
+    in as many columns of `ids`; unused ones contain padding. A sequence is such a list in order:
+    the latest value is the last one. Sequences with the same `aligned_with` are one history, whose
+    positions belong together; `target` is the field that an attention compares it with. With `gaps`
+    its values are times. A number has one column of `numbers`.
     A vector has `width` columns of `numbers`; or it belongs to the values of the field `of`, and
     the network keeps one for each, which is trained unless `frozen`.
     """
@@ -76,6 +81,9 @@ class Field:
     hashed: bool = False
     scaling: Scaling | None = None
     frozen: bool = True
+    aligned_with: str | None = None
+    target: str | None = None
+    gaps: bool = False
 
     @property
     def columns(self) -> list[str]:
@@ -121,8 +129,20 @@ class Schema:
 
     @cached_property
     def id_fields(self) -> tuple[Field, ...]:
-        """The categorical fields, in the order of their columns of `ids`."""
-        return tuple(field for field in self.fields if field.kind == IDS)
+        """The fields with ids in the order of their columns: categorical ones, then sequences."""
+        return (*(field for field in self.fields if field.kind == IDS), *self.sequence_fields)
+
+    @cached_property
+    def sequence_fields(self) -> tuple[Field, ...]:
+        """The sequences, those of one history one after the other."""
+        return tuple(field for history in self.histories for field in history)
+
+    @cached_property
+    def histories(self) -> tuple[tuple[Field, ...], ...]:
+        """The sequences that belong together, position by position; the leading one is first."""
+        fields = [field for field in self.fields if field.kind == SEQUENCES]
+        leaders = [field for field in fields if field.aligned_with is None]
+        return tuple((leader, *(field for field in fields if field.aligned_with == leader.name)) for leader in leaders)
 
     @cached_property
     def number_fields(self) -> tuple[Field, ...]:
@@ -166,7 +186,7 @@ class Schema:
 
     @cached_property
     def offsets(self) -> tuple[int, ...]:
-        """First table row of each categorical field (its padding row)."""
+        """First table row of each field with ids (its padding row)."""
         return tuple(self.offset_of(field.name) for field in self.id_fields)
 
     def ids_of(self, name: str) -> slice:

@@ -10,10 +10,12 @@ from tf4ctr.data.fields import FieldSpec
 from tf4ctr.data.numbers import Distribution
 from tf4ctr.data.raw_files import RawFiles
 from tf4ctr.data.readers import READERS
-from tf4ctr.data.schema import IDS, NUMBERS, Scaling, Schema
+from tf4ctr.data.schema import IDS, NUMBERS, SEQUENCES, Field, Scaling, Schema
 from tf4ctr.data.splits import ALL, SPLITS, SplitSpec
 from tf4ctr.errors import InputError, did_you_mean
 
+LABEL_CONDITION = "label"  # in `where` of a history: the label, whatever its raw column is called
+LABELS = {"0": 0.0, "0.0": 0.0, "false": 0.0, "1": 1.0, "1.0": 1.0, "true": 1.0}  # its values there
 COMPARISON = re.compile(r"(>=|>|<=|<|==|!=)\s*(-?\d+(?:\.\d+)?)")
 
 
@@ -25,7 +27,8 @@ class DatasetSpec:
         name: the dataset's name.
         raw_dir: folder of the raw files.
         prepared_dir: folder that preparation writes.
-        fields: what becomes ids, in order.
+        fields: what becomes ids, numbers and vectors, in order. In yaml, `histories` adds the
+            fields that are made of the log itself.
         label: column of clicks: 0 and 1, or true and false; see `positive`.
         positive: what makes a click of another column: a comparison with a number, as in ">= 4",
             or a list of its texts. None for a column of clicks. In yaml both are set by
@@ -83,15 +86,20 @@ class DatasetSpec:
         """
         options = {key: value for key, value in config.items() if key != "training"}
         known = {field.name for field in fields(cls)}
+        histories = options.pop("histories", None)
         for key in options:
             if key not in known:
-                raise InputError(f"dataset.{key} is not an option of a dataset, {did_you_mean(key, known)}")
+                raise InputError(
+                    f"dataset.{key} is not an option of a dataset, {did_you_mean(key, {*known, 'histories'})}"
+                )
         for key in ("name", "prepared_dir", "fields", "label", "layouts"):
             if not options.get(key):
                 raise InputError(f"dataset.{key} is missing: every conf/dataset/NAME.yaml sets it")
         for key in ("raw_dir", "prepared_dir"):
             options[key] = Path(options[key]).expanduser().absolute() if options.get(key) else None
-        options["fields"] = tuple(FieldSpec.from_config(field) for field in options["fields"])
+        options["fields"] = tuple(
+            FieldSpec.from_config(field) for field in (*options["fields"], *_histories(histories))
+        )
         options["layouts"] = tuple(options["layouts"])
         options["null_values"] = tuple(map(str, options.get("null_values") or ()))
         if isinstance(options["label"], Mapping):
@@ -106,8 +114,9 @@ class DatasetSpec:
         names = [field.name for field in self.fields]
         if len(set(names)) < len(names):
             raise InputError(f"dataset.fields names a field twice: {', '.join(names)}")
-        raw = [field.raw for field in self.fields]
+        raw = [field.raw for field in self.fields if field.in_rows]
         self._check_shared()
+        self._check_sequences()
         if self.weighted_metrics and self.weight is None:
             raise InputError("dataset.weighted_metrics is true, but dataset.weight names no column")
         if self.split and self.split.by == self.label:
@@ -138,36 +147,78 @@ class DatasetSpec:
 
     def _check_shared(self) -> None:
         owners = {field.name: field for field in self.fields if field.counted}
+        hashed = {field.name: field for field in self.fields if field.kind == IDS and field.hash}
         for field in self.fields:
             if field.file is not None and owners.get(str(field.of)) is not None and owners[str(field.of)].width > 1:
                 raise InputError(f"dataset.fields: {field.name}.of is '{field.of}', a list: expected a single value")
-            if field.of is not None and field.of not in owners:
+            if field.of is not None and field.of not in (hashed | owners if field.kind == SEQUENCES else owners):
                 raise InputError(
                     f"dataset.fields: {field.name}.of is '{field.of}', expected a field with a vocabulary of its own,"
                     f" {did_you_mean(field.of, owners)}"
                 )
-        if not owners:
+        if not any(field.has_ids for field in self.fields):
             raise InputError("dataset.fields has numbers alone: expected at least one categorical field")
+
+    def _check_sequences(self) -> None:
+        """Raises InputError for a sequence that does not fit the other fields."""
+        fields = {field.name: field for field in self.fields}
+        singles = [field.name for field in self.fields if field.kind == IDS and field.width == 1]
+        leaders = {field.name: field for field in self.fields if field.kind == SEQUENCES and not field.aligned_with}
+        for field in self.fields:
+            if field.kind != SEQUENCES:
+                continue
+            if field.target is not None and field.target not in singles:
+                raise InputError(
+                    f"dataset.fields: {field.name}.target is '{field.target}', expected a field with one id,"
+                    f" {did_you_mean(field.target, singles)}"
+                )
+            if field.of is not None and fields[field.of].width > 1:
+                raise InputError(f"dataset.fields: {field.name}.of is '{field.of}', a list: expected a single value")
+            if field.from_log and field.raw in self.columns:
+                raise InputError(
+                    f"dataset.histories: '{field.raw}' is also a raw column of the dataset: name the history otherwise"
+                )
+            for text in (field.where or {}).get(LABEL_CONDITION, ()):
+                if text not in LABELS:
+                    raise InputError(f"dataset.fields: {field.name}.where.label is '{text}': expected 0 or 1")
+            if field.aligned_with is None:
+                continue
+            leader = leaders.get(field.aligned_with)
+            if leader is None:
+                raise InputError(
+                    f"dataset.fields: {field.name}.aligned_with is '{field.aligned_with}', expected a sequence that is"
+                    f" not aligned with another, {did_you_mean(field.aligned_with, leaders)}"
+                )
+            for option in ("width", "by", "order", "where"):
+                if getattr(field, option) != getattr(leader, option):
+                    raise InputError(
+                        f"dataset.fields: {field.name} is aligned with {leader.name}, but its {option} is"
+                        f" {getattr(field, option)!r}, not {getattr(leader, option)!r}"
+                    )
 
     @property
     def columns(self) -> list[str]:
-        """Raw columns to read: label, fields, group, weight, split and click probability."""
+        """Raw columns to read: label, fields, histories, group, weight, split, probability."""
         by = self.split.by if self.split else None
-        of_rows = [field.raw for field in self.fields if field.file is None]
-        wanted = [
-            self.label,
-            *of_rows,
-            self.group,
-            self.weight,
-            by,
-            self.click_probability,
-        ]
+        of_rows = [field.raw for field in self.fields if field.in_rows]
+        of_log = [name for field in self.logs for name in (field.by, field.order, *self.conditions(field))]
+        wanted = [self.label, *of_rows, *of_log, self.group, self.weight, by, self.click_probability]
         return [name for name in dict.fromkeys(wanted) if name]
+
+    @property
+    def logs(self) -> tuple[FieldSpec, ...]:
+        """The histories that are made of the log itself, without those aligned with them."""
+        return tuple(field for field in self.fields if field.from_log and not field.aligned_with)
+
+    def conditions(self, field: FieldSpec) -> dict[str, tuple[str, ...]]:
+        """Raw column -> the texts that it has in the events of a history, apart from the label."""
+        return {name: texts for name, texts in (field.where or {}).items() if name != LABEL_CONDITION}
 
     @property
     def numbers(self) -> set[str]:
         """Those of them that are only used as numbers."""
-        texts = {self.label, self.group, *(field.raw for field in self.fields if field.kind == IDS)}
+        texts = {self.label, self.group, *(field.raw for field in self.fields if field.has_ids and field.in_rows)}
+        texts |= {name for field in self.logs for name in (field.by, *self.conditions(field))}
         if self.split and self.split.values:
             texts.add(self.split.by)
         return {*self.columns} - texts
@@ -175,8 +226,15 @@ class DatasetSpec:
     def stand_in(self) -> Schema:
         """A schema of the same fields with three table rows each: builds a network without data."""
         scaling = Scaling("none", quantiles=(0.0, 1.0))
-        fields = tuple(field.encoded(3, scaling if field.kind == NUMBERS else None) for field in self.fields)
+        fields = tuple(self.encoded(field, 3, scaling if field.kind == NUMBERS else None) for field in self.fields)
         return Schema(self.name, fields, self.label, self.group, self.weight)
+
+    def encoded(self, field: FieldSpec, vocabulary_size: int, scaling: Scaling | None = None) -> Field:
+        """The field of the schema. A sequence of a hashed field is hashed, too."""
+        owner = next((other for other in self.fields if other.name == field.of and other.hash), None)
+        if owner is None:
+            return field.encoded(vocabulary_size, scaling)
+        return replace(field.encoded(int(owner.hash or 0) + 2), hashed=True)
 
     def limits(self, field: FieldSpec) -> tuple[int, int | None]:
         """`min_count` and `max_values` of a field."""
@@ -243,6 +301,37 @@ def _label(config: Mapping[str, Any]) -> dict[str, Any]:
         f'dataset.label is {dict(config)}: expected a column, or {{column: rating, positive: ">= 4"}},'
         " or {column: action, positive: [click, buy]}"
     )
+
+
+def _histories(config: Any) -> list[dict[str, Any]]:
+    """The fields of `dataset.histories`; an aligned one takes options from its leading one.
+
+    Raises:
+        InputError: an entry that is not a mapping with a name, or without `by` and `order`; one
+            that is aligned with no history before it.
+    """
+    histories: list[dict[str, Any]] = []
+    for entry in config or ():
+        if not isinstance(entry, Mapping) or not entry.get("name"):
+            raise InputError(
+                f"dataset.histories: {entry!r} is no history: expected"
+                " {name: history, of: FIELD, by: USER, order: TIME, where: {label: 1}, width: 50}"
+            )
+        leaders = {one["name"]: one for one in histories if not one.get("aligned_with")}
+        wanted = str(entry.get("aligned_with") or "")
+        if wanted and wanted not in leaders:
+            raise InputError(
+                f"dataset.histories: {entry['name']}.aligned_with is '{wanted}', expected a history before it that is"
+                f" not aligned with another, {did_you_mean(wanted, leaders)}"
+            )
+        leader = leaders.get(wanted, {})
+        shared = {key: leader[key] for key in ("by", "order", "where", "width", "separator") if key in leader}
+        history = {"separator": "|", "kind": SEQUENCES, **shared, **entry}
+        for key in ("by", "order"):
+            if not history.get(key):
+                raise InputError(f"dataset.histories: {entry['name']}.{key} is missing: a history has `by` and `order`")
+        histories.append(history)
+    return histories
 
 
 def _find(folder: Path, name: str) -> list[Path]:

@@ -3,18 +3,19 @@
 Row 0 is padding, rows 1..n are the known values in sorted order, row n + 1 is out of vocabulary.
 """
 
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import polars as pl
 import polars_hash  # noqa: F401, registers the expressions' `nchash`
 
-from tf4ctr.data.schema import Field
+from tf4ctr.data.schema import SEQUENCES, Field
 
 # Rows of unmerged counts that are kept before they are merged. Fewer would merge more often, more
 # would take more memory.
 MERGE_ROWS = 1_000_000
+FRACTION = ".0"  # the end of a whole number that was written as a float
+NUMBER = r"^-?\d+(\.\d+)?$"
 
 
 class Counts:
@@ -73,11 +74,20 @@ def size(values: pl.Series) -> int:
     return len(values) + 2
 
 
+def as_numbers(values: pl.Series) -> pl.Series | None:
+    """Known values without `.0` at the end, if all are numbers and stay different; else None."""
+    if not len(values) or not values.str.contains(NUMBER).all():
+        return None
+    numbers = values.str.strip_suffix(FRACTION)
+    return numbers if numbers.n_unique() == len(numbers) else None
+
+
 def encode(field: Field, value: pl.Expr, values: pl.Series, offset: int) -> list[pl.Expr]:
     """Return the expressions `value` -> table row (int32), one per column of the field.
 
     An unknown value, a missing value and an empty list become the field's last row, out of
-    vocabulary. The unused columns of a list become its first row, padding.
+    vocabulary. The unused columns of a list become its first row, padding. A sequence becomes one
+    column of lists, without padding.
 
     Args:
         field: the field; its `width` columns are the names of the expressions.
@@ -109,6 +119,8 @@ def encode_hashed(field: Field, value: pl.Expr, offset: int) -> list[pl.Expr]:
 def _columns(field: Field, value: pl.Expr, known: Callable[[pl.Expr], pl.Expr], offset: int) -> list[pl.Expr]:
     """The columns of a field; `known` maps a text to its row, null if it has none."""
     unknown = field.vocabulary_size - 1
+    if field.kind == SEQUENCES:
+        return [value.list.eval(known(pl.element()).fill_null(unknown) + offset).alias(field.name)]
     if field.width == 1:
         return [(known(value).fill_null(unknown) + offset).alias(field.name)]
     parts = [value.list.get(i, null_on_oob=True) for i in range(field.width)]
@@ -130,19 +142,3 @@ def save(values: pl.Series, folder: Path) -> None:
 def load(field: str, folder: Path) -> pl.Series:
     """Read the file of `save`: the values of table rows 1..n of `field`."""
     return pl.read_parquet(folder / f"{field}.parquet").to_series()
-
-
-def keep(prepared_dir: Path, folder: Path) -> None:
-    """Put the vocabulary of a prepared dataset into a run's folder, where prediction reads it.
-
-    The files are hard links, which take no space; they are copies where links are impossible.
-    """
-    target = folder / "vocabulary"
-    target.mkdir(exist_ok=True)
-    for path in sorted((prepared_dir / "vocabulary").glob("*.parquet")):
-        link = target / path.name
-        link.unlink(missing_ok=True)
-        try:
-            link.hardlink_to(path)
-        except OSError:  # the folders are on different disks, or the file system has no links
-            shutil.copyfile(path, link)

@@ -14,7 +14,7 @@ from tf4ctr.files import write_whole
 ROOT = Path(__file__).resolve().parents[3]
 
 # parts of the config that must not change when a run is resumed
-FIXED = ("seed", "dataset", "number", "embedding", "backbone", "ssem", "dfm", "loss", "optimizer", "stream")
+FIXED = ("seed", "dataset", "number", "sequence", "embedding", "backbone", "ssem", "dfm", "loss", "optimizer", "stream")
 # exceptions: where files are stored, and the text that says where to download them
 MOVABLE = ("dataset.raw_dir", "dataset.prepared_dir", "dataset.source")
 # classes of version 0.1.0 whose successors read their checkpoints

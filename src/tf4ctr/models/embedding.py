@@ -1,7 +1,7 @@
 """The embeddings of all fields: one table for ids, read with one lookup, and numbers beside it.
 
 Shapes in the names of tensors, here and in every model file: B batch, F fields, W id columns (a
-list field has several), N numbers, D embedding size, H hidden size.
+list field has several), N numbers, D embedding size, H hidden size, L positions of a history.
 """
 
 from collections.abc import Callable, Sequence
@@ -14,8 +14,10 @@ from torch.distributed.tensor import DTensor, Replicate, Shard, distribute_tenso
 from torch.nn import functional as F
 
 from tf4ctr.data.schema import Field, Schema
+from tf4ctr.models.histories import HistoryEmbedding, SequenceFactory
 from tf4ctr.models.numbers import LinearNumbers
 from tf4ctr.models.rows import look_up
+from tf4ctr.models.sequences.pooling import MeanPooling
 from tf4ctr.models.vectors import GivenVectors, VectorsOfValues
 
 NumberFactory = Callable[[Sequence[Field], int], nn.Module]
@@ -27,7 +29,7 @@ class FieldEmbedding(nn.Module):
     Ids own the rows of one table [num_ids, D], drawn from N(0, init_std^2); each field's padding
     row is zero. The embeddings of a list field's values are pooled without padding: their sum, mean
     or maximum. A padding row never gets a gradient, so it stays zero under weight decay. A number
-    becomes an embedding by `number`.
+    becomes an embedding by `number`, a history by `sequence`.
 
     Args:
         schema: the fields.
@@ -36,6 +38,7 @@ class FieldEmbedding(nn.Module):
         sparse: the gradient contains the rows of the batch only. `RowwiseAdam` requires this.
         sharded: allow `shard`, which distributes the rows over the processes of one training.
         number: `number(schema.number_fields, dim)` builds the module of numbers, see numbers.py.
+        sequence: builds the encoder of a history, see histories.py.
     """
 
     field_W: Tensor
@@ -51,6 +54,7 @@ class FieldEmbedding(nn.Module):
         sparse: bool = False,
         sharded: bool = False,
         number: NumberFactory = LinearNumbers,
+        sequence: SequenceFactory = MeanPooling,
     ) -> None:
         super().__init__()
         self.dim, self.sparse, self.sharded = dim, sparse, sharded
@@ -58,21 +62,26 @@ class FieldEmbedding(nn.Module):
         with torch.no_grad():
             self.weight.normal_(std=init_std)
             self.weight[list(schema.paddings)] = 0.0
-        self.num_fields = len(schema.id_fields)
-        self.has_lists = len(schema.columns) > self.num_fields
+        self.pooled_fields = schema.id_fields[: len(schema.id_fields) - len(schema.sequence_fields)]
+        self.num_fields = len(self.pooled_fields)
+        self.num_columns = sum(field.width for field in self.pooled_fields)
+        self.has_lists = self.num_columns > self.num_fields
         if self.has_lists:
             self._prepare_pooling(schema)
+        self.histories = nn.ModuleList(
+            HistoryEmbedding(schema, history, dim, sequence, init_std) for history in schema.histories
+        )
         self.numbers = number(schema.number_fields, dim) if schema.number_fields else None
-        self.vectors = nn.ModuleDict({field.name: _vectors(schema, field, dim) for field in schema.vector_fields})
+        self.vectors = nn.ModuleList(_vectors(schema, field, dim) for field in schema.vector_fields)
         self.schema = schema
-        self.has_ids_only = len(schema.id_fields) == schema.num_fields
+        self.has_ids_only = self.num_fields == schema.num_fields
         if not self.has_ids_only:
             order = [field.name for field in (*schema.id_fields, *schema.number_fields, *schema.vector_fields)]
             places = [order.index(field.name) for field in schema.fields]
             self.register_buffer("order_F", torch.tensor(places), persistent=False)
 
     def _prepare_pooling(self, schema: Schema) -> None:
-        fields = schema.id_fields
+        fields = self.pooled_fields
         field_of_column = [number for number, field in enumerate(fields) for _ in range(field.width)]
         padding_of_column = [schema.offset_of(fields[number].name) for number in field_of_column]
         self.register_buffer("field_W", torch.tensor(field_of_column), persistent=False)
@@ -97,20 +106,59 @@ class FieldEmbedding(nn.Module):
 
     def forward(self, ids_BW: Tensor, numbers_BN: Tensor | None = None) -> Tensor:
         """ids int32 [B, W] and numbers float32 [B, N], see `Inputs` -> [B, F, D]"""
-        if isinstance(self.weight, DTensor):
-            emb_BWD = self._look_up_sharded(ids_BW, self.weight.device_mesh)
-        else:
-            emb_BWD = look_up(self.weight, ids_BW, self.sparse)
-        emb_BFD = self._pool(emb_BWD, ids_BW) if self.has_lists else emb_BWD
+        emb_BWD, *of_histories = self._look_up(ids_BW)
+        emb_BFD = self._pool(emb_BWD, ids_BW[:, : self.num_columns]) if self.has_lists else emb_BWD
         if self.has_ids_only:
             return emb_BFD
         parts = [emb_BFD]
+        for history, emb_BLE in zip(self.histories, of_histories, strict=True):
+            parts.append(history(ids_BW, emb_BLE, emb_BFD))
         if self.numbers is not None:
             assert numbers_BN is not None
             parts.append(self._numbers(numbers_BN[:, : len(self.schema.number_fields)]))
         for field in self.schema.vector_fields:
             parts.append(self._vector(field, ids_BW, numbers_BN).unsqueeze(1))
         return torch.cat([part.to(emb_BFD.dtype) for part in parts], 1).index_select(1, self.order_F)
+
+    def attention(self, ids_BW: Tensor) -> dict[str, Tensor]:
+        """How much each position of a history counts, by its leading field: [B, L].
+
+        Histories whose encoder does not weigh positions are left out.
+        """
+        emb_BWD, *of_histories = self._look_up(ids_BW)
+        emb_BFD = self._pool(emb_BWD, ids_BW[:, : self.num_columns]) if self.has_lists else emb_BWD
+        histories = zip(self.schema.histories, self.histories, of_histories, strict=True)
+        return {
+            fields[0].name: history.weights(ids_BW, emb_BLE, emb_BFD)  # type: ignore[operator]
+            for fields, history, emb_BLE in histories
+            if hasattr(history.encoder, "weights")
+        }
+
+    def _look_up(self, ids_BW: Tensor) -> Sequence[Tensor]:
+        """The embeddings of the pooled columns, [B, w, D], and of each history, [B, L, S D]."""
+        if not self.histories:
+            sharded = isinstance(self.weight, DTensor)
+            return [self._look_up_sharded(ids_BW) if sharded else look_up(self.weight, ids_BW, self.sparse)]
+        rows, pooled_BW = ids_BW.shape[0], ids_BW[:, : self.num_columns]
+        parts = [pooled_BW, *(history.ids(ids_BW) for history in self.histories)]  # type: ignore[operator]
+        widths = [part.shape[1] for part in parts]
+        if isinstance(self.weight, DTensor):
+            embeddings = self._look_up_sharded(torch.cat(parts, 1)).split(widths, 1)
+        else:
+            # part by part, so that the embeddings of each need no copy
+            padding_N = torch.cat(
+                [torch.zeros_like(pooled_BW, dtype=torch.bool).flatten()]
+                + [history.padding_of(ids_BW).flatten() for history in self.histories]  # type: ignore[operator]
+            )
+            emb_ND = look_up(self.weight, torch.cat([part.flatten() for part in parts]), self.sparse, padding_N)
+            embeddings = emb_ND.split([rows * width for width in widths])
+        pooled, *others = embeddings
+        of_histories = [emb.view(rows, history.width, -1) for history, emb in zip(self.histories, others, strict=True)]
+        return [pooled.view(rows, -1, self.dim), *of_histories]
+
+    def vectors_of(self, name: str) -> nn.Module:
+        """The module of a field of vectors."""
+        return self.vectors[[field.name for field in self.schema.vector_fields].index(name)]
 
     def _numbers(self, numbers_BN: Tensor) -> Tensor:
         assert self.numbers is not None
@@ -123,9 +171,9 @@ class FieldEmbedding(nn.Module):
     def _vector(self, field: Field, ids_BW: Tensor, numbers_BN: Tensor | None) -> Tensor:
         if field.of is not None:
             row_B = ids_BW[:, self.schema.ids_of(field.of)].squeeze(1) - self.schema.offset_of(field.of)
-            return self.vectors[field.name](row_B)
+            return self.vectors_of(field.name)(row_B)
         assert numbers_BN is not None
-        return self.vectors[field.name](numbers_BN[:, self.schema.numbers_of(field.name)])
+        return self.vectors_of(field.name)(numbers_BN[:, self.schema.numbers_of(field.name)])
 
     def _pool(self, emb_BWD: Tensor, ids_BW: Tensor) -> Tensor:
         """Pool the columns of each field of ids, without padding: [B, W, D] -> [B, F, D]."""
@@ -145,8 +193,8 @@ class FieldEmbedding(nn.Module):
             emb_BFD = torch.stack(columns, 1)
         return emb_BFD
 
-    def _look_up_sharded(self, ids_BW: Tensor, mesh: DeviceMesh) -> Tensor:
-        rows = len(ids_BW)
+    def _look_up_sharded(self, ids_BW: Tensor) -> Tensor:
+        rows, mesh = len(ids_BW), self.weight.device_mesh  # type: ignore[attr-defined]
         if not torch.is_grad_enabled():  # in training all ranks have equally many rows
             most_rows = torch.tensor(rows, device=ids_BW.device)
             torch.distributed.all_reduce(most_rows, torch.distributed.ReduceOp.MAX, mesh.get_group())

@@ -5,6 +5,7 @@ from functools import partial
 from types import MappingProxyType
 from typing import NamedTuple
 
+import torch
 from torch import Tensor, nn
 
 from tf4ctr.data.schema import Schema
@@ -104,6 +105,12 @@ class Network(nn.Module):
         fused_B, heads = self.dfm([encoder(emb_BFD, x) for encoder, emb_BFD in inputs])
         between = dict(zip(list(self.encoders)[1:-1], heads[1:-1], strict=True))
         return Logits(fused_B, heads[0], heads[-1], between)
+
+    def auxiliary(self) -> Tensor | None:
+        """The losses of the encoders of histories in this step, added; None if there are none."""
+        encoders = [history.encoder for table in self.embeddings() for history in table.histories]
+        losses = [encoder.auxiliary for encoder in encoders if getattr(encoder, "auxiliary", None) is not None]
+        return torch.stack(losses).sum() if losses else None
 
     def tables(self) -> Iterable[nn.Parameter]:
         """The weights of all embedding tables, also of the linear encoder: L2 applies to them."""

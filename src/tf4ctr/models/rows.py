@@ -32,14 +32,22 @@ def put_rows(table_RD: Tensor, rows_N: Tensor, values_ND: Tensor) -> None:
     table_RD.index_copy_(0, rows_N, values_ND)
 
 
-def look_up(table_RD: Tensor, ids: Tensor, sparse: bool) -> Tensor:
+def look_up(table_RD: Tensor, ids: Tensor, sparse: bool, padding: Tensor | None = None) -> Tensor:
     """table[ids] [..., D] for ids of any shape, with a gradient: sparse or dense.
 
     Training on a CPU uses `Lookup`. Other devices, evaluation and graphs use torch's `embedding`.
+
+    Args:
+        table_RD: the table.
+        ids: its rows.
+        sparse: whether the gradient has the rows of `ids` only.
+        padding: bool in the shape of `ids`: positions without a gradient, which saves time. None
+            for none.
     """
     if table_RD.device.type != "cpu" or not torch.is_grad_enabled() or torch.compiler.is_compiling():
         return F.embedding(ids, table_RD, sparse=sparse)
-    return Lookup.apply(table_RD, ids.flatten(), sparse).view(*ids.shape, table_RD.shape[1])
+    skipped_N = None if padding is None else padding.flatten()
+    return Lookup.apply(table_RD, ids.flatten(), sparse, skipped_N).view(*ids.shape, table_RD.shape[1])
 
 
 class Lookup(torch.autograd.Function):
@@ -51,23 +59,29 @@ class Lookup(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, table_RD: Tensor, ids_N: Tensor, sparse: bool) -> Tensor:
-        ctx.save_for_backward(ids_N)
+    def forward(ctx: Any, table_RD: Tensor, ids_N: Tensor, sparse: bool, skipped_N: Tensor | None) -> Tensor:
+        ctx.save_for_backward(ids_N, skipped_N)
         ctx.shape, ctx.sparse = table_RD.shape, sparse
         return take_rows(table_RD, ids_N)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad_ND: Tensor) -> tuple[Tensor, None, None]:
-        (ids_N,) = ctx.saved_tensors
+    def backward(ctx: Any, grad_ND: Tensor) -> tuple[Tensor, None, None, None]:
+        ids_N, skipped_N = ctx.saved_tensors
         # U distinct rows; order_N contains the positions of the ids, grouped by row
-        sorted_N, order_N = ids_N.sort(stable=True)
+        if skipped_N is None:
+            sorted_N, order_N = ids_N.sort(stable=True)
+        else:
+            kept_N = (~skipped_N).nonzero().squeeze(1)
+            sorted_N, order_N = ids_N[kept_N].sort(stable=True)
+            order_N = kept_N[order_N]
         rows_U, counts_U = torch.unique_consecutive(sorted_N, return_counts=True)
         rows_U = rows_U.long()
         starts_U = counts_U.cumsum(0) - counts_U
         sums_UD = F.embedding_bag(order_N, grad_ND.contiguous(), starts_U, mode="sum")
         if ctx.sparse:
-            return torch.sparse_coo_tensor(rows_U.unsqueeze(0), sums_UD, ctx.shape, check_invariants=False), None, None
+            gradient = torch.sparse_coo_tensor(rows_U.unsqueeze(0), sums_UD, ctx.shape, check_invariants=False)
+            return gradient, None, None, None
         gradient_RD = grad_ND.new_zeros(ctx.shape)
         put_rows(gradient_RD, rows_U, sums_UD)
-        return gradient_RD, None, None
+        return gradient_RD, None, None, None

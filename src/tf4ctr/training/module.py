@@ -112,7 +112,11 @@ class CTRModule(LightningModule):
     def _terms_of(
         self, ids_BW: Tensor, label_B: Tensor, numbers_BN: Tensor | None = None, weight_B: Tensor | None = None
     ) -> dict[str, Tensor]:
-        return self.loss(self.network(ids_BW, numbers_BN), label_B, weight_B)
+        terms = self.loss(self.network(ids_BW, numbers_BN), label_B, weight_B)
+        auxiliary = self.network.auxiliary()
+        if auxiliary is not None:
+            terms = {**terms, "loss": terms["loss"] + auxiliary, "auxiliary": auxiliary}
+        return terms
 
     def _make_metrics(self) -> nn.ModuleDict:
         metrics: dict[str, Metric] = {}

@@ -1,0 +1,196 @@
+"""Raw layouts of text lines: delimited cells, and libsvm; and the lines of any text file."""
+
+import os
+import re
+from collections.abc import Sequence
+from csv import reader as delimited
+from itertools import groupby
+from pathlib import Path
+from typing import NamedTuple
+
+import polars as pl
+
+from tf4ctr.errors import InputError, did_you_mean
+
+# polars reads csv files ahead in pieces. With pieces of 2 MB a preparation needs a third less
+# memory than with its own, larger ones.
+os.environ.setdefault("POLARS_CSV_CHUNK_SIZE", str(2**21))
+
+SHORT = "__short"  # the column that marks rows which may be cut short
+SHOWN_BAD_ROWS = 10  # invalid lines that an error lists
+UTF16 = (b"\xff\xfe", b"\xfe\xff")  # byte order marks
+GZIP, ZSTD = b"\x1f\x8b", b"\x28\xb5\x2f\xfd"  # how compressed files begin
+
+
+class BadRow(NamedTuple):
+    """A line of a raw file (counted from 1, header included) and what is wrong with it."""
+
+    line: int
+    reason: str
+
+
+def compressed(path: Path) -> bool:
+    """Whether a file is compressed by gzip or zstd, whatever its name says."""
+    with path.open("rb") as file:
+        return file.read(4).startswith((GZIP, ZSTD))
+
+
+def csv(
+    paths: list[Path],
+    columns: list[str],
+    separator: str = ",",
+    header: Sequence[str] | None = None,
+    quote: str | None = '"',
+) -> pl.LazyFrame:
+    """Read delimited text files, also compressed; an empty cell is a missing value.
+
+    Columns are found by name: the files may have them in different orders.
+
+    Args:
+        paths: the files.
+        columns: those to keep.
+        separator: one character between two cells.
+        header: names of the columns for files without a header line.
+        quote: the character around a cell that contains separators; None if quotes mean nothing.
+
+    Raises:
+        InputError: a file is empty, is not UTF-8, lacks one of `columns` or names one twice.
+    """
+    headers = {path: _csv_header(path, separator) if header is None else list(header) for path in paths}
+    for path, names in headers.items():
+        for column in columns:
+            if column not in names:
+                raise InputError(f"{path}: no column '{column}' in its header ({did_you_mean(column, names)})")
+            if names.count(column) > 1:
+                raise InputError(
+                    f"{path}: its header names column '{column}' {names.count(column)} times:"
+                    " rename or remove all but one"
+                )
+    return pl.concat(
+        [
+            _csv_rows(list(same), columns, names, separator, header is None, quote)
+            for names, same in groupby(paths, headers.__getitem__)
+        ]
+    )
+
+
+def _csv_rows(
+    paths: list[Path], columns: list[str], names: list[str], separator: str, has_header: bool, quote: str | None
+) -> pl.LazyFrame:
+    """Rows of files with the same header."""
+    # with a given schema polars reads nothing yet; a repeated name is one that nobody asked for
+    schema = {name if name not in names[:i] else f"{name}.{i}": pl.String for i, name in enumerate(names)}
+    rows = pl.scan_csv(paths, separator=separator, has_header=has_header, schema=schema, quote_char=quote)
+    rows = rows.filter(~pl.all_horizontal(pl.col(name).is_null() for name in columns))  # blank lines
+    # the last column is null where a row is cut short
+    return rows.select(*columns, pl.col(next(reversed(schema))).is_null().alias(SHORT))
+
+
+def _csv_header(path: Path, separator: str) -> list[str]:
+    try:
+        line = _first_line(path)
+    except (EOFError, OSError, pl.exceptions.ComputeError) as error:
+        raise InputError(f"{path} cannot be read ({error}): download it again") from None
+    if line[:2] in UTF16 or b"\0" in line:
+        raise InputError(
+            f"{path} is encoded as UTF-16, expected UTF-8;"
+            f" convert it: iconv -f utf-16 -t utf-8 {path.name} > utf8-{path.name}"
+        )
+    text = line.decode(errors="replace").removeprefix("\ufeff")
+    if not text.strip():
+        raise InputError(f"{path} is empty: expected a header line")
+    if "\r" in text.rstrip():
+        raise InputError(f"{path} ends its lines with carriage returns alone: convert it first (tr '\\r' '\\n')")
+    return next(delimited([text], delimiter=separator))
+
+
+def _first_line(path: Path) -> bytes:
+    if compressed(path):
+        lines = pl.scan_lines(path).head(1).collect().to_series().to_list()
+        return lines[0].encode() + b"\n" if lines else b""
+    with path.open("rb") as file:
+        return file.readline()
+
+
+def csv_lines(
+    path: Path, separator: str = ",", header: Sequence[str] | None = None, quote: str | None = '"'
+) -> tuple[list[str], pl.LazyFrame]:
+    """The header, and `row`, `line`, `cells` and `unclosed` of each line below it.
+
+    `row` counts from 0 and includes header and blank lines, `cells` is the number of cells, and a
+    line is `unclosed` if it has an odd number of quotes.
+    """
+    line, quotes = pl.col("line"), pl.lit(0, pl.UInt32)
+    if quote:
+        quotes = line.str.count_matches(quote, literal=True)
+        mark = re.escape(quote)
+        without = line.str.replace_all(f"{mark}[^{mark}]*{mark}", "")
+        line = pl.when(pl.col("line").str.contains(quote, literal=True)).then(without).otherwise(line)
+    lines = text_lines(path).with_columns(
+        (line.str.count_matches(separator, literal=True) + 1).alias("cells"), (quotes % 2 == 1).alias("unclosed")
+    )
+    return (_csv_header(path, separator), lines.slice(1)) if header is None else (list(header), lines)
+
+
+def csv_bad_rows(
+    path: Path,
+    columns: list[str],
+    separator: str = ",",
+    header: Sequence[str] | None = None,
+    quote: str | None = '"',
+) -> list[BadRow]:
+    """Find the lines with another number of cells than the header, or an unpaired quote."""
+    names, lines = csv_lines(path, separator, header, quote)
+    bad = lines.filter((pl.col("cells") != len(names)) | pl.col("unclosed")).head(SHOWN_BAD_ROWS)
+    return [
+        BadRow(row + 1, f"{cells} cells, the header has {len(names)}")
+        if not unclosed
+        else BadRow(row + 1, f"a quote without its pair: {line[:60]} (quote: null in the layout reads quotes as text)")
+        for row, line, cells, unclosed in bad.select("row", "line", "cells", "unclosed")
+        .collect(engine="streaming")
+        .rows()
+    ]
+
+
+def libsvm(paths: list[Path], columns: list[str]) -> pl.LazyFrame:
+    """Read `label id:1 id:1 ...`: label, then one id per field in the order of `columns[1:]`."""
+    parts = pl.col("line").str.strip_chars().str.split(" ")
+    cells = [parts.list.get(0, null_on_oob=True)]
+    cells += [parts.list.get(i, null_on_oob=True).str.extract(r"^(\d+):1(?:\.0*)?$") for i in range(1, len(columns))]
+    short = (parts.list.len() != len(columns)) | pl.any_horizontal(cell.is_null() for cell in cells)
+    rows = pl.concat([text_lines(path) for path in paths])
+    return rows.select(*(cell.alias(name) for name, cell in zip(columns, cells, strict=True)), short.alias(SHORT))
+
+
+def libsvm_bad_rows(path: Path, columns: list[str]) -> list[BadRow]:
+    """Find the lines that are not a label and one `id:1` per field."""
+    pattern = rf"^\S+( \d+:1(\.0*)?){{{len(columns) - 1}}}$"
+    return not_matching(path, pattern, f"expected a label and {len(columns) - 1} times 'id:1'")
+
+
+def line_of(path: Path, number: int) -> int:
+    """The line (from 1) of a text file that is number `number` (from 0) of its non-blank lines."""
+    return text_lines(path).slice(number, 1).select("row").collect(engine="streaming").item() + 1
+
+
+def text_of(path: Path, line: int) -> str:
+    """The text of a line (from 1)."""
+    return pl.scan_lines(path).slice(line - 1, 1).collect(engine="streaming").item()
+
+
+def text_lines(path: Path) -> pl.LazyFrame:
+    """`row` and `line` of the lines that are not blank."""
+    return pl.scan_lines(path, row_index_name="row").filter(pl.col("line").str.strip_chars() != "")
+
+
+def cells(path: Path, names: Sequence[str], separator: str = "::") -> pl.LazyFrame:
+    """The cells of lines without quotes and without a header; null where a line has too few."""
+    parts = pl.col("line").str.strip_chars().str.split(separator)
+    return text_lines(path).select(parts.list.get(i, null_on_oob=True).alias(name) for i, name in enumerate(names))
+
+
+def not_matching(path: Path, pattern: str, expected: str) -> list[BadRow]:
+    """The first lines that do not match a pattern."""
+    lines = text_lines(path).filter(~pl.col("line").str.strip_chars().str.contains(pattern)).head(SHOWN_BAD_ROWS)
+    rows = lines.select("row", "line").collect(engine="streaming").rows()
+    return [BadRow(row + 1, f"'{text[:60]}', {expected}") for row, text in rows]
