@@ -19,12 +19,12 @@ def main(config: DictConfig) -> None:
     if config.split not in SPLITS:
         raise InputError(f"split={config.split}: {did_you_mean(str(config.split), SPLITS)}")
     from tf4ctr import assembly, reporting
-    from tf4ctr.inference import evaluation
+    from tf4ctr.inference import attention, evaluation, examples, slices
 
     folder = Path(config.run).expanduser().absolute()
     network, schema, trained = assembly.load_run(folder)
     if config.by:
-        evaluation.check_field(config.by, schema)
+        slices.check_field(config.by, schema)
     spec = DatasetSpec.from_config(OmegaConf.to_container(trained.dataset, resolve=True))  # type: ignore[arg-type]
     prepared = Path(config.prepared_dir or trained.dataset.prepared_dir)
     batch_size = trained.stream.eval_batch_size or trained.stream.batch_size
@@ -36,14 +36,17 @@ def main(config: DictConfig) -> None:
     console.print(evaluation.metrics_table(f"{config.split}, {rows}", results))
     reporting.write_metrics(results, out / f"{config.split}.json")
     evaluation.draw_reliability(scores, out / f"{config.split}-reliability.png")
+    if profiles := attention.profiles(network, schema, scores.ids):
+        attention.draw_attention(profiles, out / f"{config.split}-attention.png")
     if config.samples:
-        samples = evaluation.extremes(scores, schema, config.samples, vocabulary, spec.fields)
+        samples = examples.extremes(scores, schema, config.samples, vocabulary, spec.fields, network)
         for name, extreme in zip(("hardest", "easiest"), samples, strict=True):
-            console.print(evaluation.rows_table(f"{name} rows: q is the probability of the true class", extreme))
+            title = f"{name} rows: q is the probability of the true class"
+            console.print(examples.rows_table(title, extreme, schema))
             extreme.write_csv(out / f"{config.split}-{name}.csv")
     if config.by:
-        table = evaluation.by_value(scores, schema, config.by, vocabulary, spec.fields)
-        console.print(evaluation.values_table(config.by, table))
+        table = slices.by_value(scores, schema, config.by, vocabulary, spec.fields)
+        console.print(slices.values_table(config.by, table))
         table.write_csv(out / f"{config.split}-by-{config.by}.csv")
     console.print(f"written to {out}", soft_wrap=True)
 

@@ -13,21 +13,19 @@ from inference.fixtures import kinds_rows
 from tf4ctr.assembly import load_run
 from tf4ctr.data import vocabulary
 from tf4ctr.data.fields import FieldSpec
-from tf4ctr.data.schema import NUMBERS, Field, Scaling, Schema
+from tf4ctr.data.schema import NUMBERS, SEQUENCES, Field, Scaling, Schema
 from tf4ctr.errors import InputError
 from tf4ctr.inference.evaluation import (
     Scores,
     bootstrap,
-    by_value,
     calibration_error,
     draw_reliability,
-    extremes,
     measure,
     metrics_table,
-    rows_table,
     score,
-    values_table,
 )
+from tf4ctr.inference.examples import extremes, rows_table
+from tf4ctr.inference.slices import by_value, length_bins, values_table
 
 SCHEMA = Schema("toy", (Field("user", 5), Field("tags", 4, 2)), "click", "user")
 
@@ -173,6 +171,92 @@ def test_a_value_with_rows_of_one_class_has_no_auc(folder):
 def test_an_unknown_field_is_refused(folder):
     with pytest.raises(InputError, match="by=usr: toy has no such field of ids or numbers, did you mean 'user'"):
         by_value(make_scores(), SCHEMA, "usr", folder)
+
+
+PAST = Schema(
+    "toy",
+    (
+        Field("user", 5),
+        Field("history", 5, 30, kind=SEQUENCES, of="user"),
+        Field("age", 4, 30, kind=SEQUENCES, aligned_with="history"),
+        Field("likes", 3, 2, kind=SEQUENCES),
+    ),
+    "click",
+)
+
+
+def with_pasts(length, rows=400):
+    """Scores of rows whose histories have these lengths, and always one value in `likes`."""
+    scores = make_scores(rows)
+    places = np.arange(30)
+    # the ids of `user` begin at 0, those of `age` at 5, those of `likes` at 9
+    history, age = (np.where(places < length[:, None], padding + 2, padding) for padding in (0, 5))
+    columns = [scores.ids[:, :1].numpy(), history, age, np.tile([10, 9], (rows, 1))]
+    return scores._replace(ids=torch.from_numpy(np.concatenate(columns, 1)))
+
+
+@pytest.mark.parametrize("is_weighted", [False, True])
+def test_rows_are_measured_by_the_length_of_their_history(folder, is_weighted):
+    random = np.random.default_rng(5)
+    length = random.integers(0, 31, 400)
+    scores = with_pasts(length)
+    weight = random.integers(0, 3, 400) / 2 if is_weighted else np.ones(400)
+    if is_weighted:
+        scores = scores._replace(weight=torch.from_numpy(weight))
+    table = by_value(scores, PAST, "history_length", folder)
+    assert len(table) <= 10
+    assert table["value"][0] == "0"
+    ends = [(int(value.split(" to ")[0]), int(value.split(" to ")[-1])) for value in table["value"]]
+    assert [low for low, _ in ends[1:]] == [high + 1 for _, high in ends[:-1]]  # without holes
+    assert ends[-1][1] == 30
+    label, p = scores.label.numpy(), torch.sigmoid(scores.logits["fused"]).numpy()
+    for (low, high), row in zip(ends, table.iter_rows(named=True), strict=True):
+        own = (low <= length) & (length <= high)
+        assert row["rows"] == own.sum()
+        assert low == 0 or 30 < own.sum() < 60  # 400 / 10, but the rows of one length stay together
+        assert row["click_rate"] == pytest.approx(np.average(label[own], weights=weight[own]))
+        assert row["predicted"] == pytest.approx(np.average(p[own], weights=weight[own]))
+        expected = roc_auc_score(label[own], p[own], sample_weight=weight[own])
+        assert row["auc"] == pytest.approx(expected, abs=1e-9)
+    (row,) = by_value(scores, PAST, "likes_length", folder).iter_rows(named=True)
+    assert (row["value"], row["rows"]) == ("1", 400)
+
+
+@pytest.mark.parametrize(
+    ("length", "expected"),
+    [
+        ([0, 0, 0], {"0": 3}),
+        ([4, 4], {"4": 2}),
+        ([0, 1, 7], {"0": 1, "1": 1, "7": 1}),
+        ([0] * 90 + [1] * 5 + [2] * 5, {"0": 90, "1": 5, "2": 5}),
+        ([1] * 60 + [2, 3, 4, 5], {"1": 60, "2": 1, "3": 1, "4": 1, "5": 1}),
+        ([50] * 60 + list(range(1, 31)), {"1 to 10": 10, "11 to 20": 10, "21 to 30": 10, "50": 60}),
+        ([50] * 60 + list(range(1, 30)), {"1 to 10": 10, "11 to 20": 10, "21 to 29": 9, "50": 60}),
+        (list(range(1, 19)), {f"{n} to {n + 1}": 2 for n in range(1, 19, 2)}),
+    ],
+)
+def test_the_intervals_of_lengths_have_about_equally_many_rows(length, expected):
+    bins, names = length_bins(np.array(length))
+    assert {names[number]: bins.tolist().count(number) for number in sorted(set(bins.tolist()))} == expected
+
+
+@pytest.mark.parametrize("name", ["history", "age"])
+def test_a_sequence_is_refused_with_the_name_of_its_length(folder, name):
+    with pytest.raises(InputError, match=f"by={name}: '{name}' is a sequence.* by=history_length measures by"):
+        by_value(with_pasts(np.ones(400)), PAST, name, folder)
+
+
+def test_only_the_leading_sequence_has_a_length(folder):
+    with pytest.raises(InputError, match="no such field of ids or numbers, did you mean"):
+        by_value(with_pasts(np.ones(400)), PAST, "age_length", folder)
+
+
+def test_a_field_with_the_name_of_a_length_is_meant_itself(folder):
+    schema = Schema("toy", (Field("history_length", 5, of="user"), *PAST.fields), "click")
+    scores = with_pasts(np.full(400, 3))
+    own = scores._replace(ids=torch.cat([scores.ids[:, :1], scores.ids], 1))
+    expected = by_value(scores, PAST, "user", folder)
+    assert by_value(own, schema, "history_length", folder).equals(expected)
 
 
 PRICES = tuple(float(value) for value in np.log1p(np.linspace(0, 256, 257)))

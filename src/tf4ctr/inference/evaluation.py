@@ -1,28 +1,23 @@
-"""Measures a trained run on a split: metrics of all heads, calibration, metrics by value."""
+"""Scores a trained run on a split and measures it: metrics of all heads, calibration."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import polars as pl
 import torch
 from numpy.typing import NDArray
 from rich.progress import track
 from rich.table import Table
 from torch import Tensor
 
-from tf4ctr.data.encoding import value_names
-from tf4ctr.data.fields import FieldSpec
-from tf4ctr.data.schema import IDS, NUMBERS, Field, Schema
+from tf4ctr.data.schema import Schema
 from tf4ctr.data.stream import Batch, DiskStream
-from tf4ctr.errors import InputError, did_you_mean
-from tf4ctr.inference.raw_values import quantile_bins, raw_texts, transform_of
-from tf4ctr.metrics import auc, auc_by_group, grouped_auc
+from tf4ctr.errors import InputError
+from tf4ctr.metrics import auc, grouped_auc
 from tf4ctr.models.network import Network
 
 BINS = 20  # of the calibration error (equal widths) and of the picture (equal numbers of rows)
-SHOWN_VALUES = 20  # of a field, on the terminal; they fit on one screen, and the csv file has all of them
 
 
 class Scores(NamedTuple):
@@ -43,6 +38,11 @@ class Scores(NamedTuple):
     ids: Tensor
     numbers: Tensor | None = None
     weight: Tensor | None = None
+
+    def number(self, schema: Schema, name: str) -> NDArray[np.float32]:
+        """The scaled values of a number, [N]."""
+        assert self.numbers is not None
+        return self.numbers[:, schema.number_columns.index(name)].numpy()
 
 
 @torch.inference_mode()
@@ -189,150 +189,6 @@ def bootstrap(
     return samples
 
 
-def check_field(field: str, schema: Schema) -> None:
-    """Check the name of a field.
-
-    Raises:
-        InputError: the dataset has no field of this name, or it is a vector.
-    """
-    names = [known.name for known in schema.fields if known.kind in (IDS, NUMBERS)]
-    if field not in names:
-        raise InputError(
-            f"by={field}: {schema.dataset} has no such field of ids or numbers, {did_you_mean(field, names)}"
-        )
-
-
-def by_value(
-    scores: Scores, schema: Schema, field: str, folder: Path, fields: Sequence[FieldSpec] = ()
-) -> pl.DataFrame:
-    """Measure each value of a field, or at most 10 intervals of a number.
-
-    Args:
-        folder: `vocabulary/` of the run.
-        fields: how the fields are made of raw columns; only needed for a number.
-
-    Returns:
-        One row per value, most frequent first (intervals in their order): `value`, `rows`,
-        `click_rate`, `predicted` (mean probability), `predicted_over_observed`, `auc` (null if a
-        class is missing). A row with a list counts for each of its values. All but `rows` are
-        weighted if the rows have weights.
-
-    Raises:
-        InputError: the dataset has no field of this name.
-    """
-    check_field(field, schema)
-    if schema[field].kind == NUMBERS:
-        summary, names = _by_number(scores, schema, field, fields)
-    else:
-        summary, names = _by_id(scores, schema, field), value_names(schema[field], folder)
-    return summary.select(names[summary["id"]].alias("value"), pl.exclude("id"))
-
-
-def _by_number(
-    scores: Scores, schema: Schema, field: str, fields: Sequence[FieldSpec]
-) -> tuple[pl.DataFrame, pl.Series]:
-    """`by_value` of a number: one row per interval `id`, and the intervals' names."""
-    scaling = schema[field].scaling
-    assert scaling is not None
-    bin_N, names = quantile_bins(_column(scores, schema, field), scaling, transform_of(field, fields))
-    summary = _measured(torch.from_numpy(bin_N), scores.logits["fused"], scores.label, scores.weight)
-    return summary, pl.Series(names)
-
-
-def _column(scores: Scores, schema: Schema, field: str) -> NDArray[np.float32]:
-    assert scores.numbers is not None
-    return scores.numbers[:, schema.number_columns.index(field)].numpy()
-
-
-def _by_id(scores: Scores, schema: Schema, field: str) -> pl.DataFrame:
-    """`by_value` of a categorical field: one row per `id`, counted from its padding row."""
-    ids_NW = scores.ids[:, schema.ids_of(field)] - schema.offset_of(field)
-    width = ids_NW.shape[1]
-    rows = [ids_NW.T.flatten(), scores.logits["fused"].repeat(width), scores.label.repeat(width)]
-    if scores.weight is not None:
-        rows.append(scores.weight.repeat(width))
-    if width > 1:
-        values = rows[0] != 0  # the rest is padding
-        rows = [column[values] for column in rows]
-    return _measured(*rows).sort("rows", "id", descending=[True, False])
-
-
-def _measured(id_N: Tensor, logit_N: Tensor, label_N: Tensor, weight_N: Tensor | None = None) -> pl.DataFrame:
-    """The columns of `by_value` for each `id`, sorted by it."""
-    auc_of_id, _, _ = auc_by_group(logit_N, label_N, id_N, weight_N)
-    rows = pl.DataFrame({"id": id_N.numpy(), "p": torch.sigmoid(logit_N).numpy(), "label": label_N.numpy()})
-    p, label, total = pl.col("p"), pl.col("label"), pl.len()
-    click_rate, predicted = label.mean(), p.mean()
-    if weight_N is not None:
-        rows = rows.with_columns(weight=weight_N.double().numpy())
-        p, label, total = p * pl.col("weight"), label * pl.col("weight"), pl.col("weight").sum()
-        click_rate, predicted = label.sum() / total, p.sum() / total
-    summary = rows.group_by("id").agg(
-        rows=pl.len(),
-        click_rate=click_rate,
-        predicted=predicted,
-        predicted_over_observed=p.sum() / label.sum(),
-    )
-    return summary.sort("id").with_columns(auc=pl.Series(auc_of_id.numpy()).fill_nan(None))
-
-
-def extremes(
-    scores: Scores, schema: Schema, count: int, folder: Path, fields: Sequence[FieldSpec] = ()
-) -> tuple[pl.DataFrame, pl.DataFrame]:
-    """The `count` hardest rows and the `count` easiest rows, the most extreme first.
-
-    Args:
-        folder: `vocabulary/` of the run.
-        fields: how the fields are made of raw columns; only needed for numbers.
-
-    Returns:
-        Two frames with `row` (from 1, in the split), `label`, `q` (the fused head's probability of
-        the true class), `q_simple`, ... of the other heads, and the value of each field as text.
-        The values of a list are joined by `|`; a number is the raw one, null if it is missing.
-    """
-    sign_N = 2 * scores.label.double() - 1
-    q = {
-        "q" if name == "fused" else f"q_{name}": torch.sigmoid(sign_N * logit_N).numpy()
-        for name, logit_N in scores.logits.items()
-    }
-    order = torch.argsort(sign_N * scores.logits["fused"], stable=True)
-
-    def rows(chosen: Tensor) -> pl.DataFrame:
-        columns: dict[str, Any] = {"row": (chosen + 1).numpy(), "label": scores.label[chosen].int().numpy()}
-        columns |= {name: q_N[chosen.numpy()] for name, q_N in q.items()}
-        for field in schema.fields:
-            if field.kind == IDS:
-                columns[field.name] = _values(scores.ids[chosen], schema, field, folder)
-            elif field.kind == NUMBERS:
-                assert field.scaling is not None
-                scaled_N = _column(scores, schema, field.name)[chosen.numpy()]
-                columns[field.name] = raw_texts(scaled_N, field.scaling, transform_of(field.name, fields))
-        return pl.DataFrame(columns)
-
-    return rows(order[:count]), rows(order.flip(0)[:count])
-
-
-def _values(ids_NW: Tensor, schema: Schema, field: Field, folder: Path) -> list[str]:
-    """The values of a categorical field as text; those of a list are joined by `|`."""
-    names = value_names(field, folder)
-    rows = (ids_NW[:, schema.ids_of(field.name)].long() - schema.offset_of(field.name)).tolist()
-    return ["|".join(names[number] for number in row if number or field.width == 1) for row in rows]
-
-
-def rows_table(title: str, rows: pl.DataFrame) -> Table:
-    """The rows that `extremes` returns. All fields share one column: a terminal is narrow."""
-    table = Table(title=title, title_justify="left")
-    measured = [name for name in rows.columns if name in ("row", "label", "q") or name.startswith("q_")]
-    for name in measured:
-        table.add_column(name, justify="right")
-    table.add_column("values", overflow="fold")
-    for row in rows.iter_rows(named=True):
-        cells = [f"{row[name]:.4f}" if isinstance(row[name], float) else str(row[name]) for name in measured]
-        values = {name: "(missing)" if value is None else value for name, value in row.items() if name not in measured}
-        table.add_row(*cells, "  ".join(f"{name}={value}" for name, value in values.items()))
-    return table
-
-
 def metrics_table(title: str, results: Mapping[str, float]) -> Table:
     """One row per metric, with its interval if it has one."""
     table = Table(title=title, title_justify="left")
@@ -345,17 +201,6 @@ def metrics_table(title: str, results: Mapping[str, float]) -> Table:
                 f"{results[f'{name}_low']:.6f} to {results[f'{name}_high']:.6f}" if f"{name}_low" in results else ""
             )
             table.add_row(name, f"{value:.6f}", interval)
-    return table
-
-
-def values_table(field: str, values: pl.DataFrame) -> Table:
-    """The most frequent values of a field."""
-    title = f"by {field}" + (f": {SHOWN_VALUES} of {len(values):,} values" if len(values) > SHOWN_VALUES else "")
-    table = Table(title=title, title_justify="left")
-    for name in values.columns:
-        table.add_column(name.replace("_", " "), justify="left" if name == "value" else "right")
-    for value, rows, *rates in values.head(SHOWN_VALUES).iter_rows():
-        table.add_row(value, f"{rows:,}", *("" if rate is None else f"{rate:.5f}" for rate in rates))
     return table
 
 

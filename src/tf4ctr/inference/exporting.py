@@ -21,9 +21,9 @@ from torch import Tensor, nn
 
 import tf4ctr
 from tf4ctr.assembly import build_network, load_run
-from tf4ctr.data import vocabulary
+from tf4ctr.data import encoding
 from tf4ctr.data.encoding import RowEncoder
-from tf4ctr.data.schema import Schema
+from tf4ctr.data.schema import Field, Schema
 from tf4ctr.data.spec import DatasetSpec
 from tf4ctr.errors import InputError, did_you_mean
 from tf4ctr.models.network import Network
@@ -33,7 +33,7 @@ MANIFEST = "export.json"
 CHECK_ROWS = 10_000  # random rows that both models score; a second's work at most
 TOLERANCE = 1e-5  # of a probability: float32 rounding stays below it
 EXAMPLE_ROWS = 64  # with which the graph is recorded; any number above 1 gives the same graph
-MISSING = 0.1  # share of missing numbers among the random rows
+MISSING = 0.1  # share of missing numbers and of empty histories among the random rows
 LATENCY = {1: 300, 1_000: 30}  # batch size: timed calls, a second or less in total
 # Bytes of weights in one .onnx file: a protobuf holds 2 GiB, less some for the graph. More weights
 # go into a file beside it.
@@ -74,9 +74,9 @@ def export(run: Path, form: str, output: Path, seed: int = 2019) -> Export:
     [B, W] to `p` float32 [B], for any B. If the dataset has numbers, a second input is `numbers`
     float32 [B, N], scaled and NaN where missing. So does a `torch_export` model
     (`torch.export.load(...).module()`). `safetensors` contains the weights under the network's
-    names; `load_safetensors` reads them. Beside the model are `vocabulary/`, `config.yaml`, and
-    `export.json` with schema, fields, the columns of each input, versions and the check. The folder
-    appears whole or not at all.
+    names; `load_safetensors` reads them. Beside the model are `vocabulary/`, `histories/` if the
+    dataset has histories of its log, `config.yaml`, and `export.json` with schema, fields, the
+    columns of each input, versions and the check. The folder appears whole or not at all.
 
     Raises:
         InputError: an unknown form, a package that is not installed, an output folder that is not
@@ -94,7 +94,7 @@ def export(run: Path, form: str, output: Path, seed: int = 2019) -> Export:
         folder = Path(scratch) / output.name
         folder.mkdir()
         shutil.copyfile(run / "config.yaml", folder / "config.yaml")
-        vocabulary.keep(run, folder)
+        encoding.keep(run, folder)
         manifest = _manifest(run, form, schema, spec)
         _write_manifest(manifest, folder)  # before the model: load_safetensors reads the schema
         example = {name: torch.from_numpy(rows[:EXAMPLE_ROWS]) for name, rows in inputs.items()}
@@ -162,15 +162,25 @@ def random_inputs(schema: Schema, rows: int, seed: int) -> dict[str, NDArray[Any
 def random_ids(schema: Schema, rows: int, seed: int) -> NDArray[np.int32]:
     """Draw known and unknown values of each field with equal probability: ids [rows, W].
 
-    Lists are full.
+    Lists are full. A tenth of the histories are empty, the others have any length up to their
+    width; aligned sequences have the same.
     """
     random = np.random.default_rng(seed)
-    columns = [
-        offset + random.integers(1, field.vocabulary_size, rows, dtype=np.int32)
-        for field, offset in zip(schema.id_fields, schema.offsets, strict=True)
-        for _ in range(field.width)
-    ]
-    return np.stack(columns, 1).astype(np.int32)
+    categorical = schema.id_fields[: len(schema.id_fields) - len(schema.sequence_fields)]
+    parts = [_draw(field, schema, rows, random) for field in categorical]
+    for history in schema.histories:
+        width = history[0].width
+        length_N = np.where(random.random(rows) < MISSING, 0, random.integers(1, width + 1, rows))
+        is_value_NL = np.arange(width) < length_N[:, None]
+        for field in history:
+            parts.append(np.where(is_value_NL, _draw(field, schema, rows, random), schema.offset_of(field.name)))
+    return np.concatenate(parts, 1).astype(np.int32)
+
+
+def _draw(field: Field, schema: Schema, rows: int, random: np.random.Generator) -> NDArray[np.int32]:
+    """Values of a field, [rows, width]."""
+    columns = [random.integers(1, field.vocabulary_size, rows, dtype=np.int32) for _ in range(field.width)]
+    return schema.offset_of(field.name) + np.stack(columns, 1)
 
 
 def random_numbers(schema: Schema, rows: int, seed: int) -> NDArray[np.float32]:

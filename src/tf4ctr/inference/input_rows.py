@@ -1,6 +1,6 @@
 """The rows of a file to predict: how it is read, and its values as preparation has them."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from pathlib import Path
 
 import polars as pl
@@ -86,31 +86,64 @@ def raw_files(spec: DatasetSpec, source: Path) -> RawFiles:
     )
 
 
+def raw_columns(encoder: RowEncoder, columns: Collection[str]) -> list[str]:
+    """The raw columns that are encoded: all of the fields, and those of histories that there are.
+
+    Args:
+        encoder: of the run.
+        columns: of the rows, as `open_rows` returns them.
+    """
+    return [*encoder.columns, *(name for name in encoder.optional if name in columns or READ + name in columns)]
+
+
 def open_rows(spec: DatasetSpec, raw: RawFiles, encoder: RowEncoder) -> pl.LazyFrame:
     """All columns of the file as they are, `__short`, and `__line` (of parquet the row, from 1).
 
     Of ndjson also the columns that are read as in the preparation, with the prefix `__read.`: a
     column can be a key of an object.
+
+    Raises:
+        InputError: a column is missing or has a type that its fields do not take; a history is
+            incomplete, or can neither be read nor joined.
     """
     (source,) = raw.files[ALL]
     columns = spec.columns if raw.reader == "libsvm" else encoder.columns
     rows = raw.rows([source], columns)  # raises if a column is missing
-    dtypes = rows.collect_schema()
-    for field in encoder.fields:
-        if field.raw in dtypes:
-            field.value(dtypes[field.raw])  # raises if it is a list and the field takes one value, or the reverse
     if raw.reader in TYPED:
         rows = TYPED[raw.reader](source).with_columns(pl.lit(False).alias(SHORT))
     if raw.reader == "ndjson":
         own = pl.scan_ndjson(source, infer_schema_length=None)  # of all lines
-        rows = pl.concat([own, rows.rename({name: READ + name for name in columns})], how="horizontal")
+        # a history can be null in the first lines, which say how the columns of fields are read
+        inner = {name: _inside(name, own.collect_schema()) for name in encoder.optional}
+        own_and_inner = own.with_columns(**{READ + name: key for name, key in inner.items() if key is not None})
+        rows = pl.concat([own_and_inner, rows.rename({name: READ + name for name in columns})], how="horizontal")
     if raw.reader == "csv":
         names, _ = csv_lines(source, **raw.options)
         rows = raw.rows([source], names)
         # `__short` is also true if the last cell is empty: ask whether a row really is short
         if LINE in names or not raw.bad_rows(source, names):
             rows = rows.with_columns(pl.lit(False).alias(SHORT))
+    _check(spec, raw, encoder, rows)
     return rows if LINE in rows.collect_schema() else rows.with_row_index(LINE, offset=raw.first_line)
+
+
+def _inside(name: str, dtypes: pl.Schema) -> pl.Expr | None:
+    """The key b of an object a for the name `a.b`; None if a line has no such key."""
+    first, *keys = name.split(".")
+    value, dtype = pl.col(first), dtypes.get(first)
+    for key in keys:
+        inner = {field.name: field.dtype for field in dtype.fields} if isinstance(dtype, pl.Struct) else {}
+        value, dtype = value.struct.field(key), inner.get(key)  # type: ignore[assignment]
+    return value if keys and dtype is not None else None
+
+
+def _check(spec: DatasetSpec, raw: RawFiles, encoder: RowEncoder, rows: pl.LazyFrame) -> None:
+    """Check the types of the columns that are encoded."""
+    dtypes = rows.collect_schema()
+    names = raw_columns(encoder, dtypes)
+    if raw.reader in TYPED:
+        raw.rows(raw.files[ALL], names)  # raises for a type that holds no values
+    encoder.check(rows.select(prepared_values(spec, dtypes, names)).collect_schema())
 
 
 def own_columns(columns: Iterable[str]) -> list[str]:

@@ -24,7 +24,7 @@ from tf4ctr.data.encoding import RowEncoder
 from tf4ctr.data.fields import FieldSpec
 from tf4ctr.data.raw_files import RawFiles
 from tf4ctr.data.readers import SHORT
-from tf4ctr.data.schema import IDS
+from tf4ctr.data.schema import IDS, SEQUENCES
 from tf4ctr.data.spec import DatasetSpec
 from tf4ctr.data.splits import ALL
 from tf4ctr.errors import InputError, did_you_mean
@@ -35,6 +35,7 @@ from tf4ctr.inference.input_rows import (
     open_rows,
     own_columns,
     prepared_values,
+    raw_columns,
     raw_files,
 )
 from tf4ctr.models.network import Network
@@ -72,17 +73,47 @@ class AllMissing(NamedTuple):
     values: list[str]
 
 
+class EmptyHistory(NamedTuple):
+    """A history that is empty in all rows where it is joined by the user.
+
+    Attributes:
+        history: its name.
+        column: the raw column of users.
+        users: examples of the input's users.
+        known: examples of users who have a history.
+    """
+
+    history: str
+    column: str
+    users: list[str]
+    known: list[str]
+
+
+class UnknownTimes(NamedTuple):
+    """A field of times that are all unknown.
+
+    Attributes:
+        field: its name.
+        column: the raw column of moments.
+    """
+
+    field: str
+    column: str
+
+
 class Prediction(NamedTuple):
     """The result of a prediction.
 
     Attributes:
         rows: number of rows written.
         mean: their mean probability.
-        out_of_vocabulary: share of unknown values of each column of ids.
+        out_of_vocabulary: share of unknown values of each column of ids, and of each sequence.
         set_aside: number of bad rows that were skipped.
         all_unknown: the fields without one known value, although at least one row has a value.
         missing: share of missing values of each number.
         all_missing: the numbers without one value.
+        empty_histories: the histories without one value in the rows where they are joined.
+        unknown_times: the times of histories that are all unknown.
     """
 
     rows: int
@@ -92,10 +123,15 @@ class Prediction(NamedTuple):
     all_unknown: list[AllUnknown]
     missing: Mapping[str, float] = MappingProxyType({})
     all_missing: Sequence[AllMissing] = ()
+    empty_histories: Sequence[EmptyHistory] = ()
+    unknown_times: Sequence[UnknownTimes] = ()
 
 
 def predict(run: Path, source: Path, output: Path, heads: bool = False, bad_rows: str = "refuse") -> Prediction:
     """Add the column `p` to the rows of `source` and write them to `output`, in the same order.
+
+    A history of the log is joined by the user, unless a row has its own in the column of its name.
+    A row with a moment gets the events before it.
 
     Args:
         run: folder of a trained run; its best weights are used.
@@ -189,19 +225,23 @@ class _Scorer:
         self.network, self.encoder, self.names, self.skip, self.spec = network, encoder, names, skip, spec
         self.schema, self.fields = encoder.schema, {field.name: field for field in encoder.fields}
         self.lock = threading.Lock()
-        self.rows, self.sum, self.unknown_W = 0, 0.0, 0 * encoder.unknown_W
+        self.rows, self.sum = 0, 0.0
+        self.counts = np.zeros((2, len(encoder.counted)), np.int64)  # unknown values, all values
         self.missing_N = np.zeros(len(self.schema.number_columns), np.int64)
         self.bad: list[pl.DataFrame] = []  # line, reason, row
         self.advance: Callable[[int], None] = lambda count: None
         # the fields without a known value so far, with examples of their values; every text is
         # known to a hashed field
         self._unmatched: dict[str, list[str]] = {
-            field.name: [] for field in self.schema.fields if field.columns and not field.hashed
+            field.name: [] for field in self.schema.fields if field.columns and not field.hashed and not field.gaps
         }
+        # the histories that were empty so far wherever they were joined, with examples of users
+        self._empty: dict[str, list[str]] = {state.leader.name: [] for state in encoder.histories}
 
     @torch.inference_mode()
     def __call__(self, frame: pl.DataFrame) -> pl.DataFrame:
-        rows = frame.select(LINE, SHORT, *prepared_values(self.spec, frame.schema, self.encoder.columns))
+        names = raw_columns(self.encoder, frame.schema)
+        rows = frame.select(LINE, SHORT, *prepared_values(self.spec, frame.schema, names))
         fault = pl.when(SHORT).then(pl.lit("cut short or too long")).otherwise(self.encoder.fault(rows.schema))
         reason = rows.select(fault.alias("reason")).to_series()
         if reason.null_count() < len(reason):
@@ -216,10 +256,11 @@ class _Scorer:
         probability = {name: torch.sigmoid(of_head[head]).numpy() for name, head in self.names.items()}
         with self.lock:
             self.rows, self.sum = self.rows + len(frame), self.sum + float(probability["p"].sum())
-            self.unknown_W += (ids_NW == self.encoder.unknown_W).sum(0)
+            self.counts += self.encoder.count(ids_NW)
             if numbers_NM is not None:
                 self.missing_N += np.isnan(numbers_NM).sum(0)
             self._match(rows, ids_NW, numbers_NM)
+            self._match_users(rows, ids_NW)
         self.advance(len(frame))
         return frame.select(own_columns(frame.columns)).with_columns(
             **{name: pl.Series(p_N) for name, p_N in probability.items()}
@@ -228,8 +269,11 @@ class _Scorer:
     def _match(self, rows: pl.DataFrame, ids_NW: NDArray[np.int32], numbers_NM: NDArray[np.float32] | None) -> None:
         """Remove the fields with a known value from `_unmatched`: mostly all in the first frame."""
         for name, examples in list(self._unmatched.items()):
-            if self.schema[name].kind == IDS:
+            field = self.fields[name]
+            if field.has_ids:
                 ids = ids_NW[:, self.schema.ids_of(name)]
+                if field.from_log:  # the joined values are those of the log
+                    ids = ids[_is_given(field, rows)]
                 known = (ids != self.schema.unknown_of(name)) & (ids != self.schema.offset_of(name))
             else:
                 assert numbers_NM is not None
@@ -237,12 +281,28 @@ class _Scorer:
             if known.any():
                 del self._unmatched[name]
             elif len(examples) < EXAMPLES:
-                values = [*examples, *self._examples(self.fields[name], rows)]
+                values = [*examples, *self._examples(field, rows)]
                 self._unmatched[name] = list(dict.fromkeys(values))[:EXAMPLES]
+
+    def _match_users(self, rows: pl.DataFrame, ids_NW: NDArray[np.int32]) -> None:
+        """Remove the histories from `_empty` that were joined to a row and are not empty in it."""
+        for leader in (state.leader for state in self.encoder.histories):
+            examples = self._empty.get(leader.name)
+            if examples is None or leader.by not in rows.columns:
+                continue
+            joined_N = ~_is_given(leader, rows)
+            first_N = ids_NW[joined_N, self.schema.ids_of(leader.name).start]
+            if (first_N != self.schema.offset_of(leader.name)).any():
+                del self._empty[leader.name]
+            elif len(examples) < EXAMPLES:
+                users = rows.filter(joined_N)[str(leader.by)].drop_nulls().unique(maintain_order=True)
+                self._empty[leader.name] = list(dict.fromkeys([*examples, *users.head(EXAMPLES)]))[:EXAMPLES]
 
     def _examples(self, field: FieldSpec, rows: pl.DataFrame) -> list[str]:
         """Some values of a field; for a number, of its raw column."""
-        if field.kind != IDS:
+        if field.raw not in rows.columns:
+            return []
+        if not field.has_ids:
             return [str(value) for value in rows[field.raw].drop_nulls().head(EXAMPLES)]
         values = rows.select(field.value(rows.schema[field.raw])).to_series()
         values = (values.explode() if field.width > 1 else values).drop_nulls()
@@ -255,16 +315,16 @@ class _Scorer:
     def result(self) -> Prediction:
         """The counts of all frames."""
         rows = max(1, self.rows)
-        shares = (count / rows for count in self.unknown_W.tolist())
+        shares = (unknown / max(1, values) for unknown, values in self.counts.T.tolist())
         missing = {
             field.name: int(self.missing_N[self.schema.numbers_of(field.name).start]) / rows
             for field in self.schema.fields
-            if field.kind != IDS and field.columns
+            if field.kind not in (IDS, SEQUENCES) and field.columns
         }
         return Prediction(
             self.rows,
             self.sum / rows,
-            dict(zip(self.schema.columns, shares, strict=True)),
+            dict(zip(self.encoder.counted, shares, strict=True)),
             sum(map(len, self.bad)),
             [
                 AllUnknown(name, values, self._known_values(name))
@@ -277,15 +337,40 @@ class _Scorer:
                 for name, values in self._unmatched.items()
                 if self.rows and name in missing
             ],
+            self._empty_histories(),
+            self._unknown_times(),
         )
+
+    def _empty_histories(self) -> list[EmptyHistory]:
+        return [
+            EmptyHistory(state.leader.name, str(state.leader.by), users, state.users.head(EXAMPLES).to_list())
+            for state in self.encoder.histories
+            if (users := self._empty.get(state.leader.name))
+        ]
+
+    def _unknown_times(self) -> list[UnknownTimes]:
+        counts = dict(zip(self.encoder.counted, self.counts.T.tolist(), strict=True))
+        fields = [field for field in self.encoder.fields if field.gaps]
+        return [UnknownTimes(field.name, str(field.order)) for field in fields if _all(*counts[field.name])]
 
     def _known_values(self, name: str) -> list[str]:
         """Some values of a field's vocabulary."""
         return self.encoder.values[self.schema[name].of or name].head(EXAMPLES).to_list()
 
 
+def _all(unknown: int, values: int) -> bool:
+    return 0 < values == unknown
+
+
+def _is_given(field: FieldSpec, rows: pl.DataFrame) -> NDArray[np.bool_]:
+    """Which rows have a history in a column of their own."""
+    if field.raw not in rows.columns:
+        return np.zeros(len(rows), np.bool_)
+    return rows[field.raw].is_not_null().to_numpy()
+
+
 def unknown_table(result: Prediction) -> Table:
-    """The share of unknown values of each column of ids, and of missing values of each number.
+    """The shares of unknown values (of columns of ids, of sequences) and of missing numbers.
 
     The largest are first.
     """
@@ -306,7 +391,10 @@ def _largest_first(shares: Mapping[str, float]) -> list[tuple[str, float]]:
 
 
 def unknown_warnings(result: Prediction) -> list[str]:
-    """A warning for each field whose values are all out of vocabulary, or all missing."""
+    """A warning for each field whose values are all out of vocabulary, or all missing.
+
+    Also for each history that is empty in all rows, and for times that are all unknown.
+    """
 
     def shown(values: list[str]) -> str:
         return ", ".join(repr(value[:SHOWN_CHARACTERS]) for value in values) or "no values"
@@ -321,4 +409,15 @@ def unknown_warnings(result: Prediction) -> list[str]:
         " the column is the right one, and that its values are numbers"
         for field, column, values in result.all_missing
     ]
-    return unknown + missing
+    empty = [
+        f"history '{history}': it is empty in all rows that have a user. The input has {shown(users)} in column"
+        f" '{column}'; histories are kept of {shown(known)}. Check that both write the users in the same form, and that"
+        " the rows are not before all events"
+        for history, column, users, known in result.empty_histories
+    ]
+    times = [
+        f"field '{field}': all its times are unknown, and training has seen few of these or none. Give the rows their"
+        f" moments in column '{column}', or times in column '{field}'"
+        for field, column in result.unknown_times
+    ]
+    return unknown + missing + empty + times

@@ -27,7 +27,7 @@ from tf4ctr.data.encoding import RowEncoder
 from tf4ctr.data.fields import FieldSpec
 from tf4ctr.data.schema import Schema
 from tf4ctr.errors import InputError
-from tf4ctr.inference.request_rows import Cell, cell_type, row_type
+from tf4ctr.inference.request_rows import Cell, cell_type, request_columns, row_type
 
 MAX_ROWS = 10_000  # of one request and of one batch: bounds the time and memory of a call of the model
 MAX_BODY_BYTES = 8 * 2**20  # of one request: a full one, MAX_ROWS rows, with some 800 bytes per row
@@ -38,12 +38,12 @@ class Scored(NamedTuple):
 
     Attributes:
         p: probabilities, [N].
-        unknown: number of unknown values of each column of ids, [W].
+        counts: unknown values and all values, [2, C], see `RowEncoder.count`.
         missing: number of missing values of each column of numbers; empty without numbers.
     """
 
     p: NDArray[np.float32]
-    unknown: NDArray[np.int64]
+    counts: NDArray[np.int64]
     missing: NDArray[np.int64]
 
 
@@ -80,14 +80,14 @@ class ServedModel:
         )
 
     def __call__(self, rows: pl.DataFrame) -> Scored:
-        """Score columns of text, lists of texts, or numbers."""
+        """Score columns of text, lists of texts, or numbers; see `RowEncoder.ids`."""
         inputs: dict[str, NDArray[Any]] = {"ids": self.encoder.ids(rows)}
         missing = np.zeros(0, np.int64)
         if self.encoder.schema.number_columns:
             inputs["numbers"] = self.encoder.numbers(rows)
             missing = np.isnan(inputs["numbers"]).sum(0)
         (p_N,) = self.session.run(["p"], inputs)
-        return Scored(p_N, (inputs["ids"] == self.encoder.unknown_W).sum(0), missing)
+        return Scored(p_N, self.encoder.count(inputs["ids"]), missing)
 
 
 class Batcher:
@@ -103,17 +103,18 @@ class Batcher:
     def __init__(self, model: ServedModel, registry: CollectorRegistry) -> None:
         self.model = model
         self._waiting: asyncio.Queue[tuple[list[list[Cell]], asyncio.Future[NDArray[np.float32]]]] = asyncio.Queue()
-        self._dtypes = {column: cell_type(column, model.encoder) for column in model.encoder.columns}
+        self._dtypes = {column: cell_type(column, model.encoder) for column in request_columns(model.encoder)}
         self.rows = Counter("tf4ctr_rows_total", "Rows scored", registry=registry)
         sizes = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1_000, 2_000, 5_000, MAX_ROWS)
         self.batches = Histogram("tf4ctr_batch_rows", "Rows scored together", buckets=sizes, registry=registry)
         self.unknown = Counter(
             "tf4ctr_out_of_vocabulary_total", "Values that are out of vocabulary", ["column"], registry=registry
         )
+        self.values = Counter("tf4ctr_sequence_values_total", "Values of sequences", ["column"], registry=registry)
         self.missing = Counter("tf4ctr_missing_total", "Numbers that are missing", ["column"], registry=registry)
 
     async def score(self, rows: list[list[Cell]]) -> NDArray[np.float32]:
-        """Rows of cells in the order of the encoder's columns -> p [N]."""
+        """Rows of cells in the order of `request_columns` -> p [N]."""
         result: asyncio.Future[NDArray[np.float32]] = asyncio.get_running_loop().create_future()
         await self._waiting.put((rows, result))
         return await result
@@ -145,14 +146,14 @@ class Batcher:
     def _count(self, scored: Scored) -> None:
         self.batches.observe(len(scored.p))
         self.rows.inc(len(scored.p))
-        schema = self.model.encoder.schema
-        for counter, columns, counts in (
-            (self.unknown, schema.columns, scored.unknown),
-            (self.missing, schema.number_columns, scored.missing),
-        ):
-            for column, count in zip(columns, counts, strict=True):
+        encoder = self.model.encoder
+        unknown, values = (dict(zip(encoder.counted, counts, strict=True)) for counts in scored.counts.tolist())
+        of_sequences = {field.name: values[field.name] for field in encoder.schema.sequence_fields}
+        missing = dict(zip(encoder.schema.number_columns, scored.missing.tolist(), strict=True))
+        for counter, counts in ((self.unknown, unknown), (self.values, of_sequences), (self.missing, missing)):
+            for column, count in counts.items():
                 if count:
-                    counter.labels(column).inc(int(count))
+                    counter.labels(column).inc(count)
 
 
 class BodyLimit:
