@@ -31,6 +31,7 @@ bench: $(READY) $(FUXICTR)/.ready $(DEEPCTR)/.ready  ## compare with plain alter
 	$(RUN) tests/benchmarks/training.py
 	$(RUN) tests/benchmarks/data.py $(ARGS)
 	$(RUN) tests/benchmarks/criteo_data.py $(ARGS)
+	$(RUN) tests/benchmarks/histories.py
 	$(RUN) tests/benchmarks/serving.py
 
 $(FUXICTR)/.ready:

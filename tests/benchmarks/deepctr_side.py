@@ -1,10 +1,14 @@
-"""DeepCTR-Torch's part of training.py: its layers and its loop on our prepared rows.
+"""DeepCTR-Torch's part of training.py and histories.py: its layers and loop on our prepared rows.
 
     python deepctr_side.py PREPARED FIELD,...
+    python deepctr_side.py din PREPARED BATCH WARM STEPS
 
 It runs in its own environment. It prints the seconds of an epoch with validation, those of an
 evaluation, and twice nan, because it has no gAUC. It minimises BCE alone: its loop accepts no other
 loss that needs the label.
+
+`din` trains its DIN. It prints the seconds of a step alone (the median), those of a step in its
+loop with its loader, and the number of parameters. The first WARM steps are not timed.
 """
 
 import json
@@ -12,11 +16,20 @@ import math
 import sys
 import time
 from pathlib import Path
+from statistics import median
 
+import numpy as np
 import polars as pl
 import torch
-from deepctr_torch.inputs import SparseFeat, combined_dnn_input, create_embedding_matrix
+from deepctr_torch.inputs import (
+    DenseFeat,
+    SparseFeat,
+    VarLenSparseFeat,
+    combined_dnn_input,
+    create_embedding_matrix,
+)
 from deepctr_torch.layers import DNN
+from deepctr_torch.models import DIN
 from deepctr_torch.models.basemodel import BaseModel
 
 BATCH = 10_000
@@ -77,5 +90,72 @@ def main(prepared: str, names: str) -> list[float]:
     return [seconds, evaluation, math.nan, math.nan]
 
 
+def din_columns(schema: dict) -> list:
+    """Its columns of a schema. A history is called hist_, and then the column of its values."""
+    sizes = {field["name"]: field["vocabulary_size"] for field in schema["fields"]}
+    columns = []
+    for field in schema["fields"]:
+        kind, name = field.get("kind", "categorical"), field["name"]
+        if kind == "categorical":
+            columns.append(SparseFeat(name, sizes[name], embedding_dim=16))
+        elif kind == "number":
+            columns.append(DenseFeat(name))
+        else:
+            values = SparseFeat(f"hist_{field['of']}", sizes[field["of"]], 16, embedding_name=field["of"])
+            columns.append(VarLenSparseFeat(values, field["width"], length_name="length"))
+    return columns
+
+
+def din_rows(folder: Path, schema: dict, rows: int) -> tuple[dict[str, np.ndarray], np.ndarray]:
+    """The columns' values of the first training rows, and the labels."""
+    table = pl.read_parquet(folder / "train.parquet", n_rows=rows)
+    values, starts, start = {}, {}, 0
+    for field in schema["fields"]:
+        name, of, width = field["name"], field.get("of"), field.get("width", 1)
+        if of is None and field.get("kind") != "number":
+            starts[name], start = start, start + field["vocabulary_size"]
+        columns = [name] if width == 1 else [f"{name}.{place}" for place in range(width)]
+        column = table.select(columns).to_numpy() - starts.get(of or name, 0)
+        # all columns become one matrix, which int32 beside float32 would make float64
+        values[f"hist_{of}" if of else name] = column.astype(np.float32)
+        if of:
+            values["length"] = (column != 0).sum(1, keepdims=True).astype(np.float32)
+    return values, table["__label"].to_numpy()
+
+
+def din(prepared: str, batch_size: str, warm: str, steps: str) -> tuple[float, float, int]:
+    size, first, last = int(batch_size), int(warm), int(warm) + int(steps)
+    schema = json.loads((Path(prepared) / "schema.json").read_text())
+    columns = din_columns(schema)
+    histories = [column.embedding_name for column in columns if isinstance(column, VarLenSparseFeat)]
+    model = DIN(columns, histories, dnn_hidden_units=(256, 128), att_hidden_size=(64,), l2_reg_embedding=0)
+    model.compile(torch.optim.Adam(model.parameters(), lr=1e-3), "binary_crossentropy")
+    values, label = din_rows(Path(prepared), schema, last * size)
+    matrix = torch.from_numpy(np.concatenate([values[name] for name in model.feature_index], 1))
+    batches = zip(matrix.split(size), torch.from_numpy(label).float().split(size), strict=True)
+
+    def step(x: torch.Tensor, y: torch.Tensor) -> float:
+        """A step as in its fit, which has no function for it."""
+        prediction = model(x).squeeze()
+        model.optim.zero_grad()
+        loss = model.loss_func(prediction, y, reduction="sum") + model.get_regularization_loss() + model.aux_loss
+        loss.backward()
+        model.optim.step()
+        return loss.item()
+
+    model.train()
+    seconds, losses = [], []
+    for x, y in batches:
+        started = time.perf_counter()
+        losses.append(step(x, y) / len(y))
+        seconds.append(time.perf_counter() - started)
+    assert losses[-1] < losses[0], losses
+    timed = {name: column[first * size :] for name, column in values.items()}
+    started = time.perf_counter()
+    model.fit(timed, label[first * size :], batch_size=size, epochs=1, verbose=0)
+    loop = (time.perf_counter() - started) / (last - first)
+    return median(seconds[first:]), loop, sum(parameter.numel() for parameter in model.parameters())
+
+
 if __name__ == "__main__":
-    print(*main(*sys.argv[1:]))
+    print(*(din(*sys.argv[2:]) if sys.argv[1] == "din" else main(*sys.argv[1:])))

@@ -1,17 +1,24 @@
-"""FuxiCTR's part of data.py, criteo_data.py and training.py.
+"""FuxiCTR's part of data.py, criteo_data.py, training.py and histories.py.
 
     python fuxictr_side.py prepare RAW_FOLDER FOLDER COLUMN,... [LABEL] [BLOCK_ROWS] [NUMBER,...]
+        [HISTORY=OF,...]
     python fuxictr_side.py stream FOLDER
     python fuxictr_side.py decode FILE
     python fuxictr_side.py train FOLDER COLUMN,...
+    python fuxictr_side.py din FOLDER BATCH WARM STEPS
 
 It runs in its own environment. `prepare` converts train.csv, valid.csv and test.csv to its parquet.
-A COLUMN has its type categorical, a NUMBER its type numeric, standardised, with 0 for a gap.
-`stream` reads one shuffled epoch with its loader, after a warm-up; `decode` reads all row groups of
-a parquet file with pyarrow alone. Their last line is `rows seconds`.
+A COLUMN has its type categorical, a NUMBER its type numeric, standardised, with 0 for a gap. A
+HISTORY has its type sequence, with the vocabulary and the table of the column OF. A value that
+occurs once is unknown; if there are histories, it is known. `stream` reads one shuffled epoch with
+its loader, after a warm-up; `decode` reads all row groups of a parquet file with pyarrow alone.
+Their last line is `rows seconds`.
 
 `train` trains the dual MLP under TF4CTR with its layers and its loop. It prints the seconds of an
 epoch with validation, of an evaluation and of gAUC alone, and the gAUC.
+
+`din` trains DIN with its layers. It prints the seconds of a step alone (the median), those of a
+step in its loop with its loader, and the number of parameters. The first WARM steps are not timed.
 """
 
 import sys
@@ -19,14 +26,17 @@ import time
 from pathlib import Path
 
 BATCH, BLOCK = 10_000, 100_000
+WIDTH = 50  # of a history
 
 
-def processor(folder: str, columns: str, label: str, numbers: str):
+def processor(folder: str, columns: str, label: str, numbers: str, histories: str):
     from fuxictr.preprocess import FeatureProcessor
 
-    fields = [
-        {"active": True, "dtype": "str", "type": "categorical", "min_categr_count": 2, "name": columns.split(",")}
-    ]
+    texts = {"active": True, "dtype": "str", "min_categr_count": 1 if histories else 2}
+    fields = [{**texts, "type": "categorical", "name": columns.split(",")}]
+    for name, column in (history.split("=") for history in histories.split(",") if history):
+        shape = {"splitter": "^", "max_len": WIDTH, "feature_encoder": None}
+        fields.append({**texts, "type": "sequence", "share_embedding": column, **shape, "name": name})
     if numbers:
         scaled = {"dtype": "float", "type": "numeric", "normalizer": "StandardScaler", "fill_na": 0}
         fields.insert(0, {"active": True, **scaled, "name": numbers.split(",")})
@@ -36,13 +46,19 @@ def processor(folder: str, columns: str, label: str, numbers: str):
 
 
 def prepare(
-    raw: str, folder: str, columns: str, label: str = "click", block: str = str(BLOCK), numbers: str = ""
+    raw: str,
+    folder: str,
+    columns: str,
+    label: str = "click",
+    block: str = str(BLOCK),
+    numbers: str = "",
+    histories: str = "",
 ) -> tuple[int, float]:
     from fuxictr.preprocess.build_dataset import build_dataset
 
     started = time.perf_counter()
     files = {f"{split}_data": f"{raw}/{split}.csv" for split in ("train", "valid", "test")}
-    features = processor(folder, columns, label, numbers)
+    features = processor(folder, columns, label, numbers, histories)
     build_dataset(features, **files, data_block_size=int(block), min_categr_count=2)
     seconds = time.perf_counter() - started
     return sum(sum(1 for _ in open(path, "rb")) - 1 for path in files.values()), seconds  # noqa: PTH123
@@ -151,6 +167,89 @@ def train(folder: str, columns: str) -> tuple[float, ...]:
     gauc = evaluate_metrics(label, score, ["gAUC"], group)["gAUC"]
     assert abs(gauc - metrics["gAUC"]) < 1e-9
     return epoch, evaluation, time.perf_counter() - started, gauc
+
+
+def din_model(features, folder: str):
+    import torch
+    from fuxictr.pytorch.layers import DIN_Attention, FeatureEmbeddingDict, MLP_Block
+    from fuxictr.pytorch.models import BaseModel
+
+    shared = {name: field["share_embedding"] for name, field in features.features.items() if "share_embedding" in field}
+
+    class DIN(BaseModel):
+        """DIN of its layers: the package has a DIN only for histories in files of their own."""
+
+        def __init__(self) -> None:
+            super().__init__(features, model_root=folder, metrics=["AUC"], verbose=0)
+            size = features.default_emb_dim
+            self.table = FeatureEmbeddingDict(features, size)
+            self.attention = DIN_Attention(size * len(shared), attention_units=[64], hidden_activations="Dice")
+            options = {"output_dim": 1, "output_activation": self.output_activation}
+            self.dnn = MLP_Block(features.sum_emb_out_dim(), [256, 128], **options)
+            self.compile("adam", "binary_crossentropy", 1e-3)
+            self.reset_parameters()
+            self.model_to_device()
+
+        def forward(self, inputs):
+            x = self.get_inputs(inputs)
+            embeddings = self.table(x)
+            history, target = (
+                torch.cat([embeddings[name] for name in names], -1) for names in (shared, shared.values())
+            )
+            known = x[next(iter(shared))] != 0
+            pooled = self.attention(target, history, known).chunk(len(shared), -1)
+            embeddings.update(zip(shared, pooled, strict=True))
+            return {"y_pred": self.dnn(self.table.dict2tensor(embeddings, flatten_emb=True))}
+
+    return DIN()
+
+
+def din(folder: str, batch_size: str, warm: str, steps: str) -> tuple[float, float, int]:
+    from itertools import islice
+    from statistics import median
+
+    import ray
+    from fuxictr.features import FeatureMap
+    from fuxictr.pytorch.dataloaders.parquet_dataloader import ParquetDataLoader
+
+    ray.init(logging_level="ERROR", log_to_driver=False)
+    features = FeatureMap(Path(folder).name, folder)
+    features.load(f"{folder}/feature_map.json", {"embedding_dim": 16})
+    rows = int(batch_size) * (int(warm) + int(steps))
+    loader = ParquetDataLoader(features, some_files(Path(folder), rows), batch_size=int(batch_size), shuffle=True)
+    model = din_model(features, folder)
+    model._max_gradient_norm, model._total_steps, model._eval_steps = 10.0, 0, float("inf")  # as fit sets them
+    model._stop_training = False
+    model.train()
+    seconds, losses = [], []
+    for batch in list(islice(loader, int(warm) + int(steps))):
+        started = time.perf_counter()
+        losses.append(model.train_step(batch).item())
+        seconds.append(time.perf_counter() - started)
+    assert losses[-1] < losses[0], losses
+    started = time.perf_counter()
+    model.train_epoch(loader)
+    loop = (time.perf_counter() - started) / len(loader)
+    return median(seconds[int(warm) :]), loop, sum(parameter.numel() for parameter in model.parameters())
+
+
+def some_files(folder: Path, rows: int) -> str:
+    """A folder with links to the first training files, which have `rows` rows together.
+
+    Its loader reads all files before it gives the first batch. Few steps would pay for all of them.
+    """
+    import shutil
+
+    import pyarrow.parquet as pq
+
+    some = folder / "some"
+    shutil.rmtree(some, ignore_errors=True)
+    some.mkdir()
+    for file in sorted((folder / "train").glob("*.parquet")):
+        if rows > 0:
+            (some / file.name).symlink_to(file.absolute())
+        rows -= pq.ParquetFile(file).metadata.num_rows
+    return str(some)
 
 
 if __name__ == "__main__":

@@ -29,6 +29,7 @@ class FocusPictures(Callback):
       each head in the fusion, if the DFM has weights (wsf, vf, moef).
     - with ssem=gm, gates.csv and its picture gates.png: for each value of each field, its rows in
       the last validation, and the mean share of a sample that the gate gives to the simple encoder.
+      The values of histories do not count as values of the row.
 
     Args:
         dirpath: the run's folder; its vocabulary/ names the values.
@@ -68,8 +69,9 @@ class FocusPictures(Callback):
             self._add(f"q/{head}", torch.histc(q_B, BINS, 0, 1).double())
         if isinstance(ssem := module.network.ssem, GatingMechanism):
             share_BK = ssem.shares(ssem.table(batch.ids, batch.numbers))
-            ids = batch.ids.long().flatten()
-            share = share_BK[:, :1].double().expand(batch.ids.shape).flatten()
+            ids_BW = batch.ids[:, : ssem.table.num_columns]  # without histories: a row has many of their values
+            ids = ids_BW.long().flatten()
+            share = share_BK[:, :1].double().expand(ids_BW.shape).flatten()
             empty = share.new_zeros(module.schema.num_ids)
             self._add("gate/rows", empty.index_add(0, ids, torch.ones_like(share)))
             self._add("gate/share", empty.index_add(0, ids, share))
