@@ -34,7 +34,7 @@ import training
 from data import WORK, fresh, spread, table_of
 from tf4ctr.cli import keep_memory
 
-BATCH, WARM, STEPS = 4_096, 5, 40  # the first WARM steps are not timed
+BATCH, WARM, STEPS = 4_096, 4, 16  # the first WARM steps are not timed
 WIDTHS = (50, 200, 1_000)
 SIDES = {name: Path(__file__).with_name(f"{name}_side.py") for name in ("tf4ctr", *training.PEERS)}
 OURS = ("ours", "ours, embedding=rowwise")  # rowwise updates the rows of the batch only

@@ -108,8 +108,11 @@ class Network(nn.Module):
 
     def auxiliary(self) -> Tensor | None:
         """The losses of the encoders of histories in this step, added; None if there are none."""
-        encoders = [history.encoder for table in self.embeddings() for history in table.histories]
-        losses = [encoder.auxiliary for encoder in encoders if getattr(encoder, "auxiliary", None) is not None]
+        losses: list[Tensor] = []
+        for table in self.embeddings():
+            for history in table.histories:
+                loss = getattr(history.encoder, "auxiliary", None)
+                losses += [] if loss is None else [loss]
         return torch.stack(losses).sum() if losses else None
 
     def tables(self) -> Iterable[nn.Parameter]:
