@@ -114,7 +114,7 @@ def gap_columns(
     moments: NDArray[np.float64],
     moments_N: NDArray[np.float64],
     starts_N: NDArray[np.int64],
-    lengths_N: NDArray[np.int64],
+    lengths_N: NDArray[np.integer],
     width: int,
     padding: int,
 ) -> list[NDArray[np.int32]]:
@@ -174,7 +174,7 @@ def link(
     members = [field for field in spec.fields if leader.name in (field.name, field.aligned_with)]
     names = [field.name for field in members if not field.gaps]
     folder.mkdir(parents=True)
-    linker = _Linker(leader.width, names, sources, folder)
+    linker = _Linker(leader.width, names, any(field.gaps for field in members), sources, folder)
     states = folder / "states"
     states.mkdir()
     for part in range(parts_of(sum(sources.values()))):
@@ -223,9 +223,12 @@ def _part(folder: Path, history: str, sources: list[str], part: int) -> pl.DataF
 
 
 class _Linker:
-    """Writes, part by part, where each row's events are, and the events themselves."""
+    """Writes, part by part, where each row's events are, and the events themselves.
 
-    def __init__(self, width: int, names: list[str], sources: Mapping[str, int], folder: Path) -> None:
+    Moments of rows and of events are only written if `gaps` needs them.
+    """
+
+    def __init__(self, width: int, names: list[str], gaps: bool, sources: Mapping[str, int], folder: Path) -> None:
         self.width, self.names, self.folder = width, names, folder
         self.rows = self.events = 0
 
@@ -233,11 +236,12 @@ class _Linker:
             return np.lib.format.open_memmap(folder / f"{name}.npy", "w+", dtype, (rows,))
 
         self.starts = [array(f"__{source}.starts", "int64", rows) for source, rows in sources.items()]
-        self.lengths = [array(f"__{source}.lengths", "int64", rows) for source, rows in sources.items()]
-        self.moments = [array(f"__{source}.moments", "float64", rows) for source, rows in sources.items()]
+        self.lengths = [array(f"__{source}.lengths", "int32", rows) for source, rows in sources.items()]
+        timed = sources if gaps else {}
+        self.moments = [array(f"__{source}.moments", "float64", rows) for source, rows in timed.items()]
         for moments in self.moments:
             moments[:] = np.nan
-        self._files = {name: (folder / f"{name}.bin").open("wb") for name in ("__moments", *names)}
+        self._files = {name: (folder / f"{name}.bin").open("wb") for name in (*(["__moments"] if gaps else []), *names)}
 
     def add(self, table: pl.DataFrame) -> pl.DataFrame:
         """Link the rows of some users; returns each user's last events."""
@@ -255,7 +259,8 @@ class _Linker:
             own = sources == number
             self.starts[number][rows[own]] = self.events + start[own]
             self.lengths[number][rows[own]] = (end - start)[own]
-            self.moments[number][rows[own]] = moments[own]
+            if self.moments:
+                self.moments[number][rows[own]] = moments[own]
         happened = table.filter(pl.col(EVENT))
         for name, file in self._files.items():
             file.write(happened[MOMENT if name == "__moments" else name].to_numpy().tobytes())

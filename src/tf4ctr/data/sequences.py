@@ -14,7 +14,7 @@ from tf4ctr.data.schema import Field, Schema
 
 
 def columns_of(
-    ids: NDArray[np.int32], starts_N: NDArray[np.int64], lengths_N: NDArray[np.int64], width: int, padding: int
+    ids: NDArray[np.int32], starts_N: NDArray[np.int64], lengths_N: NDArray[np.integer], width: int, padding: int
 ) -> list[NDArray[np.int32]]:
     """Pieces of one array -> `width` columns [N], filled with padding after each piece's end.
 
