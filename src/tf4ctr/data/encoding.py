@@ -72,8 +72,7 @@ class RowEncoder:
         owners = [field for field in schema.id_fields if field.of is None and not field.hashed and not field.gaps]
         self.values = {field.name: _load(field.name, field.vocabulary_size, folder) for field in owners}
         self.columns = list(dict.fromkeys(field.raw for field in fields if field.in_rows))
-        leaders = [field for field in fields if field.from_log and not field.aligned_with]
-        self.histories = [HistoryState(leader, fields, schema, folder.parent) for leader in leaders]
+        self.histories = [HistoryState(field, fields, schema, folder.parent) for field in fields if field.leads_log]
         self.optional = [name for name in dict.fromkeys(self._of_histories()) if name not in self.columns]
         self.unknown_W = np.concatenate(
             [np.repeat(schema.unknown_of(field.name), field.width) for field in schema.id_fields]
@@ -155,7 +154,7 @@ class RowEncoder:
         given = self._given(state, rows).select(names)
         if not joins:
             return given.get_columns()
-        own_N = rows[state.leader.raw].is_not_null().to_numpy()
+        own_N = given_rows(state.leader, rows)
         return [
             pl.Series(column.name, np.where(own_N, column.to_numpy(), other))
             for column, other in zip(given, joined, strict=True)
@@ -240,6 +239,13 @@ class RowEncoder:
                 shown = pl.format(f"column '{field.raw}' is '{{}}', expected numbers", _shown(pl.col(field.raw), dtype))
                 reasons.append(pl.when(field.value(dtype).list.eval(wrong).list.any()).then(shown))
         return reasons
+
+
+def given_rows(field: FieldSpec, rows: pl.DataFrame) -> NDArray[np.bool_]:
+    """Which rows have a history of the log in a column of their own, [N]."""
+    if field.raw not in rows.columns:
+        return np.zeros(len(rows), np.bool_)
+    return rows[field.raw].is_not_null().to_numpy()
 
 
 def keep(source: Path, folder: Path) -> None:

@@ -14,7 +14,7 @@ from tf4ctr.data.raw_files import RawFiles
 from tf4ctr.data.readers import READERS, SHORT, compressed
 from tf4ctr.data.spec import COMPARISON, DatasetSpec
 from tf4ctr.data.splits import ALL
-from tf4ctr.data.transforms import finite, moment
+from tf4ctr.data.transforms import finite, missing, moment
 from tf4ctr.errors import InputError
 
 TRUTH = {"true": 1.0, "false": 0.0}  # labels that are words, in any case
@@ -81,8 +81,7 @@ def row_checks(spec: DatasetSpec, dtypes: Mapping[str, pl.DataType]) -> dict[str
 def bad_moment(column: str) -> pl.Expr:
     """Whether a raw value is not a moment; a missing one, also NaN, is not bad."""
     value = pl.col(column)
-    missing = value.is_null() | value.cast(pl.Float64, strict=False).is_nan().fill_null(False)
-    return moment(value).is_null() & ~missing
+    return moment(value).is_null() & ~missing(value)
 
 
 def misaligned_sequences(

@@ -1,14 +1,14 @@
 """A field of conf/dataset/NAME.yaml: how a raw column becomes its value."""
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, NoReturn
 
 import polars as pl
 
 from tf4ctr.data.schema import GAP_BUCKETS, IDS, NUMBERS, SEQUENCES, VECTORS, Field, Scaling
-from tf4ctr.data.transforms import NUMBER_TRANSFORMS, TRANSFORMS, finite
+from tf4ctr.data.transforms import NUMBER_TRANSFORMS, TRANSFORMS, finite, missing
 from tf4ctr.errors import InputError, did_you_mean
 
 KINDS = (IDS, SEQUENCES, NUMBERS, VECTORS)
@@ -96,6 +96,15 @@ class FieldSpec:
         return self.by is not None
 
     @property
+    def leads_log(self) -> bool:
+        """Whether it is such a history, and not aligned with another one."""
+        return self.from_log and self.aligned_with is None
+
+    def members(self, fields: Iterable["FieldSpec"]) -> list["FieldSpec"]:
+        """The sequence and those among `fields` that are aligned with it."""
+        return [field for field in fields if self.name in (field.name, field.aligned_with)]
+
+    @property
     def in_rows(self) -> bool:
         """Whether the raw rows have its column."""
         return self.file is None and not self.from_log
@@ -177,8 +186,7 @@ class FieldSpec:
         if self.kind == NUMBERS:
             if self.invalid == "missing":
                 return None
-            missing = value.is_null() | value.cast(pl.Float64, strict=False).is_nan().fill_null(False)
-            return finite(value).is_null() & ~missing
+            return finite(value).is_null() & ~missing(value)
         if self.transform:
             return (~value.str.contains(TRANSFORMS[self.transform].pattern)).fill_null(False)
         return None

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from tf4ctr.data.faults import label
 from tf4ctr.data.fields import FieldSpec
 from tf4ctr.data.schema import GAP_BUCKETS, Field, Schema
-from tf4ctr.data.sequences import columns_of
+from tf4ctr.data.sequences import columns_of, filled
 from tf4ctr.data.spec import LABEL_CONDITION, LABELS, DatasetSpec
 from tf4ctr.data.transforms import moment
 
@@ -92,22 +92,44 @@ class Histories:
 
     def _columns(self, history: tuple[Field, ...], source: str, rows_N: NDArray[np.int64]) -> list[pl.Series]:
         folder = self.folder / history[0].name
-        starts_N, lengths_N = (
-            _mapped(folder / f"__{source}.starts")[rows_N],
-            _mapped(folder / f"__{source}.lengths")[rows_N],
+        starts_N, lengths_N = (_mapped(folder / f"__{source}.{name}")[rows_N] for name in ("starts", "lengths"))
+        columns = history_columns(
+            history,
+            self.schema,
+            lambda name: _mapped(folder / name),
+            lambda: (_mapped(folder / "__moments"), _mapped(folder / f"__{source}.moments")[rows_N]),
+            starts_N,
+            lengths_N,
         )
-        columns: list[pl.Series] = []
-        for field in history:
-            padding = self.schema.offset_of(field.name)
-            if field.gaps:
-                moments_N = _mapped(folder / f"__{source}.moments")[rows_N]
-                values = gap_columns(
-                    _mapped(folder / "__moments"), moments_N, starts_N, lengths_N, field.width, padding
-                )
-            else:
-                values = columns_of(_mapped(folder / field.name), starts_N, lengths_N, field.width, padding)
-            columns += map(pl.Series, field.columns, values)
-        return columns
+        names = [name for field in history for name in field.columns]
+        return list(map(pl.Series, names, columns))
+
+
+def history_columns(
+    history: Iterable[Field],
+    schema: Schema,
+    ids_of: Callable[[str], NDArray[np.int32]],
+    moments: Callable[[], tuple[NDArray[np.float64], NDArray[np.float64]]],
+    starts_N: NDArray[np.int64],
+    lengths_N: NDArray[np.integer],
+) -> list[NDArray[np.int32]]:
+    """The prepared columns of a history and of those aligned with it, for some rows.
+
+    Args:
+        history: the sequences.
+        schema: of the dataset.
+        ids_of: name of a sequence -> its ids in all events.
+        moments: the moments of all events, and of the rows; only asked for if there are times.
+        starts_N, lengths_N: the events of each row.
+    """
+    columns = []
+    for field in history:
+        padding = schema.offset_of(field.name)
+        if field.gaps:
+            columns += gap_columns(*moments(), starts_N, lengths_N, field.width, padding)
+        else:
+            columns += columns_of(ids_of(field.name), starts_N, lengths_N, field.width, padding)
+    return columns
 
 
 def gap_columns(
@@ -127,15 +149,13 @@ def gap_columns(
         width: number of columns.
         padding: the field's first table row. Row k + 1 is bucket k, the last one an unknown time.
     """
-    columns = []
-    for place in range(width):
-        column = np.full(len(starts_N), padding, np.int32)
-        rows = np.flatnonzero(lengths_N > place)
-        gap = np.maximum(moments_N[rows] - moments[starts_N[rows] + place], 0)
+
+    def ids_of(rows: NDArray[np.int64], places: NDArray[np.int64]) -> NDArray[np.int32]:
+        gap = np.maximum(moments_N[rows] - moments[places], 0)
         bucket = np.minimum(np.floor(np.log2(1 + gap)), GAP_BUCKETS - 1)
-        column[rows] = padding + 1 + np.where(np.isnan(bucket), GAP_BUCKETS, bucket).astype(np.int32)
-        columns.append(column)
-    return columns
+        return padding + 1 + np.where(np.isnan(bucket), GAP_BUCKETS, bucket).astype(np.int32)
+
+    return filled(ids_of, starts_N, lengths_N, width, padding)
 
 
 def gap_ids(field: FieldSpec, padding: int, dtype: pl.DataType) -> pl.Expr:
@@ -171,7 +191,7 @@ def link(
         state: parquet file to write: each user's last events.
         tick: reports rows.
     """
-    members = [field for field in spec.fields if leader.name in (field.name, field.aligned_with)]
+    members = leader.members(spec.fields)
     names = [field.name for field in members if not field.gaps]
     folder.mkdir(parents=True)
     linker = _Linker(leader.width, names, any(field.gaps for field in members), sources, folder)

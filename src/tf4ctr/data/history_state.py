@@ -12,9 +12,8 @@ from numpy.typing import NDArray
 
 from tf4ctr.data import vocabulary
 from tf4ctr.data.fields import FieldSpec
-from tf4ctr.data.histories import MOMENT, USER, gap_columns
+from tf4ctr.data.histories import MOMENT, USER, history_columns
 from tf4ctr.data.schema import Schema
-from tf4ctr.data.sequences import columns_of
 from tf4ctr.data.transforms import moment
 from tf4ctr.errors import InputError
 
@@ -52,7 +51,7 @@ class HistoryState:
         if not path.exists():
             raise InputError(f"{path} is missing: it has the histories of users. Train again, or export again")
         self.leader, self.schema = leader, schema
-        self.members = [field for field in fields if leader.name in (field.name, field.aligned_with)]
+        self.members = leader.members(fields)
         state = pl.read_parquet(path)
         numbers = vocabulary.as_numbers(state[USER])
         self._as_numbers = numbers is not None
@@ -100,14 +99,10 @@ class HistoryState:
         starts_N, ends_N = self._pieces(rows)
         moments_N = self._moments(rows)
         lengths_N = self._before(starts_N, ends_N, moments_N)
-        columns = []
-        for field in self.members:
-            padding = self.schema.offset_of(field.name)
-            if field.gaps:
-                columns += gap_columns(self.moments, moments_N, starts_N, lengths_N, field.width, padding)
-            else:
-                columns += columns_of(self.ids[field.name], starts_N, lengths_N, field.width, padding)
-        return columns
+        history = [self.schema[field.name] for field in self.members]
+        return history_columns(
+            history, self.schema, self.ids.__getitem__, lambda: (self.moments, moments_N), starts_N, lengths_N
+        )
 
     def _pieces(self, rows: pl.DataFrame) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Where the events of each row's user start and end; nothing for an unknown user."""

@@ -67,7 +67,7 @@ class Engine(Protocol):
         """First pass: add the rows of a split's files to `tally`."""
 
     def events(self, known: Known, rows: Mapping[str, int], folder: Path, step: Step) -> None:
-        """Write the rows for the linking of histories: `folder/HISTORY/SOURCE/`, see histories.py.
+        """Write the rows for the linking of histories: `folder/SOURCE/`, see histories.py.
 
         `rows` are those of each source: of each split, or of `all`.
         """
@@ -335,10 +335,9 @@ def write_events(
     dtypes = rows.collect_schema()
     fields = {field.name: field for field in spec.fields}
     for leader in spec.logs:
-        members = [field for field in spec.fields if leader.name in (field.name, field.aligned_with)]
         ids = [
             encode_field(owner, known.schema, known.values, dtypes[owner.raw])[0].alias(member.name)
-            for member in members
+            for member in leader.members(spec.fields)
             if member.of is not None
             for owner in [fields[member.of]]
         ]

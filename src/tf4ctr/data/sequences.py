@@ -4,7 +4,7 @@ Columns instead of a list per row: a stream reads them three times as fast (docs
 Needs no torch.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import numpy as np
 import polars as pl
@@ -25,11 +25,27 @@ def columns_of(
         width: number of columns.
         padding: the id that means no value.
     """
+    return filled(lambda rows, places: ids[places], starts_N, lengths_N, width, padding)
+
+
+def filled(
+    ids_of: Callable[[NDArray[np.int64], NDArray[np.int64]], NDArray[np.int32]],
+    starts_N: NDArray[np.int64],
+    lengths_N: NDArray[np.integer],
+    width: int,
+    padding: int,
+) -> list[NDArray[np.int32]]:
+    """As `columns_of`, of ids that may depend on the row, too.
+
+    Args:
+        ids_of: rows, and the place of a value for each -> ids.
+        starts_N, lengths_N, width, padding: see `columns_of`.
+    """
     columns = []
     for place in range(width):
         column = np.full(len(starts_N), padding, np.int32)
         rows = np.flatnonzero(lengths_N > place)
-        column[rows] = ids[starts_N[rows] + place]
+        column[rows] = ids_of(rows, starts_N[rows] + place)
         columns.append(column)
     return columns
 

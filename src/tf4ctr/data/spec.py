@@ -208,7 +208,7 @@ class DatasetSpec:
     @property
     def logs(self) -> tuple[FieldSpec, ...]:
         """The histories that are made of the log itself, without those aligned with them."""
-        return tuple(field for field in self.fields if field.from_log and not field.aligned_with)
+        return tuple(field for field in self.fields if field.leads_log)
 
     def conditions(self, field: FieldSpec) -> dict[str, tuple[str, ...]]:
         """Raw column -> the texts that it has in the events of a history, apart from the label."""

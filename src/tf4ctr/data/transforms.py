@@ -62,10 +62,18 @@ TRANSFORMS = {
 }
 
 
+DATES = ("%Y-%m-%d %H:%M:%S", "%Y-%m-%d %H:%M", "%Y-%m-%d")  # the moments that are not numbers
+
+
 def finite(value: pl.Expr) -> pl.Expr:
     """Text or number -> Float64; null for infinity and a text that is not a number."""
     number = value.cast(pl.Float64, strict=False)
     return pl.when(number.is_finite()).then(number)
+
+
+def missing(value: pl.Expr) -> pl.Expr:
+    """Whether a text or number means a missing number: null or NaN."""
+    return value.is_null() | value.cast(pl.Float64, strict=False).is_nan().fill_null(False)
 
 
 def moment(value: pl.Expr) -> pl.Expr:
@@ -74,8 +82,9 @@ def moment(value: pl.Expr) -> pl.Expr:
     Text after the seconds (a fraction, a time zone) is ignored. Null for other texts.
     """
     text = value.cast(pl.String).str.replace("T", " ").str.slice(0, 19)
-    dates = [text.str.to_datetime(form, strict=False) for form in ("%Y-%m-%d %H:%M:%S", "%Y-%m-%d %H:%M")]
-    dates.append(text.str.to_date("%Y-%m-%d", strict=False).cast(pl.Datetime))
+    *times, date = DATES
+    dates = [text.str.to_datetime(form, strict=False) for form in times]
+    dates.append(text.str.to_date(date, strict=False).cast(pl.Datetime))
     return pl.coalesce(finite(value), pl.coalesce(dates).dt.epoch("s").cast(pl.Float64))
 
 

@@ -20,7 +20,7 @@ from rich.table import Table
 
 from tf4ctr.assembly import load_run
 from tf4ctr.data import faults
-from tf4ctr.data.encoding import RowEncoder
+from tf4ctr.data.encoding import RowEncoder, given_rows
 from tf4ctr.data.fields import FieldSpec
 from tf4ctr.data.raw_files import RawFiles
 from tf4ctr.data.readers import SHORT
@@ -273,7 +273,7 @@ class _Scorer:
             if field.has_ids:
                 ids = ids_NW[:, self.schema.ids_of(name)]
                 if field.from_log:  # the joined values are those of the log
-                    ids = ids[_is_given(field, rows)]
+                    ids = ids[given_rows(field, rows)]
                 known = (ids != self.schema.unknown_of(name)) & (ids != self.schema.offset_of(name))
             else:
                 assert numbers_NM is not None
@@ -290,7 +290,7 @@ class _Scorer:
             examples = self._empty.get(leader.name)
             if examples is None or leader.by not in rows.columns:
                 continue
-            joined_N = ~_is_given(leader, rows)
+            joined_N = ~given_rows(leader, rows)
             first_N = ids_NW[joined_N, self.schema.ids_of(leader.name).start]
             if (first_N != self.schema.offset_of(leader.name)).any():
                 del self._empty[leader.name]
@@ -360,13 +360,6 @@ class _Scorer:
 
 def _all(unknown: int, values: int) -> bool:
     return 0 < values == unknown
-
-
-def _is_given(field: FieldSpec, rows: pl.DataFrame) -> NDArray[np.bool_]:
-    """Which rows have a history in a column of their own."""
-    if field.raw not in rows.columns:
-        return np.zeros(len(rows), np.bool_)
-    return rows[field.raw].is_not_null().to_numpy()
 
 
 def unknown_table(result: Prediction) -> Table:

@@ -18,7 +18,7 @@ from tf4ctr.data.encoding import RowEncoder
 from tf4ctr.data.fields import FieldSpec
 from tf4ctr.data.readers import INTEGERS
 from tf4ctr.data.schema import IDS, NUMBERS, VECTORS
-from tf4ctr.data.transforms import TRANSFORMS
+from tf4ctr.data.transforms import DATES, TRANSFORMS
 from tf4ctr.inference.raw_values import example_number
 
 # the texts that polars reads as numbers, but for infinity
@@ -29,7 +29,6 @@ Number = int | float | str | None  # the same of a number
 Text = str | None  # the text of such a value, None if it is missing
 Cell = Text | list[Text] | float | list[float]  # one column of a row; a list for all kinds with several values
 Converter = Callable[[Any], Cell]  # a JSON value -> its cell; ValueError if it is invalid
-DATES = ("%Y-%m-%d %H:%M:%S", "%Y-%m-%d %H:%M", "%Y-%m-%d")  # the moments that are not numbers
 
 
 def request_columns(encoder: RowEncoder) -> list[str]:

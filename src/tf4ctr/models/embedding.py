@@ -106,8 +106,7 @@ class FieldEmbedding(nn.Module):
 
     def forward(self, ids_BW: Tensor, numbers_BN: Tensor | None = None) -> Tensor:
         """ids int32 [B, W] and numbers float32 [B, N], see `Inputs` -> [B, F, D]"""
-        emb_BWD, *of_histories = self._look_up(ids_BW)
-        emb_BFD = self._pool(emb_BWD, ids_BW[:, : self.num_columns]) if self.has_lists else emb_BWD
+        emb_BFD, of_histories = self._embed(ids_BW)
         if self.has_ids_only:
             return emb_BFD
         parts = [emb_BFD]
@@ -125,14 +124,18 @@ class FieldEmbedding(nn.Module):
 
         Histories whose encoder does not weigh positions are left out.
         """
-        emb_BWD, *of_histories = self._look_up(ids_BW)
-        emb_BFD = self._pool(emb_BWD, ids_BW[:, : self.num_columns]) if self.has_lists else emb_BWD
+        emb_BFD, of_histories = self._embed(ids_BW)
         histories = zip(self.schema.histories, self.histories, of_histories, strict=True)
         return {
             fields[0].name: history.weights(ids_BW, emb_BLE, emb_BFD)  # type: ignore[operator]
             for fields, history, emb_BLE in histories
             if hasattr(history.encoder, "weights")
         }
+
+    def _embed(self, ids_BW: Tensor) -> tuple[Tensor, Sequence[Tensor]]:
+        """The embeddings of the categorical fields, [B, F, D], and of each history's positions."""
+        emb_BWD, *of_histories = self._look_up(ids_BW)
+        return self._pool(emb_BWD, ids_BW[:, : self.num_columns]) if self.has_lists else emb_BWD, of_histories
 
     def _look_up(self, ids_BW: Tensor) -> Sequence[Tensor]:
         """The embeddings of the pooled columns, [B, w, D], and of each history, [B, L, S D]."""

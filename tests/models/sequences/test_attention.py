@@ -1,19 +1,15 @@
 import copy
-import inspect
 import math
 
-import hydra.utils
 import numpy as np
 import pytest
 import torch
-from omegaconf import OmegaConf
 from torch import nn
 from torch.func import functional_call
 
-from conftest import ROOT
 from layers import array, sigmoid, softmax
+from sequence_checks import Both, check_config, check_exports
 from tf4ctr.errors import InputError
-from tf4ctr.inference import exporting
 from tf4ctr.models.sequences.attention import TargetAttention
 
 LENGTHS = (5, 3, 1, 0, 4)
@@ -230,31 +226,14 @@ def test_float32_and_autocast(activation, training):
     assert all(gradient.dtype == torch.float32 and gradient.isfinite().all() for gradient in gradients)
 
 
-class Both(nn.Module):
-    """The vectors and the weights, side by side: [B, E + L]."""
-
-    def __init__(self, module):
-        super().__init__()
-        self.module = module
-
-    def forward(self, history, known, target):
-        return torch.cat([self.module(history, known, target), self.module.weights(history, known, target)], 1)
-
-
 def inputs_of(lengths):
     return dict(zip(("history", "known", "target"), draw(lengths, dtype=torch.float32), strict=True))
 
 
 @pytest.mark.parametrize("options", [{"softmax": True}, {"activation": "prelu"}])
 def test_exported_graphs_take_any_number_of_rows(options, tmp_path):
-    model, example = Both(build(**options).float()).eval(), inputs_of(LENGTHS)
-    graph, onnx = exporting._graph(model, example).module(), exporting._to_onnx(model, example, tmp_path)
-    for lengths in ((0,), (4,), (0, 1, 2, 3, 4, 5) * 50):
-        inputs = inputs_of(lengths)
-        with torch.inference_mode():
-            exact = model(*inputs.values())
-        torch.testing.assert_close(graph(*inputs.values()), exact)
-        np.testing.assert_allclose(onnx(*(array(rows) for rows in inputs.values())), array(exact), rtol=1e-4, atol=1e-5)
+    model = Both(build(**options).float()).eval()
+    check_exports(model, inputs_of, LENGTHS, tmp_path, rtol=1e-4)
 
 
 # Options
@@ -278,11 +257,5 @@ def test_invalid_options_are_reported(has_target, options, message):
 
 
 def test_the_config_has_all_options_with_their_defaults():
-    config = OmegaConf.load(ROOT / "conf" / "sequence" / "attention.yaml")
-    module = hydra.utils.instantiate(config)(4, 5, True)
+    module = check_config("attention", TargetAttention)
     assert module(*draw(dtype=torch.float32)).shape == (5, 4)
-    options = {
-        option.name: option.default for option in list(inspect.signature(TargetAttention).parameters.values())[3:]
-    }
-    options["hidden_units"] = list(options["hidden_units"])
-    assert {key: config[key] for key in config if not key.startswith("_")} == options

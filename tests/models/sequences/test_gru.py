@@ -1,17 +1,14 @@
-import inspect
 import logging
 
-import hydra.utils
 import numpy as np
 import onnxruntime
 import pytest
 import torch
-from omegaconf import OmegaConf
 from torch import nn
 from torch.func import functional_call
 
-from conftest import ROOT
 from layers import array, randomized, sigmoid
+from sequence_checks import check_config
 from tf4ctr.errors import InputError
 from tf4ctr.models.sequences.gru import GRU, LastState
 
@@ -176,11 +173,5 @@ def test_invalid_options_are_reported(options, message):
 
 
 def test_the_config_has_all_options_with_their_defaults():
-    config = OmegaConf.load(ROOT / "conf" / "sequence" / "gru.yaml")
-    encoder = hydra.utils.instantiate(config)(features=4, width=6, has_target=True)
-    assert isinstance(encoder, LastState)
-    assert not encoder.needs_target
-    options = list(inspect.signature(LastState).parameters.values())[3:]
-    assert {key: config[key] for key in config if not key.startswith("_")} == {
-        option.name: option.default for option in options
-    }
+    module = check_config("gru", LastState)
+    assert not module.needs_target

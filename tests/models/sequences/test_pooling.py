@@ -1,12 +1,11 @@
 import hydra.utils
-import numpy as np
 import pytest
 import torch
 from omegaconf import OmegaConf
 
 from conftest import ROOT
 from layers import array
-from tf4ctr.inference import exporting
+from sequence_checks import check_exports
 from tf4ctr.models.sequences.pooling import MaxPooling, MeanPooling, SumPooling
 
 LENGTHS = (5, 3, 1, 0, 4)
@@ -106,13 +105,7 @@ def inputs_of(lengths):
 
 @pytest.mark.parametrize("cls", CLASSES)
 def test_exported_graphs_take_any_number_of_rows(cls, tmp_path):
-    model, example = WithoutTarget(cls(4, 5, False)).eval(), inputs_of(LENGTHS)
-    graph, onnx = exporting._graph(model, example).module(), exporting._to_onnx(model, example, tmp_path)
-    for lengths in ((0,), (4,), (0, 1, 2, 3, 4, 5) * 50):
-        inputs = inputs_of(lengths)
-        exact = model(*inputs.values())
-        torch.testing.assert_close(graph(*inputs.values()), exact)
-        np.testing.assert_allclose(onnx(*(array(rows) for rows in inputs.values())), array(exact), rtol=1e-5, atol=1e-6)
+    check_exports(WithoutTarget(cls(4, 5, False)).eval(), inputs_of, LENGTHS, tmp_path, atol=1e-6)
 
 
 @pytest.mark.parametrize("cls", CLASSES)

@@ -1,16 +1,12 @@
-import inspect
 import math
 
-import hydra.utils
 import numpy as np
 import pytest
 import torch
-from omegaconf import OmegaConf
 
-from conftest import ROOT
 from layers import array
+from sequence_checks import Both, check_config, check_exports
 from tf4ctr.errors import InputError
-from tf4ctr.inference import exporting
 from tf4ctr.models.sequences.sdim import HashedAttention
 
 LENGTHS = (5, 3, 1, 0, 4)
@@ -173,30 +169,12 @@ def test_float32_and_autocast():
         assert module.train()(history, known, target).isfinite().all()
 
 
-class Both(torch.nn.Module):
-    """The vectors and the weights, side by side: [B, E + L]."""
-
-    def __init__(self, module):
-        super().__init__()
-        self.module = module
-
-    def forward(self, history, known, target):
-        return torch.cat([self.module(history, known, target), self.module.weights(history, known, target)], 1)
-
-
 def inputs_of(lengths):
     return dict(zip(("history", "known", "target"), draw(lengths, dtype=torch.float32), strict=True))
 
 
 def test_exported_graphs_take_any_number_of_rows(tmp_path):
-    model, example = Both(build().float()), inputs_of(LENGTHS)
-    graph, onnx = exporting._graph(model, example).module(), exporting._to_onnx(model, example, tmp_path)
-    for lengths in ((0,), (4,), (0, 1, 2, 3, 4, 5) * 50):
-        inputs = inputs_of(lengths)
-        with torch.inference_mode():
-            exact = model(*inputs.values())
-        torch.testing.assert_close(graph(*inputs.values()), exact)
-        np.testing.assert_allclose(onnx(*(array(rows) for rows in inputs.values())), array(exact), rtol=1e-5, atol=1e-5)
+    check_exports(Both(build().float()), inputs_of, LENGTHS, tmp_path)
 
 
 def test_a_compiled_module_has_the_same_outputs_and_gradients():
@@ -227,10 +205,5 @@ def test_invalid_options_are_reported(has_target, options, message):
 
 
 def test_the_config_has_all_options_with_their_defaults():
-    config = OmegaConf.load(ROOT / "conf" / "sequence" / "sdim.yaml")
-    module = hydra.utils.instantiate(config)(4, 5, True)
+    module = check_config("sdim", HashedAttention)
     assert module(*draw(dtype=torch.float32)).shape == (5, 4)
-    options = list(inspect.signature(HashedAttention).parameters.values())[3:]
-    assert {key: config[key] for key in config if not key.startswith("_")} == {
-        option.name: option.default for option in options
-    }

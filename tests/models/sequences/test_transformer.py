@@ -1,17 +1,14 @@
-import inspect
 import math
+from functools import partial
 
-import hydra.utils
 import numpy as np
 import pytest
 import torch
-from omegaconf import OmegaConf
 from torch.func import functional_call
 
-from conftest import ROOT
 from layers import array, randomized, softmax
+from sequence_checks import Both, check_config, check_exports
 from tf4ctr.errors import InputError
-from tf4ctr.inference import exporting
 from tf4ctr.models.sequences.transformer import BehaviorTransformer
 
 LENGTHS = (5, 3, 1, 0, 4)
@@ -242,17 +239,6 @@ def test_float32_and_autocast(has_target):
         torch.testing.assert_close(out.double(), exact, rtol=0.1, atol=0.1)
 
 
-class Both(torch.nn.Module):
-    """The vectors and the weights, side by side: [B, E + L]."""
-
-    def __init__(self, module):
-        super().__init__()
-        self.module = module
-
-    def forward(self, history, known, target=None):
-        return torch.cat([self.module(history, known, target), self.module.weights(history, known, target)], 1)
-
-
 def inputs_of(has_target, lengths):
     names = ("history", "known", "target") if has_target else ("history", "known")
     return dict(zip(names, draw(lengths, dtype=torch.float32), strict=False))
@@ -261,14 +247,7 @@ def inputs_of(has_target, lengths):
 @TARGET
 def test_exported_graphs_take_any_number_of_rows(has_target, tmp_path):
     model = Both(build(has_target, num_layers=2 if has_target else 1).float())  # both attend from all positions
-    example = inputs_of(has_target, LENGTHS)
-    graph, onnx = exporting._graph(model, example).module(), exporting._to_onnx(model, example, tmp_path)
-    for lengths in ((0,), (4,), (0, 1, 2, 3, 4, 5) * 20):
-        inputs = inputs_of(has_target, lengths)
-        with torch.inference_mode():
-            exact = model(*inputs.values())
-        torch.testing.assert_close(graph(*inputs.values()), exact)
-        np.testing.assert_allclose(onnx(*(array(rows) for rows in inputs.values())), array(exact), rtol=1e-5, atol=1e-5)
+    check_exports(model, partial(inputs_of, has_target), LENGTHS, tmp_path, copies=20)
 
 
 @TARGET
@@ -301,10 +280,5 @@ def test_invalid_options_are_reported(options, message):
 
 
 def test_the_config_has_all_options_with_their_defaults():
-    config = OmegaConf.load(ROOT / "conf" / "sequence" / "transformer.yaml")
-    module = hydra.utils.instantiate(config)(4, 5, True)
+    module = check_config("transformer", BehaviorTransformer)
     assert module(*draw(dtype=torch.float32)).shape == (5, 4)
-    options = list(inspect.signature(BehaviorTransformer).parameters.values())[3:]
-    assert {key: config[key] for key in config if not key.startswith("_")} == {
-        option.name: option.default for option in options
-    }
