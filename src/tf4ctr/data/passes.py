@@ -3,13 +3,14 @@
 The first pass counts values (`Tally`), the second writes rows as ids (`encoders`, `write_parts`).
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import polars as pl
+from polars.io.plugins import register_io_source
 
 from tf4ctr.data import faults, histories, vocabulary
 from tf4ctr.data.fields import FieldSpec
@@ -25,7 +26,7 @@ from tf4ctr.data.vocabulary import Counts
 
 MISSING = float("nan")  # a missing number in the prepared rows: a null would have to be filled in every batch
 SPLIT = "__split"  # the number of a row's split in SPLITS
-BATCH_ROWS = 100_000  # rows counted at a time
+BATCH_ROWS = 100_000  # rows counted or encoded at a time
 # integers are written with the bits that they need: lz4 would save another 3 % of the space and
 # make the stream 7 % slower
 PARQUET: dict[str, Any] = {"row_group_size": ROW_GROUP_SIZE, "compression": "uncompressed"}
@@ -152,8 +153,13 @@ def _parsed(batch: pl.DataFrame, columns: list[str]) -> pl.DataFrame:
     A column with another text stays as it is, so that its rows are found.
     """
     texts = [name for name in dict.fromkeys(columns) if batch.schema[name] == pl.String]
-    numbers = batch.select(finite(pl.col(name)) for name in texts)
-    return batch.with_columns(values for values in numbers if values.null_count() == batch[values.name].null_count())
+    # as `finite` does, but whether all are finite is asked only once for a column
+    numbers = batch.select(pl.col(texts).cast(pl.Float64, strict=False))
+    return batch.with_columns(
+        values
+        for values in numbers
+        if values.null_count() == batch[values.name].null_count() and values.is_finite().all()
+    )
 
 
 class Moments:
@@ -294,29 +300,25 @@ def write_parts(
         folder: where to write.
         tick: reports rows.
     """
-    dtypes = rows.collect_schema()
     number = [ROW] if known.histories else []
-    encoded = (_ticking(rows, tick) if tick else rows).select(SPLIT, *number, *encoders(spec, known, dtypes))
-    if known.schema.sequence_fields:
-        encoded = _with_sequences(spec, encoded, known, source)
-    _sink_parts(encoded, folder, SPLIT)
+    columns = [pl.col(SPLIT), *map(pl.col, number), *encoders(spec, known, rows.collect_schema())]
+    schema, names = known.schema, {field.name for field in spec.fields if field.in_rows}
+    lists = [field for field in schema.sequence_fields if field.name in names]
+    encoded = rows.select(columns).collect_schema()
+    if schema.sequence_fields:
+        encoded = _prepared_dtypes(schema, {key: dtype for key, dtype in encoded.items() if key not in {ROW, *names}})
+
+    def encode(frame: pl.DataFrame) -> pl.DataFrame:
+        frame = spread(frame.select(columns), lists, schema)
+        return (known.histories.add_to(frame, source) if known.histories else frame).select(encoded.names())
+
+    _sink_parts(_batches(rows, encode, encoded, tick), folder, SPLIT)
 
 
-def _with_sequences(spec: DatasetSpec, encoded: pl.LazyFrame, known: Known, source: str) -> pl.LazyFrame:
-    """Prepared columns in place of the sequences, which are lists, and of the row numbers."""
-    schema, linked = known.schema, known.histories
-    in_rows = {field.name for field in spec.fields if field.in_rows}
-    lists = [field for field in schema.sequence_fields if field.name in in_rows]
-    others = {name: dtype for name, dtype in encoded.collect_schema().items() if name not in {ROW, *in_rows}}
+def _prepared_dtypes(schema: Schema, others: Mapping[str, pl.DataType]) -> pl.Schema:
+    """The columns of prepared rows: those of all fields, then `others`."""
     ids = {column: pl.Int32() for field in schema.id_fields for column in field.columns}
-    numbers = {name: pl.Float32() for name in schema.number_columns}
-    dtypes = pl.Schema({**ids, **numbers, **others})
-
-    def add(frame: pl.DataFrame) -> pl.DataFrame:
-        frame = spread(frame, lists, schema)
-        return (linked.add_to(frame, source) if linked else frame).select(dtypes.names())
-
-    return encoded.map_batches(add, schema=dtypes, validate_output_schema=False, streamable=True)
+    return pl.Schema({**ids, **dict.fromkeys(schema.number_columns, pl.Float32()), **others})
 
 
 def write_events(
@@ -342,8 +344,13 @@ def write_events(
             for owner in [fields[member.of]]
         ]
         columns = histories.events(spec, leader, ids, histories.parts_of(total))
-        ticking = _ticking(rows, tick) if tick and leader is spec.logs[0] else rows
-        _sink_parts(ticking.select(columns).filter(pl.col(PART).is_not_null()), folder / leader.name, PART)
+
+        def linkable(frame: pl.DataFrame, columns: list[pl.Expr] = columns) -> pl.DataFrame:
+            return frame.select(columns).filter(pl.col(PART).is_not_null())
+
+        ticking = tick if leader is spec.logs[0] else None
+        events = _batches(rows, linkable, rows.select(columns).collect_schema(), ticking)
+        _sink_parts(events, folder / leader.name, PART)
 
 
 def _sink_parts(rows: pl.LazyFrame, folder: Path, key: str) -> None:
@@ -352,11 +359,19 @@ def _sink_parts(rows: pl.LazyFrame, folder: Path, key: str) -> None:
     rows.sink_parquet(parts, mkdir=True, engine="streaming", **PARQUET)
 
 
-def _ticking(rows: pl.LazyFrame, tick: Tick) -> pl.LazyFrame:
-    """Return `rows` unchanged, and report them to `tick` as they pass."""
+def _batches(
+    rows: pl.LazyFrame, work: Callable[[pl.DataFrame], pl.DataFrame], schema: pl.Schema, tick: Tick | None
+) -> pl.LazyFrame:
+    """The result of `work` for all rows, batch by batch; `tick` is told the rows.
 
-    def count(frame: pl.DataFrame) -> pl.DataFrame:
-        tick(frame.height)
-        return frame
+    `rows.select(...)` would be the same, but polars' streaming engine needs three times the memory
+    for expressions that look up large vocabularies.
+    """
 
-    return rows.map_batches(count, schema=rows.collect_schema(), validate_output_schema=False, streamable=True)
+    def frames(*_: object) -> Iterator[pl.DataFrame]:  # a sink asks for all columns and rows
+        for frame in rows.collect_batches(chunk_size=BATCH_ROWS, engine="streaming"):
+            yield work(frame)
+            if tick:
+                tick(len(frame))
+
+    return register_io_source(frames, schema=schema)
