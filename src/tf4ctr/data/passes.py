@@ -28,8 +28,8 @@ MISSING = float("nan")  # a missing number in the prepared rows: a null would ha
 SPLIT = "__split"  # the number of a row's split in SPLITS
 BATCH_ROWS = 100_000  # rows counted or encoded at a time
 # integers are written with the bits that they need: lz4 would save another 3 % of the space and
-# make the stream 7 % slower
-PARQUET: dict[str, Any] = {"row_group_size": ROW_GROUP_SIZE, "compression": "uncompressed"}
+# make the stream 7 % slower. Statistics are left out, as nobody filters prepared rows by value
+PARQUET: dict[str, Any] = {"row_group_size": ROW_GROUP_SIZE, "compression": "uncompressed", "statistics": False}
 
 Tick = Callable[[int], None]  # reports rows that are done
 
@@ -97,10 +97,6 @@ class Tally:
         self.fields = {field.name: Counts(field.name) for field in fields if field.counted}
         self.numbers = {field.name: Distribution(field.name) for field in fields if field.kind == NUMBERS}
         self.groups = Counts(spec.group) if spec.group else None
-        only_numbers = spec.numbers
-        self._number_columns = [
-            field.raw for field in spec.fields if field.kind == NUMBERS and field.raw in only_numbers
-        ]
         self._checks: list[pl.DataFrame] = []
 
     @property
@@ -118,7 +114,7 @@ class Tally:
             tick(len(batch))
 
     def _count_batch(self, batch: pl.DataFrame) -> None:
-        batch = _parsed(batch, self._number_columns)
+        batch = _parsed(batch, self.spec)
         rows = batch.lazy()
         train = rows.filter(pl.col(SPLIT) == 0)
         totals = [pl.len().cast(pl.Int64).alias("rows"), faults.label(self.spec).sum().alias("clicks")]
@@ -147,12 +143,13 @@ class Tally:
         return [*self.fields.values(), *self.numbers.values(), *groups]
 
 
-def _parsed(batch: pl.DataFrame, columns: list[str]) -> pl.DataFrame:
-    """Texts that are all numbers become numbers, once for all that is asked of them.
+def _parsed(batch: pl.DataFrame, spec: DatasetSpec) -> pl.DataFrame:
+    """Texts of numbers that are all numbers become numbers, once for all that is asked of them.
 
     A column with another text stays as it is, so that its rows are found.
     """
-    texts = [name for name in dict.fromkeys(columns) if batch.schema[name] == pl.String]
+    columns = spec.numbers & {field.raw for field in spec.fields if field.kind == NUMBERS}
+    texts = [name for name, dtype in batch.schema.items() if name in columns and dtype == pl.String]
     # as `finite` does, but whether all are finite is asked only once for a column
     numbers = batch.select(pl.col(texts).cast(pl.Float64, strict=False))
     return batch.with_columns(
@@ -309,7 +306,7 @@ def write_parts(
         encoded = _prepared_dtypes(schema, {key: dtype for key, dtype in encoded.items() if key not in {ROW, *names}})
 
     def encode(frame: pl.DataFrame) -> pl.DataFrame:
-        frame = spread(frame.select(columns), lists, schema)
+        frame = spread(_parsed(frame, spec).select(columns), lists, schema)
         return (known.histories.add_to(frame, source) if known.histories else frame).select(encoded.names())
 
     _sink_parts(_batches(rows, encode, encoded, tick), folder, SPLIT)
