@@ -37,7 +37,8 @@ def options(group):
     return sorted(path.stem for path in (ROOT / "conf" / group).glob("*.yaml"))
 
 
-ALONE = ("dlrm", "dnn", "edcn", "fm", "fwfm", "ipnn", "lr", "masknet")  # one encoder
+# backbones of one encoder
+ALONE = ("afm", "dlrm", "dnn", "edcn", "ffm", "fm", "fmfm", "fwfm", "hofm", "ipnn", "lr", "masknet", "onn")
 
 
 PAIRED = sorted(set(options("backbone")) - set(ALONE))
