@@ -80,6 +80,21 @@ def test_every_backbone_runs_plain_and_uses_all_its_parameters(schema, backbone)
     assert len(module.network.encoders) == (1 if backbone in ALONE else 2)
     assert a_step_changes(module, schema)
     assert all(parameter.grad is not None for parameter in module.network.parameters())
+    with torch.autocast("cpu", torch.bfloat16):
+        loss = module._terms_of(draw_ids(schema, 32), torch.randint(0, 2, (32,)).float())["loss"]
+    loss.backward()
+    assert all(parameter.grad.isfinite().all() for parameter in module.network.parameters())
+
+
+@pytest.mark.parametrize("backbone", ["ffm", "hofm"])
+def test_the_tables_of_an_encoder_follow_the_embedding_group(schema, backbone):
+    module = build_module(composed(f"backbone={backbone}", "framework=plain", "embedding=rowwise"), schema)
+    tables = list(module.network.embeddings())
+    assert len(tables) == {"ffm": 2, "hofm": 3}[backbone]
+    assert all(table.sparse for table in tables)
+    assert a_step_changes(module, schema)
+    named = composed(f"backbone={backbone}", "embedding.table.init_std=0.5")
+    assert named.backbone.simple.init_std == 0.5
 
 
 @pytest.mark.parametrize("backbone", ["lr", "dnn"])
