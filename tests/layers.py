@@ -3,6 +3,8 @@
 import numpy as np
 import torch
 
+from tf4ctr.models.inputs import Inputs
+
 
 def randomized(encoder):
     """Set all weights, biases and running statistics to random values; float64, evaluation mode."""
@@ -45,7 +47,7 @@ def softmax(x):
     return e / e.sum()
 
 
-def check_gradients(encoder, fields=3, dim=4, rows=4):
+def check_gradients(encoder, fields=3, dim=4, rows=4, ids=None):
     """Compare the derivatives of the outputs by the embeddings with finite differences."""
     emb = torch.randn(rows, fields, dim, dtype=torch.float64, requires_grad=True)
-    assert torch.autograd.gradcheck(lambda emb: encoder(emb, None), emb)
+    assert torch.autograd.gradcheck(lambda emb: encoder(emb, None if ids is None else Inputs(ids)), emb)

@@ -37,24 +37,34 @@ def options(group):
     return sorted(path.stem for path in (ROOT / "conf" / group).glob("*.yaml"))
 
 
-ALONE = ("dlrm", "dnn", "edcn", "fm", "fwfm", "ipnn", "lr", "masknet")  # one encoder
+# backbones of one encoder
+ALONE = (
+    *("afm", "dlrm", "dnn", "edcn", "eulernet", "ffm", "fignn", "fm", "fmfm", "fwfm", "hofm"),
+    *("ipnn", "lr", "masknet", "onn", "sam", "wukong"),
+)
 
 
 PAIRED = sorted(set(options("backbone")) - set(ALONE))
-GRID = list(product(options("ssem"), options("dfm")))
-# every backbone with every ssem and every dfm; deepfm with every pair of them
+SSEMS, DFMS = options("ssem"), options("dfm")
+# every backbone with every ssem, beside another dfm each; deepfm with every pair of them
 COVER = [
     (backbone, *pair)
-    for backbone in PAIRED
-    for pair in (GRID if backbone == "deepfm" else GRID[:: len(options("dfm")) + 1] + GRID[4:5])
+    for number, backbone in enumerate(PAIRED)
+    for pair in (
+        product(SSEMS, DFMS)
+        if backbone == "deepfm"
+        else [(ssem_, DFMS[(number + place) % len(DFMS)]) for place, ssem_ in enumerate(SSEMS)]
+    )
 ]
 
 
-def test_the_combinations_cover_every_part_beside_every_backbone():
+def test_the_combinations_cover_every_part():
     for backbone in PAIRED:
         pairs = [pair for name, *pair in COVER if name == backbone]
-        assert {ssem_ for ssem_, _ in pairs} == set(options("ssem"))
-        assert {dfm_ for _, dfm_ in pairs} == set(options("dfm"))
+        assert {ssem_ for ssem_, _ in pairs} == set(SSEMS)
+        assert len({dfm_ for _, dfm_ in pairs}) >= len(SSEMS)
+    for dfm_ in DFMS:
+        assert sum(name != "deepfm" and dfm_ in pair for name, *pair in COVER) >= len(PAIRED) // 2
 
 
 @pytest.mark.parametrize(("backbone", "ssem_", "dfm_"), COVER)
@@ -70,9 +80,24 @@ def test_every_backbone_runs_plain_and_uses_all_its_parameters(schema, backbone)
     assert len(module.network.encoders) == (1 if backbone in ALONE else 2)
     assert a_step_changes(module, schema)
     assert all(parameter.grad is not None for parameter in module.network.parameters())
+    with torch.autocast("cpu", torch.bfloat16):
+        loss = module._terms_of(draw_ids(schema, 32), torch.randint(0, 2, (32,)).float())["loss"]
+    loss.backward()
+    assert all(parameter.grad.isfinite().all() for parameter in module.network.parameters())
 
 
-@pytest.mark.parametrize("backbone", ALONE)
+@pytest.mark.parametrize("backbone", ["ffm", "hofm"])
+def test_the_tables_of_an_encoder_follow_the_embedding_group(schema, backbone):
+    module = build_module(composed(f"backbone={backbone}", "framework=plain", "embedding=rowwise"), schema)
+    tables = list(module.network.embeddings())
+    assert len(tables) == {"ffm": 2, "hofm": 3}[backbone]
+    assert all(table.sparse for table in tables)
+    assert a_step_changes(module, schema)
+    named = composed(f"backbone={backbone}", "embedding.table.init_std=0.5")
+    assert named.backbone.simple.init_std == 0.5
+
+
+@pytest.mark.parametrize("backbone", ["lr", "dnn"])
 @pytest.mark.parametrize(
     "overrides", [(), ("framework=plain", "ssem=gm"), ("framework=plain", "dfm=cf"), ("framework=plain", "loss=tf")]
 )
@@ -106,9 +131,20 @@ def test_every_loss_builds_and_takes_a_step(schema, loss):
     assert a_step_changes(build_module(composed(f"loss={loss}"), schema), schema)
 
 
+def test_a_loss_of_two_passes_gets_two_passes_of_one_batch(schema, monkeypatch):
+    module = build_module(composed("backbone=qnn", "loss=self_ensemble"), schema).train()
+    passes = []
+    loss = module.loss.forward
+    monkeypatch.setattr(module.loss, "forward", lambda *rows: passes.append(rows[:2]) or loss(*rows))
+    module._terms_of(draw_ids(schema, 32), torch.randint(0, 2, (32,)).float())["loss"].backward()
+    first, second = passes[0]
+    assert not torch.equal(first.fused, second.fused)  # another dropout mask
+    assert all(parameter.grad is not None for parameter in module.network.encoders.parameters())
+
+
 def a_step_changes(module, schema):
     optimizer = module.configure_optimizers()
-    terms = module.loss(module.network(draw_ids(schema, 32)), torch.randint(0, 2, (32,)).float())
+    terms = module._terms_of(draw_ids(schema, 32), torch.randint(0, 2, (32,)).float())
     terms["loss"].backward()
     before = [parameter.detach().clone() for parameter in module.network.parameters()]
     optimizer.step()
@@ -118,7 +154,8 @@ def a_step_changes(module, schema):
 @pytest.mark.parametrize("backbone", options("backbone"))
 def test_every_backbone_is_one_graph_with_its_loss(schema, backbone, monkeypatch):
     """The graph, run without a backend's code, gives the same terms and gradients."""
-    config = composed(f"backbone={backbone}", *(("framework=plain",) if backbone in ALONE else ("ssem=moe", "dfm=vf")))
+    parts = ("ssem=moe", "dfm=vf") if backbone == "deepfm" else ("framework=plain",)
+    config = composed(f"backbone={backbone}", *parts)
     module = build_module(config, schema).train()
     ids, label = draw_ids(schema, 32), torch.randint(0, 2, (32,)).float()
     # graphs compute their products without oneDNN, which sums in another order

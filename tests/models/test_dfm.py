@@ -4,7 +4,7 @@ import torch
 from torch import nn
 
 from tf4ctr.errors import InputError
-from tf4ctr.models.dfm import BilinearFusion, Concatenation, MixtureOfExperts, Sum, Voting, WeightedSum
+from tf4ctr.models.dfm import BilinearFusion, Concatenation, Mean, MixtureOfExperts, Sum, Voting, WeightedSum
 
 SIZES = [5, 3, 2]  # widths of the encoders' outputs
 
@@ -63,7 +63,15 @@ def test_weighted_sum(hidden):
     np.testing.assert_allclose(fused.detach(), expected, atol=1e-6)
 
 
-@pytest.mark.parametrize("dfm", [Sum, WeightedSum, Voting, Concatenation, MixtureOfExperts])
+def test_mean(hidden):
+    dfm = build(Mean, hidden)
+    fused, heads = dfm(hidden)
+    check_heads(dfm, hidden, heads)
+    expected = sum(linear(layer, h) for layer, h in zip(dfm.heads, hidden, strict=True)) / len(hidden)
+    np.testing.assert_allclose(fused.detach(), expected, atol=1e-12)
+
+
+@pytest.mark.parametrize("dfm", [Sum, Mean, WeightedSum, Voting, Concatenation, MixtureOfExperts])
 def test_gradients(dfm, hidden):
     dfm = build(dfm, hidden).eval()
 

@@ -50,6 +50,18 @@ class Sum(nn.Module):
         return fused_B if self.interaction is None else fused_B + self.interaction(hidden), heads
 
 
+class Mean(Sum):
+    """z = mean_k z_k, as in FCN and FinalNet. The heads are those of `Sum`."""
+
+    def __init__(self, features: Sequence[int]) -> None:
+        super().__init__(features)
+
+    def forward(self, hidden: Sequence[Tensor]) -> Fused:
+        """h_k [B, H_k] -> z [B], all z_k [B]"""
+        fused_B, heads = super().forward(hidden)
+        return fused_B / len(heads), heads
+
+
 class WeightedSum(nn.Module):
     """WSF: z = sum_k w_k z_k with learned w, initially 1 / K.
 

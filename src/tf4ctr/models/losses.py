@@ -1,9 +1,11 @@
 """From logits to the loss.
 
 Each loss maps (`Logits`, label [B], weight [B] or None) to named terms, which are means over the
-rows, each row times its weight. Training minimises the term `loss`.
+rows, each row times its weight. Training minimises the term `loss`. A loss with `passes = n` gets
+the `Logits` of n forward passes of one batch instead, which differ in their dropout.
 """
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -62,7 +64,23 @@ class FocalLoss(nn.Module):
         return {"loss": mean(class_B * factor_B * bce_B, weight_B), "bce": mean(bce_B, weight_B)}
 
 
-class TFLoss(nn.Module):
+class HeadsLoss(nn.Module):
+    """A loss that trains the heads of several encoders."""
+
+    def check_heads(self, heads: int) -> None:
+        """Check that the loss fits so many heads.
+
+        Raises:
+            InputError: there is only one head.
+        """
+        if heads < 2:
+            raise InputError(
+                f"{type(self).__name__} trains the heads of a simple and a complex encoder,"
+                " but the backbone has one encoder: use loss=bce"
+            )
+
+
+class TFLoss(HeadsLoss):
     """BCE(fused) + Twin Focus Loss (TF4CTR).
 
     With q the probability that a head gives to the true class:
@@ -114,6 +132,10 @@ class TFLoss(nn.Module):
         self.alpha, self.gamma, self.c = float(alpha), float(gamma), float(c)
         self.focus = None if focus is None else [float(number) for number in focus]
 
+    def check_heads(self, heads: int) -> None:
+        """Check that the loss fits so many heads, see `focus_of`."""
+        self.focus_of(heads)
+
     def focus_of(self, heads: int) -> list[float]:
         """The focus of each head, for this number of heads.
 
@@ -153,3 +175,68 @@ class TFLoss(nn.Module):
             # positive, because the derivative of 0 ** gamma is infinite for gamma < 1
             factor_B = factor_B.clamp_min(torch.finfo(factor_B.dtype).tiny)
         return mean(factor_B**self.gamma * F.softplus(-true_B), weight_B)
+
+
+class TriBCELoss(HeadsLoss):
+    """L + sum_k w_k L_k with w_k = max(0, L_k - L): Tri-BCE (Li et al., arXiv 2407.13349, 2024).
+
+    L is the BCE of the fused logit, L_k the BCE of a head. A head counts by how much it is worse
+    than the fused logit. The gradient flows through the weights too, as in the published code. FCN
+    has two heads; the formula allows any number.
+    """
+
+    def forward(self, logits: Logits, label_B: Tensor, weight_B: Tensor | None = None) -> dict[str, Tensor]:
+        """-> `loss`, the fused logit's `bce`, and `bce_NAME` of each head, []"""
+        bce = F.binary_cross_entropy_with_logits(logits.fused.float(), label_B, weight_B)
+        terms = {
+            f"bce_{name}": F.binary_cross_entropy_with_logits(logit_B.float(), label_B, weight_B)
+            for name, logit_B in logits.heads().items()
+        }
+        excess = torch.stack([torch.relu(term - bce) * term for term in terms.values()])
+        return {"loss": bce + excess.sum(), "bce": bce, **terms}
+
+
+class DistillationLoss(HeadsLoss):
+    """BCE(z, y) + sum_k BCE(z_k, p) with p = sigmoid(z) as a constant (Zhu et al., SIGIR 2023).
+
+    The fused prediction teaches the heads. In FinalNet z is the mean of the two heads (dfm=mean).
+    This loss does not suit dfm=sum: there each head would learn the whole of z, not its share.
+    """
+
+    def forward(self, logits: Logits, label_B: Tensor, weight_B: Tensor | None = None) -> dict[str, Tensor]:
+        """-> `loss`, the fused logit's `bce`, and `taught_NAME` of each head, []"""
+        fused_B = logits.fused.float()
+        bce = F.binary_cross_entropy_with_logits(fused_B, label_B, weight_B)
+        teacher_B = torch.sigmoid(fused_B.detach())
+        terms = {
+            f"taught_{name}": F.binary_cross_entropy_with_logits(logit_B.float(), teacher_B, weight_B)
+            for name, logit_B in logits.heads().items()
+        }
+        return {"loss": bce + torch.stack(list(terms.values())).sum(), "bce": bce, **terms}
+
+
+class SelfEnsembleLoss(nn.Module):
+    """BCE(p, y) + BCE(p_1, p) + BCE(p_2, p): the self-ensemble of QNN (arXiv 2505.17999, 2025).
+
+    p_1 and p_2 are the fused predictions of two passes with other dropout masks, p is their mean.
+    In the last two terms p is a constant. Without dropout these terms have no gradient.
+    """
+
+    passes = 2
+
+    def forward(
+        self, first: Logits, second: Logits, label_B: Tensor, weight_B: Tensor | None = None
+    ) -> dict[str, Tensor]:
+        """-> `loss`, the `bce` of p, and `taught` of both passes together, []"""
+        logit_2B = torch.stack([first.fused.float(), second.fused.float()])
+        log_click_B, log_other_B = (_log_mean(F.logsigmoid(sign * logit_2B)) for sign in (1, -1))
+        bce = mean(-(label_B * log_click_B + (1 - label_B) * log_other_B), weight_B)
+        teacher_2B = log_click_B.detach().exp().expand_as(logit_2B)
+        bce_2B = F.binary_cross_entropy_with_logits(logit_2B, teacher_2B, reduction="none")
+        taught = mean(bce_2B.sum(0), weight_B)
+        return {"loss": bce + taught, "bce": bce, "taught": taught}
+
+
+def _log_mean(log_2B: Tensor) -> Tensor:
+    """The logarithm of the mean of two numbers, from their logarithms: [2, B] -> [B]."""
+    return torch.logaddexp(*log_2B) - math.log(2)

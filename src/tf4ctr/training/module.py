@@ -21,7 +21,7 @@ from tf4ctr.data.schema import Schema
 from tf4ctr.data.stream import Batch, Stream
 from tf4ctr.errors import InputError
 from tf4ctr.metrics import AUC, GroupedAUC, LogLoss
-from tf4ctr.models.losses import TFLoss
+from tf4ctr.models.losses import HeadsLoss
 from tf4ctr.models.network import Network
 from tf4ctr.training.checkpoints import (
     load_network,
@@ -63,7 +63,7 @@ class CTRModule(LightningModule):
     Args:
         schema: of the dataset; it is saved in the checkpoint.
         network: ids and numbers -> Logits.
-        loss: (Logits, label, weight) -> named terms, `loss` among them.
+        loss: (Logits, label, weight) -> named terms, `loss` among them; see losses.py.
         optimizer: builds the optimiser from parameter groups.
         embedding_l2: lambda of (lambda / 2) * ||table||^2 over every embedding table. Its gradient
             is lambda * table: Adam's coupled weight decay on these parameters, without a pass of
@@ -89,8 +89,8 @@ class CTRModule(LightningModule):
         super().__init__()
         if embedding_l2 < 0:
             raise InputError(f"embedding.l2 is {embedding_l2}: it must not be negative")
-        if isinstance(loss, TFLoss):
-            loss.focus_of(len(network.encoders))  # raises if they do not fit
+        if isinstance(loss, HeadsLoss):
+            loss.check_heads(len(network.encoders))
         self.schema, self.network, self.loss = schema, network, loss
         self.make_optimizer, self.embedding_l2 = optimizer, embedding_l2
         self.weighted_metrics = weighted_metrics
@@ -112,8 +112,9 @@ class CTRModule(LightningModule):
     def _terms_of(
         self, ids_BW: Tensor, label_B: Tensor, numbers_BN: Tensor | None = None, weight_B: Tensor | None = None
     ) -> dict[str, Tensor]:
-        terms = self.loss(self.network(ids_BW, numbers_BN), label_B, weight_B)
-        auxiliary = self.network.auxiliary()
+        passes = [self.network(ids_BW, numbers_BN) for _ in range(getattr(self.loss, "passes", 1))]
+        terms = self.loss(*passes, label_B, weight_B)
+        auxiliary = self.network.auxiliary()  # of the last pass
         if auxiliary is not None:
             terms = {**terms, "loss": terms["loss"] + auxiliary, "auxiliary": auxiliary}
         return terms
