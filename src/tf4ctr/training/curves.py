@@ -19,7 +19,7 @@ def draw_curves(folder: Path) -> Path | None:
         return None
     from matplotlib.figure import Figure
 
-    rows = pl.read_csv(source)
+    rows = pl.read_csv(source, schema_overrides={"epoch": pl.Float64})
     panels = {
         "training loss and its terms": [name for name in rows.columns if name.startswith("train/")],
         "validation logloss": [name for name in rows.columns if name.startswith("val/") and name.endswith("logloss")],
