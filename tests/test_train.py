@@ -53,6 +53,8 @@ def test_a_run_writes_everything_into_its_folder(toy, tmp_path):
         assert "Settings" in shown
         assert f"{metrics['parameters']:,}" in shown
         assert f"{metrics['test/auc']:.6f}" in shown
+        assert shown.count("epoch  train loss  val AUC     gAUC  logloss") == 1
+        assert shown.count(f"{float(best['val/auc']):.5f}") == 1
     assert result.stdout.count("logging offline") == 1
     curves = [row for row in offline_history(folder) if "val/auc" in row]
     assert [row["val/auc"] for row in curves] == pytest.approx([float(row["val/auc"]) for row in rows])
