@@ -53,9 +53,12 @@ def test_a_run_writes_everything_into_its_folder(toy, tmp_path):
         assert "Settings" in shown
         assert f"{metrics['parameters']:,}" in shown
         assert f"{metrics['test/auc']:.6f}" in shown
+        assert shown.count("epoch  train loss  val AUC     gAUC  logloss") == 1
+        assert shown.count(f" {float(best['val/auc']):.5f} ") == 1
     assert result.stdout.count("logging offline") == 1
     curves = [row for row in offline_history(folder) if "val/auc" in row]
-    assert [row["val/auc"] for row in curves] == pytest.approx([float(row["val/auc"]) for row in rows])
+    for name in ("epoch", "val/auc", "train/loss"):
+        assert [row[name] for row in curves] == pytest.approx([float(row[name]) for row in rows])
     (run,) = offline_records(folder, "run")
     assert (run.display_name, run.run_group) == ("deepfm-frappe-2019", "")
     assert any("train/tf_complex" in row for row in offline_history(folder))
@@ -114,8 +117,10 @@ def test_ctrl_c_saves_and_ckpt_resumes_to_the_same_end(toy, tmp_path):
 
 def test_a_run_without_optional_callbacks_trains_and_tests(toy, tmp_path):
     optional = ("stop_diverged", "lr_plateau", "early_stopping", "checkpoint_last", "focus", "progress_bar", "summary")
+    optional += ("validation_lines",)
     result = run_script("train.py", *toy, "logger=csv", *(f"callbacks.{name}=null" for name in optional))
     assert result.returncode == 0, result.stdout + result.stderr
+    assert "train loss" not in result.stdout
     metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
     assert {"val/auc", "test/auc", "best_epoch", "train_rows_per_second"} <= set(metrics)
     assert metrics["epochs"] == 3

@@ -20,6 +20,7 @@ from tf4ctr.errors import InputError
 from tf4ctr.models.network import Network
 from tf4ctr.training.checkpoints import load_network, other_version
 from tf4ctr.training.module import CTRModule
+from tf4ctr.training.schedule import check_schedule
 from tf4ctr.training.summary import RunSummary, summary_of
 
 # `_target_`s of version 0.1.0 that have moved: the config of an old run or a user's yaml has them
@@ -101,7 +102,7 @@ def build_trainer(config: DictConfig) -> Trainer:
     """
     callbacks = build_all(config.callbacks)
     if summary_of(callbacks) is None:
-        callbacks.append(RunSummary())
+        callbacks.insert(0, RunSummary())  # others read it
     # trainer.compile is beside precision and devices for the user, but the module does it
     options = OmegaConf.masked_copy(config.trainer, [str(key) for key in config.trainer if key != "compile"])
     has_bar = any(isinstance(callback, ProgressBar) for callback in callbacks)
@@ -118,6 +119,7 @@ def check_config(config: DictConfig, spec: DatasetSpec) -> None:
     with torch.random.fork_rng():
         build_module(config, spec.stand_in()).configure_optimizers()
     build_data(config, spec.prepared_dir)
+    check_schedule(config.trainer.get("val_check_interval", 1.0), config.trainer.get("check_val_every_n_epoch", 1))
 
 
 def build_all(nodes: DictConfig | None) -> list[Any]:

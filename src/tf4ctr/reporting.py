@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from lightning.pytorch.utilities import rank_zero_only
+from rich import get_console
 from rich.console import Console
 from rich.table import Table
 
@@ -25,6 +26,14 @@ def show(table: Table) -> None:
     plain = io.StringIO()
     Console(width=120, file=plain).print(table)
     transcript.info("\n%s", plain.getvalue())
+
+
+@rank_zero_only
+def say(line: str) -> None:
+    """Print a line on the terminal, above a progress bar, and write it to the run's log."""
+    # the console of the bar; any other one would write into the bar
+    get_console().print(line, soft_wrap=True, markup=False, highlight=False)
+    transcript.info(line)
 
 
 @rank_zero_only

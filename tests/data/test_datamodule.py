@@ -59,7 +59,8 @@ def test_ranks_take_the_rows_of_one_step_together(prepared):
 
 def trainer_of(rank=0, world_size=1, device="cpu"):
     strategy = SimpleNamespace(root_device=torch.device(device))
-    return SimpleNamespace(overfit_batches=0, global_rank=rank, world_size=world_size, strategy=strategy)
+    options = {"overfit_batches": 0, "val_check_interval": 1.0}
+    return SimpleNamespace(global_rank=rank, world_size=world_size, strategy=strategy, **options)
 
 
 @pytest.mark.parametrize("tier", ["memory", "disk"])

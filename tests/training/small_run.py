@@ -89,6 +89,8 @@ def run(
     every: int = 1000,
     epochs: int = 6,
     last: bool = True,
+    patience: int = 2,
+    **options: Any,
 ) -> End | None:
     """Train; returns None if the run was killed or interrupted.
 
@@ -96,6 +98,8 @@ def run(
         extra: one more callback.
         every: steps between two checkpoints within an epoch.
         last: whether last.ckpt is written.
+        patience: validations without improvement before the run stops.
+        options: more options of the trainer.
     """
     torch.manual_seed(7)
     data = CTRDataModule(prepared, batch_size=90, seed=7)  # 5 steps per epoch
@@ -108,15 +112,15 @@ def run(
         StopDiverged(50),
         summary,
         LRPlateau(MONITOR, 0.1, 0, 1e-6, 1e-6),
-        EarlyStopping(MONITOR, mode="max", patience=2, min_delta=1e-6, check_on_train_epoch_end=False),
+        EarlyStopping(MONITOR, mode="max", patience=patience, min_delta=1e-6, check_on_train_epoch_end=False),
         ModelCheckpoint(
             folder, "best", MONITOR, mode="max", enable_version_counter=False, save_on_train_epoch_end=False
         ),
         *([LastCheckpoint(str(folder), every)] if last else []),
         *([extra] if extra else []),
     ]
-    options = {"accelerator": "cpu", "max_epochs": epochs, "num_sanity_val_steps": 0, "default_root_dir": folder}
-    trainer = Trainer(callbacks=callbacks, **options, **QUIET)
+    options |= {"accelerator": "cpu", "max_epochs": epochs, "num_sanity_val_steps": 0, "default_root_dir": folder}
+    trainer = Trainer(callbacks=callbacks, **{**QUIET, **options})
     try:
         trainer.fit(module, data, ckpt_path=ckpt, weights_only=True)
     except (Killed, SystemExit):  # Lightning turns Ctrl-C into SystemExit

@@ -1,6 +1,8 @@
 import warnings
 
-from tf4ctr.training.curves import draw_curves
+import polars as pl
+
+from tf4ctr.training.curves import best_epoch, draw_curves, learning_rate_falls
 
 
 def test_an_undefined_metric_has_no_panel(tmp_path):
@@ -18,3 +20,20 @@ def test_curves_are_drawn_from_metrics_csv(tmp_path):
     path = draw_curves(tmp_path)
     assert path.read_bytes().startswith(b"\x89PNG")
     assert path.stat().st_size > 10_000
+
+
+def test_the_best_validation_and_the_falls_of_the_learning_rate_are_found():
+    rows = pl.DataFrame(
+        {
+            "epoch": [0.5, 1.0, 1.5, 2.0, 2.5],
+            "lr": [1e-3, 1e-3, None, 1e-4, 1e-5],  # no validation at 1.5
+            "val/auc": [0.6, 0.5, None, 0.7, 0.65],
+        }
+    )
+    assert learning_rate_falls(rows) == [1.0, 2.0]  # each at the validation that decided it
+    assert best_epoch(rows) == 2.0
+    monitored = rows.with_columns(pl.Series("val/monitor", [1.0, 1.5, None, 1.2, 1.5]))
+    assert best_epoch(monitored) == 1.0  # the first one of equals, as in best.ckpt
+    older = rows.select("epoch", "val/auc").with_columns(pl.lit(None).cast(pl.Float64).alias("val/auc"))
+    assert best_epoch(older) is None
+    assert learning_rate_falls(older) == []

@@ -42,16 +42,15 @@ def test_a_run_writes_the_focus_of_its_heads(toy, tmp_path):
     assert {"focus", "gates", "curves"} <= pictures
 
 
-def test_a_resumed_run_keeps_the_earlier_epochs(toy, tmp_path):
-    assert run_script("train.py", *toy, "trainer.max_epochs=1", "logger=none").returncode == 0
-    result = run_script(
-        "train.py", *toy, "trainer.max_epochs=2", "logger=none", f"ckpt={tmp_path}/run/checkpoints/last.ckpt"
-    )
+def test_a_resumed_run_keeps_the_earlier_validations(toy, tmp_path):
+    toy = [*toy, "logger=none", "trainer.val_check_interval=0.5"]  # an epoch has 7 steps
+    assert run_script("train.py", *toy, "trainer.max_epochs=1").returncode == 0
+    result = run_script("train.py", *toy, "trainer.max_epochs=2", f"ckpt={tmp_path}/run/checkpoints/last.ckpt")
     assert result.returncode == 0, result.stdout + result.stderr
     focus = json.loads((tmp_path / "run" / "focus.json").read_text())
-    assert focus["epochs"] == [1, 2]
-    assert {len(shares) for shares in focus["q"].values()} == {2}
-    assert {len(weights) for weights in focus["weights"].values()} == {2}
+    assert focus["epochs"] == [0.4286, 0.8571, 1.4286, 1.8571]
+    assert {len(shares) for shares in focus["q"].values()} == {4}
+    assert {len(weights) for weights in focus["weights"].values()} == {4}
 
 
 def test_gates_are_means_over_the_rows_of_a_value(tmp_path):

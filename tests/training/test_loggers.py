@@ -3,6 +3,7 @@ import json
 import struct
 
 import pytest
+import torch
 import wandb
 from matplotlib.figure import Figure
 from wandb.proto import wandb_internal_pb2
@@ -15,14 +16,17 @@ def read(path):
         return list(csv.DictReader(file))
 
 
-def test_one_row_per_epoch_of_training_and_validation(tmp_path):
+def test_one_row_per_validation_with_the_training_before_it(tmp_path):
     logger = EpochCSV(str(tmp_path))
     logger.log_metrics({"step/loss": 3.0, "epoch": 0}, 5)
-    logger.log_metrics({"val/auc": 0.7, "lr": 1e-3, "epoch": 0}, 9)
-    logger.log_metrics({"train/loss": 0.5, "epoch": 0}, 9)
-    logger.log_metrics({"val/auc": 0.8, "lr": 1e-3, "epoch": 1}, 19)
+    third = float(torch.tensor(0.3333))  # as Lightning passes it
+    logger.log_metrics({"val/auc": 0.6, "lr": 1e-3, "train/loss": 0.6, "epoch": third}, 2)
+    logger.log_metrics({"val/auc": 0.7, "lr": 1e-3, "epoch": 1.0}, 9)
+    logger.log_metrics({"train/loss": 0.5, "epoch": 1.0}, 9)
+    logger.log_metrics({"val/auc": 0.8, "lr": 1e-3, "epoch": 2.0}, 19)
     logger.log_metrics({"test/auc": 0.6, "epoch": 2}, 20)
     assert read(tmp_path / "metrics.csv") == [
+        {"epoch": "0.3333", "step": "2", "lr": "0.001", "train/loss": "0.6", "val/auc": "0.6"},
         {"epoch": "1", "step": "9", "lr": "0.001", "train/loss": "0.5", "val/auc": "0.7"},
         {"epoch": "2", "step": "19", "lr": "0.001", "train/loss": "", "val/auc": "0.8"},
     ]
@@ -30,14 +34,14 @@ def test_one_row_per_epoch_of_training_and_validation(tmp_path):
 
 def test_a_resumed_run_keeps_earlier_epochs_and_drops_later_ones(tmp_path):
     first = EpochCSV(str(tmp_path))
-    for epoch in range(4):
-        first.log_metrics({"val/auc": epoch / 10, "epoch": epoch}, epoch)
+    for number in range(4):
+        first.log_metrics({"val/auc": number / 10, "epoch": (number + 1) / 2}, number)
     second = EpochCSV(str(tmp_path))
-    second.log_metrics({"val/auc": 0.9, "epoch": 2}, 2)
+    second.log_metrics({"val/auc": 0.9, "epoch": 1.5}, 2)
     assert [(row["epoch"], row["val/auc"]) for row in read(tmp_path / "metrics.csv")] == [
-        ("1", "0.0"),
-        ("2", "0.1"),
-        ("3", "0.9"),
+        ("0.5", "0.0"),
+        ("1", "0.1"),
+        ("1.5", "0.9"),
     ]
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import psutil
 import torch
-from lightning import LightningDataModule
+from lightning import LightningDataModule, Trainer
 
 from tf4ctr.data.schema import Schema
 from tf4ctr.data.splits import SPLITS
@@ -108,7 +108,10 @@ class CTRDataModule(LightningDataModule):
         log.info("stream: %.1f GB of rows, %s tier", size / 1e9, self.tier)
 
     def train_dataloader(self) -> Stream:
-        return self._stream("train", self.batch_size, shuffle=not self._overfits)
+        stream = self._stream("train", self.batch_size, shuffle=not self._overfits)
+        if self.trainer and isinstance(self.trainer.val_check_interval, int):
+            _check_interval(self.trainer, len(stream))
+        return stream
 
     def val_dataloader(self) -> Stream:
         return self._stream("train", self.batch_size) if self._overfits else self._stream("valid", self.eval_batch_size)
@@ -126,3 +129,18 @@ class CTRDataModule(LightningDataModule):
         if self.tier == "disk":
             return DiskStream(self.prepared_dir, split, batch_size, shuffle_rows=self.shuffle_rows, **options)
         return MemoryStream(self.prepared_dir, split, batch_size, **options)
+
+
+def _check_interval(trainer: Trainer, batches: int) -> None:
+    """Check that an epoch of so many batches has as many steps as trainer.val_check_interval.
+
+    Raises:
+        InputError: it has fewer.
+    """
+    limit, interval = trainer.limit_train_batches, trainer.val_check_interval
+    steps = min(batches, limit) if isinstance(limit, int) else int(batches * limit)
+    if interval > steps and trainer.check_val_every_n_epoch is not None and trainer.limit_val_batches:
+        raise InputError(
+            f"trainer.val_check_interval is {interval} steps, and an epoch has {steps}: give at most {steps}, or a"
+            " fraction of an epoch; or set trainer.check_val_every_n_epoch=null, which counts the steps across epochs"
+        )

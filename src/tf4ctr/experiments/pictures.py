@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 
 
 def draw_curves(folder: Path, trained: pl.DataFrame, settings: list[str]) -> None:
-    """curves.png: validation AUC per epoch, one colour per setting, one line per job.
+    """curves.png: validation AUC over epochs, one colour per setting, one line per job.
 
     Nothing is drawn if no job has a metrics.csv.
 
@@ -22,7 +22,7 @@ def draw_curves(folder: Path, trained: pl.DataFrame, settings: list[str]) -> Non
     axis = figure.subplots()
     for job in sorted(trained.iter_rows(named=True), key=lambda job: settings.index(job["setting"])):
         source = folder / job["job"] / "metrics.csv"
-        if source.exists() and "val/auc" in (curve := pl.read_csv(source)).columns:
+        if source.exists() and "val/auc" in (curve := _read_curve(source)).columns:
             _draw_curve(axis, curve, job["setting"], settings.index(job["setting"]))
     if not axis.lines:
         return
@@ -31,6 +31,11 @@ def draw_curves(folder: Path, trained: pl.DataFrame, settings: list[str]) -> Non
     axis.grid(alpha=0.3)
     figure.legend(loc="outside right upper", fontsize=8)
     figure.savefig(folder / "curves.png", dpi=120)
+
+
+def _read_curve(source: Path) -> pl.DataFrame:
+    # polars guesses a type from the first rows, and the epochs of these may all be whole numbers
+    return pl.read_csv(source, schema_overrides={"epoch": pl.Float64})
 
 
 def _draw_curve(axis: Axes, curve: pl.DataFrame, setting: str, number: int) -> None:

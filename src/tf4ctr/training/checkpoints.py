@@ -14,6 +14,7 @@ from torch import distributed
 from tf4ctr import __version__
 from tf4ctr.errors import InputError
 from tf4ctr.models.network import Network
+from tf4ctr.training.schedule import steps_to_pause
 
 
 def load_network(network: Network, checkpoint: Mapping[str, Any]) -> None:
@@ -99,18 +100,19 @@ def saved_random_state(checkpoint: Mapping[str, Any]) -> dict[str, Any] | None:
 class LastCheckpoint(Checkpoint):
     """Keeps `last.ckpt`. A run that resumes from it ends exactly as the unbroken run.
 
-    It is written every `every_n_train_steps` steps, before the last step of an epoch, after every
-    validation, and when training is interrupted. It is never written at these times:
+    It is written every `every_n_train_steps` steps, before the last step of an epoch or of a
+    validation's interval, after every validation, and when training is interrupted. It is never
+    written at these times:
 
-    - Between the last step of an epoch and the end of its validation. Lightning would resume there
-      without validation, or validate only the remaining batches.
+    - Between such a last step and the end of the validation, or of the epoch. Lightning would
+      resume there without validation, or validate only the remaining batches.
     - In the middle of a step, when some weights are already new and some random numbers are already
       drawn. Ctrl-C, SIGTERM and SIGUSR1 (what a scheduler sends before it kills) wait for the end
       of the step. A second signal does not wait.
 
     Args:
         dirpath: folder of the checkpoint.
-        every_n_train_steps: steps between two checkpoints within an epoch.
+        every_n_train_steps: steps between two checkpoints.
     """
 
     def __init__(self, dirpath: str, every_n_train_steps: int) -> None:
@@ -133,7 +135,7 @@ class LastCheckpoint(Checkpoint):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        remaining = trainer.num_training_batches - (batch_idx + 1)
+        remaining = steps_to_pause(trainer, batch_idx)
         self._stepping = remaining > 0
         # a signal reaches each rank at another time: they agree on the step, as they save together
         interrupted = trainer.strategy.reduce_boolean_decision(self._interrupted, all=False)
@@ -145,6 +147,7 @@ class LastCheckpoint(Checkpoint):
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.state.fn == "fit" and not trainer.sanity_checking:
             self._save(trainer)
+            self._stepping = trainer.fit_loop.batch_idx + 1 < trainer.num_training_batches and not trainer.should_stop
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._restore_handlers()

@@ -1,6 +1,7 @@
 """The Twin Focus in training: each head's q and weight in the fusion, and gm's gate by value."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -16,6 +17,7 @@ from tf4ctr.data.schema import Schema
 from tf4ctr.files import write_whole
 from tf4ctr.models.ssem import GatingMechanism
 from tf4ctr.training.module import CTRModule
+from tf4ctr.training.schedule import epochs_trained
 
 BINS = 40  # of q from 0 to 1: a picture of 300 pixels shows no more
 DRAWN_VALUES = 200  # the most frequent ones of each field: more dots hide each other
@@ -24,7 +26,7 @@ DRAWN_VALUES = 200  # the most frequent ones of each field: more dots hide each 
 class FocusPictures(Callback):
     """Observes every validation. When training ends or is stopped, it writes into the run's folder:
 
-    - focus.json and its picture focus.png: per epoch, the distribution over the validation rows of
+    - focus.json and its picture focus.png: per validation, the distribution over its rows of
       q, the probability that a head gives to the true class, for every head; and the mean weight of
       each head in the fusion, if the DFM has weights (wsf, vf, moef).
     - with ssem=gm, gates.csv and its picture gates.png: for each value of each field, its rows in
@@ -37,9 +39,9 @@ class FocusPictures(Callback):
 
     def __init__(self, dirpath: str) -> None:
         self.folder = Path(dirpath)
-        self.epochs: list[int] = []
-        self.q: dict[str, list[list[float]]] = {}  # per head: the shares of the bins, one row per epoch
-        self.weights: dict[str, list[float]] = {}  # per head: its mean weight, one per epoch
+        self.epochs: list[int | float] = []  # trained before each validation
+        self.q: dict[str, list[list[float]]] = {}  # per head: the shares of the bins, one row per validation
+        self.weights: dict[str, list[float]] = {}  # per head: its mean weight, one per validation
         self.gates: pl.DataFrame | None = None
         self._counts: dict[str, Tensor] = {}
         self._hook: RemovableHandle | None = None
@@ -95,7 +97,7 @@ class FocusPictures(Callback):
         module = cast(CTRModule, pl_module)
         counts = {name: trainer.strategy.reduce(count, reduce_op="sum").cpu() for name, count in self._counts.items()}
         self._counts = {}
-        self.epochs.append(trainer.current_epoch + 1)
+        self.epochs.append(epochs_trained(trainer))
         for name, count in counts.items():
             if name.startswith("q/"):
                 self.q.setdefault(name.removeprefix("q/"), []).append((count / count.sum()).tolist())
@@ -162,17 +164,20 @@ def gate_table(rows: Tensor, share: Tensor, schema: Schema, folder: Path) -> pl.
     return pl.concat(tables)
 
 
-def draw_focus(epochs: list[int], q: dict[str, list[list[float]]], weights: dict[str, list[float]], path: Path) -> None:
+def draw_focus(
+    epochs: Sequence[float], q: dict[str, list[list[float]]], weights: dict[str, list[float]], path: Path
+) -> None:
     """One panel per head (epochs, q, darker for more rows), and one of the heads' weights."""
     from matplotlib.figure import Figure
 
     panels = len(q) + bool(weights)
     figure = Figure(figsize=(3.6 * panels, 3.2), layout="constrained")
     axes = figure.subplots(1, panels, squeeze=False)[0]
+    half = (epochs[-1] - epochs[0]) / (2 * (len(epochs) - 1)) if len(epochs) > 1 else 0.5
     for axis, (head, shares) in zip(axes, q.items(), strict=False):
         image = torch.tensor(shares).T.sqrt().numpy()  # the root: else the bin at 1 hides all others
         axis.imshow(
-            image, origin="lower", aspect="auto", cmap="Blues", extent=(epochs[0] - 0.5, epochs[-1] + 0.5, 0, 1)
+            image, origin="lower", aspect="auto", cmap="Blues", extent=(epochs[0] - half, epochs[-1] + half, 0, 1)
         )
         axis.set_title(f"q of the {head} head", fontsize=10)
         axis.set_xlabel("epoch")

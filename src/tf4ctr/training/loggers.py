@@ -1,4 +1,4 @@
-"""Where metrics are logged: metrics.csv, with one row per epoch, and Weights & Biases."""
+"""Where metrics are logged: metrics.csv, with one row per validation, and Weights & Biases."""
 
 import csv
 import io
@@ -21,9 +21,12 @@ log = logging.getLogger(__name__)
 
 
 class EpochCSV(Logger):
-    """metrics.csv with one row per epoch: what training and validation logged.
+    """metrics.csv with one row per validation: its metrics, and the training since the last one.
 
-    It is rewritten at every epoch. When a run resumes, the rows of later epochs are dropped.
+    The column `epoch` has the epochs trained so far: 1 at the end of the first epoch, 1.25 after a
+    quarter of the second one. An epoch without validation has a row of its training only.
+
+    It is rewritten at every row. When a run resumes, the rows of later epochs are dropped.
 
     Args:
         save_dir: the run's folder.
@@ -32,10 +35,10 @@ class EpochCSV(Logger):
     def __init__(self, save_dir: str) -> None:
         super().__init__()
         self.path = Path(save_dir) / "metrics.csv"
-        self.rows: dict[int, dict[str, Any]] = {}
+        self.rows: dict[float, dict[str, Any]] = {}  # by epoch
         if self.path.exists():
             with self.path.open(newline="") as file:
-                self.rows = {int(row["epoch"]): dict(row) for row in csv.DictReader(file)}
+                self.rows = {float(row["epoch"]): dict(row) for row in csv.DictReader(file)}
 
     @property
     def name(self) -> str:
@@ -50,7 +53,9 @@ class EpochCSV(Logger):
         kept = {key: value for key, value in metrics.items() if key.startswith(("train/", "val/", "lr"))}
         if not kept:
             return
-        epoch = int(metrics["epoch"]) + 1
+        epoch = round(metrics["epoch"], 4)  # as it was before it became a float32
+        if epoch.is_integer():
+            epoch = int(epoch)
         self.rows = {number: row for number, row in self.rows.items() if number <= epoch}
         self.rows.setdefault(epoch, {"epoch": epoch}).update(kept, step=step)
         columns = ["epoch", "step", *sorted({key for row in self.rows.values() for key in row} - {"epoch", "step"})]

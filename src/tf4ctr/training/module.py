@@ -39,6 +39,7 @@ from tf4ctr.training.monitor import (
     undefined_metrics,
 )
 from tf4ctr.training.optim import clip_grad_norm
+from tf4ctr.training.schedule import epochs_trained
 
 log = logging.getLogger(__name__)
 
@@ -46,8 +47,10 @@ log = logging.getLogger(__name__)
 class CTRModule(LightningModule):
     """Trains a `Network` on `Batch`es and measures it, head by head.
 
-    Logged per training epoch: `train/loss` and each term of the loss, averaged over rows. The L2 on
-    the tables is part of the optimiser and not of these terms.
+    Logged at every validation: `train/loss` and each term of the loss, averaged over the rows since
+    the validation before, and `epoch`, the epochs trained so far (0.25 after a quarter of the first
+    one). An epoch without validation logs them at its end. The L2 on the tables is part of the
+    optimiser and not of these terms.
 
     Logged per evaluation, with STAGE val or test: `STAGE/auc`, `STAGE/logloss`, `STAGE/gauc` if the
     dataset names a group, and AUC and logloss of the heads (if there are several) as
@@ -96,8 +99,9 @@ class CTRModule(LightningModule):
         self.weighted_metrics = weighted_metrics
         self.metrics = nn.ModuleDict({stage: self._make_metrics() for stage in ("val", "test")})
         self.results: dict[str, float] = {}  # of the latest evaluation, in full precision (the trainer's are float32)
-        self.train_terms: dict[str, Tensor] = {}  # of this epoch, summed over rows
+        self.train_terms: dict[str, Tensor] = {}  # since they were last logged, summed over rows
         self._train_rows = 0
+        self._validated = False  # whether this epoch has had a validation
         self._random_state: dict[str, Any] | None = None  # of the checkpoint, until training starts
         self._warned: set[str] = set()  # stages whose undefined metrics were reported
         self._terms: Callable[..., dict[str, Tensor]] = self._terms_of
@@ -212,10 +216,16 @@ class CTRModule(LightningModule):
         return terms["loss"]
 
     def on_train_epoch_end(self) -> None:
+        if not self._validated:  # else what is left belongs to the next validation
+            self._log_train_terms()
+        self._validated = False
+
+    def _log_train_terms(self) -> None:
         if self._train_rows:
             self.log_dict(
                 {f"train/{name}": total / self._train_rows for name, total in self.train_terms.items()}, sync_dist=True
             )
+        self.log("epoch", float(epochs_trained(self.trainer)))  # instead of Lightning's, the number of whole epochs
         self.train_terms, self._train_rows = {}, 0
 
     def on_validation_start(self) -> None:
@@ -234,6 +244,9 @@ class CTRModule(LightningModule):
         self._log_metrics("val")
         if self.trainer.training or self.trainer.state.fn == "fit":
             self.log("lr", self.optimizers().param_groups[0]["lr"])  # type: ignore[union-attr]
+        if self.trainer.state.fn == "fit" and not self.trainer.sanity_checking:
+            self._log_train_terms()
+            self._validated = True
 
     def on_test_epoch_end(self) -> None:
         self._log_metrics("test")
@@ -268,7 +281,7 @@ class CTRModule(LightningModule):
         """
         if self.trainer.state.fn == "fit" and not math.isfinite(logloss := self.results["val/logloss"]):
             raise InputError(
-                f"training diverged: the validation logloss is {logloss} after epoch {self.trainer.current_epoch + 1}."
+                f"training diverged: the validation logloss is {logloss} after epoch {epochs_trained(self.trainer)}."
                 " Try a smaller optimizer.lr"
             )
         if not undefined_metrics(self.results) or stage in self._warned:
@@ -285,6 +298,7 @@ class CTRModule(LightningModule):
         checkpoint["random_states"] = of_all_ranks(random_state())  # each rank draws its own dropout
         checkpoint["train_terms"] = of_all_ranks({name: float(total) for name, total in self.train_terms.items()})
         checkpoint["train_rows"] = self._train_rows
+        checkpoint["validated"] = self._validated
         for key in ("state_dict", "optimizer_states"):  # whole tables: they fit any number of ranks, and prediction
             if key in checkpoint:
                 checkpoint[key] = apply_to_collection(
@@ -310,6 +324,8 @@ class CTRModule(LightningModule):
         terms = own_of(ranks if isinstance(ranks, list) else [ranks])
         self.train_terms = {name: torch.tensor(total, device=self.device) for name, total in terms.items()}
         self._train_rows = checkpoint.get("train_rows", 0)
+        # earlier code logged an epoch's terms after its validation: they are still to be logged
+        self._validated = checkpoint.get("validated", False)
 
     def _check_epoch(self, epochs: int) -> None:
         most = self.trainer.max_epochs

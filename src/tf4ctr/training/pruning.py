@@ -1,11 +1,14 @@
 """End an unpromising trial of a search early."""
 
+from typing import Any
+
 import optuna
 from hydra.core.hydra_config import HydraConfig
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 
 from tf4ctr.errors import InputError, Pruned
+from tf4ctr.training.schedule import epochs_trained
 
 STUDY = "tf4ctr"  # the study's name in the storage of a search
 
@@ -26,6 +29,7 @@ class TrialPruning(Callback):
     def __init__(self, storage: str, monitor: str, pruner: optuna.pruners.BasePruner) -> None:
         self.storage, self.monitor, self.pruner = storage, monitor, pruner
         self.trial: optuna.Trial | None = None
+        self.validations = 0  # that are reported
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         study = optuna.load_study(study_name=STUDY, storage=self.storage, pruner=self.pruner)
@@ -42,9 +46,16 @@ class TrialPruning(Callback):
                 f" choose one of {known}"
             )
         value = float(trainer.callback_metrics[self.monitor])
-        self.trial.report(value, trainer.current_epoch)
+        self.trial.report(value, self.validations)
+        self.validations += 1
         if self.trial.should_prune():
             raise Pruned(
-                f"pruned after epoch {trainer.current_epoch + 1}: {self.monitor} {value:.5f} is too far behind the"
+                f"pruned after epoch {epochs_trained(trainer)}: {self.monitor} {value:.5f} is too far behind the"
                 " other trials"
             )
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"validations": self.validations}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.validations = state_dict["validations"]
