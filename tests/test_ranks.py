@@ -3,6 +3,7 @@
 import time
 
 import pytest
+from torch.distributed import HashStore
 
 from tf4ctr import ranks
 from tf4ctr.errors import InputError
@@ -128,3 +129,13 @@ def test_devices_must_be_as_many_as_started_processes(first, tmp_path):
     with pytest.raises(InputError, match="2 processes were started, and trainer has 1 device: "):
         ranks.expect(1, tmp_path, None)
     ranks.expect(2, tmp_path, None)
+
+
+def test_a_sweep_of_several_processes_is_refused(first, tmp_path, monkeypatch):
+    monkeypatch.setattr(ranks, "_place", lambda: Place(0, 2))
+    monkeypatch.setattr(ranks, "_meet", lambda place: HashStore())
+    monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
+    monkeypatch.setattr(ranks, "_store", None)
+    with pytest.raises(InputError, match="2 processes were started, and -m starts a sweep"):
+        ranks.join(["-m", "seed=1,2"])
+    assert ranks.join(["seed=1"]) == []

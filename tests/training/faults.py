@@ -1,13 +1,15 @@
-"""A callback that lets one rank of a run fail, for tests of several processes."""
+"""Callbacks that let one rank of a run fail, for tests of several processes."""
 
 import errno
 import os
 import signal
 from pathlib import Path
+from types import SimpleNamespace
 
 import torch
 from lightning.pytorch.callbacks import Callback
 
+from tf4ctr.data import datamodule
 from tf4ctr.errors import InputError
 
 
@@ -44,3 +46,14 @@ class Fault(Callback):
 
 def full_disk(*args, **kwargs):
     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+class Poor(Callback):
+    """Rank `rank` has no free memory for rows."""
+
+    def __init__(self, rank):
+        self.rank = rank
+
+    def setup(self, trainer, module, stage):
+        if trainer.global_rank == self.rank:
+            datamodule.psutil.virtual_memory = lambda: SimpleNamespace(available=0)
