@@ -212,7 +212,7 @@ def join(command_line: Sequence[str]) -> list[str]:
         return _join_first(place)
     _store = _meet(place)
     _own = First(place.ranks, os.environ["MASTER_ADDR"])
-    _store.set("tf4ctr", _own.address)
+    _store.set("address", _own.address)
     if {"-m", "--multirun"} & {*command_line}:
         raise InputError(
             f"{place.ranks} processes were started, and -m starts a sweep: each of its jobs would need processes of"
@@ -225,7 +225,7 @@ def _join_first(place: Place) -> list[str]:
     """Connect to the first rank and wait for it."""
     global _own
     try:
-        _own = Other(place, os.environ[ADDRESS] if place.by_lightning else _meet(place).get("tf4ctr").decode())
+        _own = Other(place, os.environ[ADDRESS] if place.by_lightning else _meet(place).get("address").decode())
         return _own.overrides()
     except OSError as error:
         raise InputError(f"rank {place.rank} cannot connect to the first rank of this run: {error}") from error
@@ -253,6 +253,7 @@ def _place() -> Place | None:
 def _meet(place: Place) -> Any:
     """The store that all processes reach: torchrun's own, else one in the first process."""
     from lightning.fabric.plugins.environments import SLURMEnvironment
+    from lightning.fabric.plugins.environments.lightning import find_free_network_port
     from torch import distributed
 
     try:
@@ -262,7 +263,16 @@ def _meet(place: Place) -> Any:
         store, _, _ = next(iter(distributed.rendezvous("env://", place.rank, place.ranks, timeout=MEETING)))
     except (RuntimeError, ValueError) as error:
         raise InputError(f"the {place.ranks} processes of this run do not meet: {error}") from error
-    return distributed.PrefixStore("tf4ctr", store)
+    attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+    store = distributed.PrefixStore(f"tf4ctr/{attempt}", store)
+    if attempt != "0":
+        # torch 2.13 keeps its store when it restarts processes: gloo would find addresses of the
+        # killed ones there. With another port the process group starts a store of its own
+        if place.rank == 0:
+            store.set("port", str(find_free_network_port()))
+        os.environ["MASTER_PORT"] = store.get("port").decode()
+        os.environ["TORCHELASTIC_USE_AGENT_STORE"] = "False"
+    return store
 
 
 def _attempts() -> Path | None:

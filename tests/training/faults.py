@@ -1,6 +1,5 @@
 """Callbacks that let one rank of a run fail, for tests of several processes."""
 
-import errno
 import os
 import signal
 from pathlib import Path
@@ -10,42 +9,28 @@ import torch
 from lightning.pytorch.callbacks import Callback
 
 from tf4ctr.data import datamodule
-from tf4ctr.errors import InputError
 
 
 class Fault(Callback):
     """Fails once, at the start of global step `step`, on rank `rank`.
 
     Args:
-        what: weights (one becomes NaN), mistake, bug, disk (it is full), or the name of a signal
-            that this process gets.
+        what: weights (one becomes NaN), or the name of a signal that this process gets.
         marker: a file that is written before, so that a restarted run does not fail again.
-        hook: where it fails.
     """
 
-    def __init__(self, what, rank, step, marker, hook="on_train_batch_start"):
+    def __init__(self, what, rank, step, marker):
         self.what, self.rank, self.step, self.marker = what, rank, step, Path(marker)
-        setattr(self, hook, self.fail)
 
-    def fail(self, trainer, module, *args):
+    def on_train_batch_start(self, trainer, module, batch, batch_idx):
         if trainer.global_rank != self.rank or trainer.global_step != self.step or self.marker.exists():
             return
         self.marker.touch()
         if self.what == "weights":
             with torch.no_grad():
                 module.network.encoders["complex"].layers[0].bias[0] = torch.nan
-        elif self.what == "mistake":
-            raise InputError("a mistake of the user")
-        elif self.what == "bug":
-            raise KeyError("a bug")
-        elif self.what == "disk":
-            trainer.strategy.checkpoint_io.save_checkpoint = full_disk
         else:
             os.kill(os.getpid(), signal.Signals[self.what])
-
-
-def full_disk(*args, **kwargs):
-    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 class Poor(Callback):

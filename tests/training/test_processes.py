@@ -112,7 +112,6 @@ def test_srun_and_a_restarted_torchrun_use_one_folder_and_end_the_same(toy, tmp_
     ("what", "rank", "status", "message"),
     [
         ("weights", 1, 2, "error: rank 1: training diverged: the loss is nan at step 10"),
-        ("disk", 0, 2, "last.ckpt cannot be written (No space left on device); the earlier one is intact"),
         ("SIGINT", 1, 130, "stopped by hand"),
     ],
 )
