@@ -4,7 +4,7 @@ import json
 import os
 import subprocess
 import sys
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import psutil
 import pytest
@@ -44,13 +44,13 @@ def fault(what, rank, tmp_path):
 @contextmanager
 def nothing_left():
     """Kill what the block has started and left."""
-    before = {process.pid for process in psutil.Process().children(recursive=True)}
     try:
         yield
     finally:
         for process in psutil.Process().children(recursive=True):
-            if process.pid not in before and "forkserver" not in " ".join(process.cmdline()):
-                process.kill()
+            with suppress(psutil.NoSuchProcess):
+                if TRAIN in process.cmdline():
+                    process.kill()
 
 
 def start(arguments, environment=None):
@@ -120,6 +120,9 @@ def test_a_failed_rank_ends_both_with_one_message_and_the_checkpoint_stays(toy, 
     with nothing_left():
         result = run_script("train.py", *toy, *fault(what, rank, tmp_path), f"hydra.run.dir={folder}", timeout=60)
     assert result.returncode == status, result.stdout + result.stderr
+    command = f"hydra.run.dir={folder}"
+    left = [process for process in psutil.process_iter(["cmdline"]) if command in (process.info["cmdline"] or [])]
+    assert psutil.wait_procs(left, timeout=20)[1] == []
     assert result.stderr.count("error:") + result.stderr.count("stopped by hand") == 1
     assert message in result.stderr
     assert "Traceback" not in result.stderr
