@@ -2,13 +2,14 @@
 
 import logging
 import time
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
-from tf4ctr import cli
+from tf4ctr import cli, ranks
 from tf4ctr.errors import InputError
 from tf4ctr.experiments import runs, sweeps
 
@@ -71,7 +72,8 @@ def start(config: DictConfig) -> Run:
     cli.quiet_lightning()
     cli.keep_memory()
     if not cli.is_first_rank():
-        logging.getLogger().setLevel(logging.WARNING)  # the first rank logs for all
+        logging.getLogger().setLevel(logging.ERROR)  # the first rank logs and warns for all
+        warnings.simplefilter("ignore")
     folder = Path(HydraConfig.get().runtime.output_dir)
     settings: dict[str, Any] = OmegaConf.to_container(config, resolve=True)  # type: ignore[assignment]
     spec = DatasetSpec.from_config(settings["dataset"])
@@ -105,6 +107,7 @@ def build(run: Run) -> "tuple[CTRDataModule, CTRModule]":
     prepared = prepare(run.spec)
     if cli.is_first_rank():
         encoding.keep(prepared, run.folder)
+    ranks.start(run.folder, run.checkpoint)
     lightning.seed_everything(run.config.seed, verbose=False)
     data = assembly.build_data(run.config, prepared)
     module = assembly.build_module(run.config, data.schema)
@@ -125,8 +128,11 @@ def connect(run: Run, module: "CTRModule") -> "Trainer":
     """Build the trainer, and check that it fits this run.
 
     Raises:
-        InputError: several devices in a sweep or with sparse tables, or nothing writes best.ckpt.
+        InputError: several devices in a sweep or with sparse tables, another number of devices than
+            of started processes, or nothing writes best.ckpt.
     """
+    from lightning.pytorch.callbacks import LambdaCallback
+
     from tf4ctr import assembly
 
     trainer = assembly.build_trainer(run.config)
@@ -141,6 +147,10 @@ def connect(run: Run, module: "CTRModule") -> "Trainer":
             f"callbacks.checkpoint_best does not write {run.best}, which the test and evaluate.py, predict.py and"
             " export.py read: do not set it to null, and leave its dirpath and filename as they are"
         )
+    ranks.expect(trainer.world_size, run.folder, run.checkpoint)
+    trainer.callbacks.append(  # type: ignore[attr-defined]
+        LambdaCallback(on_exception=lambda trainer, module, error: ranks.report_interrupt(error))
+    )
     for logger in trainer.loggers:
         logger.log_hyperparams(run.settings)
     return trainer
@@ -217,4 +227,4 @@ def report(run: Run, module: "CTRModule", data: "CTRDataModule", results: dict[s
 
 
 if __name__ == "__main__":
-    cli.run(main, "train")
+    cli.run(main, "train", several=True)

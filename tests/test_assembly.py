@@ -269,12 +269,19 @@ def test_l2_and_dropout_follow_the_dataset_unless_set():
         ("embedding.dim=15", "must be even"),
         ("loss.c=1.5", "only an even gamma"),
         ("loss.focus=[0,0.5,1]", "loss.focus has 3 .*2 encoders"),
+        (
+            "trainer.precision=16-mixed",
+            "trainer.precision is 16-mixed: 32-true, bf16-mixed.*bf16-mixed is the fast one",
+        ),
+        ("trainer.precision=16-true", "trainer.precision is 16-true"),
+        ("trainer.precision=bf16-true", "trainer.precision is bf16-true"),
+        ("trainer=ddp_cpu trainer.sync_batchnorm=true", "trainer.sync_batchnorm=true needs GPUs"),
         ("trainer.compile=maybe", "trainer.compile is maybe: expected true or false"),
         ("backbone=dnn", "one encoder.*framework=plain"),
     ],
 )
 def test_a_mistake_shows_before_any_data(override, message):
-    config = composed(override)
+    config = composed(*override.split())
     with pytest.raises(Exception, match=message) as caught:
         check_config(config, spec_of(config))
     assert any(isinstance(error, InputError) for error in (caught.value, caught.value.__cause__))

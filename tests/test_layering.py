@@ -17,6 +17,7 @@ ALLOWED = {
     "tf4ctr.errors": set(),
     "tf4ctr.files": {"tf4ctr.errors"},
     "tf4ctr.metrics": {"tf4ctr.errors"},
+    "tf4ctr.ranks": {"tf4ctr.errors"},
     "tf4ctr.reporting": {"tf4ctr.errors", "tf4ctr.files"},
     DATA: {DATA, "tf4ctr.errors", "tf4ctr.files", "tf4ctr.metrics"},
     MODELS: {MODELS, "tf4ctr.data.schema", "tf4ctr.errors"},
@@ -24,7 +25,7 @@ ALLOWED = {
     ASSEMBLY: {TRAINING, MODELS, DATA, *SHARED},
     INFERENCE: {INFERENCE, ASSEMBLY, TRAINING, MODELS, DATA, VERSION, *SHARED},
     EXPERIMENTS: {EXPERIMENTS, TRAINING, MODELS, DATA, VERSION, *SHARED},
-    CLI: {EXPERIMENTS, "tf4ctr.errors", "tf4ctr.files", "tf4ctr.reporting"},
+    CLI: {EXPERIMENTS, "tf4ctr.ranks", "tf4ctr.errors", "tf4ctr.files", "tf4ctr.reporting"},
 }
 # other packages that a wing must not import
 FORBIDDEN = {MODELS: {"lightning", "hydra", "omegaconf", "polars"}}

@@ -23,6 +23,7 @@ from tf4ctr.training.module import CTRModule
 from tf4ctr.training.schedule import check_schedule
 from tf4ctr.training.summary import RunSummary, summary_of
 
+PRECISIONS = ("32-true", "bf16-mixed", "64-true", "32", "bf16", "64")  # the last three are Lightning's short names
 # `_target_`s of version 0.1.0 that have moved: the config of an old run or a user's yaml has them
 MOVED = {
     "tf4ctr.callbacks.LastCheckpoint": "tf4ctr.training.checkpoints.LastCheckpoint",
@@ -116,10 +117,30 @@ def check_config(config: DictConfig, spec: DatasetSpec) -> None:
     Raises:
         InputError: or another error of a part that is built.
     """
+    check_trainer(config.trainer)
     with torch.random.fork_rng():
         build_module(config, spec.stand_in()).configure_optimizers()
     build_data(config, spec.prepared_dir)
     check_schedule(config.trainer.get("val_check_interval", 1.0), config.trainer.get("check_val_every_n_epoch", 1))
+
+
+def check_trainer(config: DictConfig) -> None:
+    """Check options of the trainer that Lightning accepts, but that do not work here.
+
+    Raises:
+        InputError: a precision without float32 weights or with scaled gradients; batch norm over
+            the ranks of a CPU.
+    """
+    precision = str(config.get("precision") or PRECISIONS[0])
+    if precision not in PRECISIONS:
+        raise InputError(
+            f"trainer.precision is {precision}: {', '.join(PRECISIONS)} are possible. bf16-mixed is the fast one: it"
+            " keeps weights in float32 (in 16 bits small steps of Adam are lost) and needs no scaled gradients"
+        )
+    if config.get("sync_batchnorm") and (config.accelerator == "cpu" or not torch.accelerator.is_available()):
+        raise InputError(
+            "trainer.sync_batchnorm=true needs GPUs: torch cannot synchronise batch norm on a CPU; use false there"
+        )
 
 
 def build_all(nodes: DictConfig | None) -> list[Any]:

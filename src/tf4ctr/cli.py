@@ -6,9 +6,10 @@ import logging
 import os
 import signal
 import sys
+import traceback
 import warnings
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any
+from typing import Any, NoReturn
 
 import hydra
 from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException, OverrideParseException
@@ -17,17 +18,23 @@ from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 from rich.markup import escape
 
+from tf4ctr import ranks
 from tf4ctr.errors import InputError, did_you_mean
 from tf4ctr.experiments.resolvers import register_resolvers
 from tf4ctr.experiments.runs import ROOT
 from tf4ctr.experiments.sweeps import resumed
 
 
-def run(main: Callable[[DictConfig], Any], config_name: str) -> None:
+def run(main: Callable[[DictConfig], Any], config_name: str, several: bool = False) -> None:
     """Call `main` with the composed config conf/`config_name`.yaml, as `hydra.main` does.
 
     A mistake of the user (see `explain`) ends the process with one message and exit status 2. Any
     other error is a fault of the program and keeps its traceback. An interrupt has exit status 130.
+
+    Args:
+        main: does the work.
+        config_name: of its config.
+        several: whether `main` is one job of several processes if torchrun or srun starts them.
     """
     register_resolvers()
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises errors instead of printing them
@@ -37,19 +44,35 @@ def run(main: Callable[[DictConfig], Any], config_name: str) -> None:
     mistakes: list[str] = []
     try:
         sys.argv[1:] = resumed(sys.argv[1:])
+        if several:
+            sys.argv += ranks.join(sys.argv[1:])
         compose = hydra.main(version_base="1.3", config_path=str(ROOT / "conf"), config_name=config_name)
         compose(_collect_mistakes(main, mistakes))()
-    except KeyboardInterrupt:
-        Console(stderr=True).print("[yellow]stopped by hand[/]")
-        sys.exit(130)
+    except (KeyboardInterrupt, SystemExit) as error:
+        if not any(isinstance(cause, KeyboardInterrupt) for cause in _causes(error)):  # Lightning exits after one
+            ranks.leave()
+            raise
+        _end(ranks.INTERRUPTED, "[yellow]stopped by hand[/]")
     except Exception as error:
         if (message := explain(error)) is None:
+            _end_ranks_of_fault()
             raise
         mistakes.append(message)
-    for message in mistakes:
-        Console(stderr=True, soft_wrap=True).print(f"[bold red]error:[/] {escape(message)}")
     if mistakes:
-        sys.exit(2)
+        _end(2, "\n".join(f"[bold red]error:[/] {escape(message)}" for message in mistakes))
+    ranks.leave()
+
+
+def _end(status: int, text: str) -> NoReturn:
+    """End all processes of this run with an exit status and one message, in rich's markup."""
+    ranks.fail(status, text)
+    Console(stderr=True, soft_wrap=True).print(text)
+    sys.exit(status)
+
+
+def _end_ranks_of_fault() -> None:
+    """If there are several, end them with the traceback of the current exception."""
+    ranks.fail(1, f"[bold red]error:[/] {escape(traceback.format_exc())}", doubtful=True)
 
 
 def _collect_mistakes(main: Callable[[DictConfig], Any], mistakes: list[str]) -> Callable[[DictConfig], Any]:
@@ -66,6 +89,8 @@ def _collect_mistakes(main: Callable[[DictConfig], Any], mistakes: list[str]) ->
             return main(config)
         except Exception as error:
             message = explain(error)
+            if message is None:
+                _end_ranks_of_fault()  # before Hydra prints a line for each
             if message is None or os.getpid() != process:
                 raise
             mistakes.append(message)

@@ -34,6 +34,30 @@ def test_auto_takes_the_tier_that_fits(prepared, monkeypatch, available, kind):
     assert isinstance(data.train_dataloader(), kind)
 
 
+@pytest.mark.parametrize(
+    ("free", "to_come", "of_others", "tier"),
+    [(40_000, 0, 1, "device"), (40_000, 20_000, 1, "memory"), (40_000, 0, 3, "disk"), (10_000, 0, 1, "memory")],
+)
+def test_auto_counts_gradients_and_moments_and_is_the_same_on_all_ranks(
+    prepared, monkeypatch, free, to_come, of_others, tier
+):
+    """The rows have 14,400 bytes. Other ranks can afford tier number `of_others`."""
+    monkeypatch.setattr(datamodule.psutil, "virtual_memory", lambda: SimpleNamespace(available=10**9))
+    monkeypatch.setattr(datamodule.torch.cuda, "mem_get_info", lambda device: (free, 10**9))
+    monkeypatch.setattr(datamodule.torch, "tensor", lambda number, device: number)
+    data = CTRDataModule(prepared, 100)
+    strategy = SimpleNamespace(
+        root_device=torch.device("cuda"), reduce=lambda number, reduce_op: {"max": max}[reduce_op](number, of_others)
+    )
+    module = SimpleNamespace(bytes_to_come=lambda: to_come)
+    data.trainer = SimpleNamespace(
+        world_size=2, num_devices=2, strategy=strategy, state=SimpleNamespace(fn="fit"), lightning_module=module
+    )
+    assert data._choose_tier() == tier
+    data.trainer.state.fn = "test"
+    assert data._choose_tier() == ("device" if (free, of_others) == (40_000, 1) else tier)
+
+
 def test_a_tier_can_be_named(prepared):
     data = CTRDataModule(prepared, 100, tier="disk", shuffle_rows=250)
     data.setup("fit")

@@ -13,6 +13,7 @@ from lightning.pytorch.callbacks import Callback
 import tf4ctr.training.module
 from tf4ctr import __version__
 from tf4ctr.errors import InputError
+from tf4ctr.training.checkpoints import random_state, saved_random_state, seed_rank
 from training.small_run import KillAt, SignalAt, assert_same, run
 
 
@@ -145,3 +146,25 @@ def test_a_resumed_run_keeps_the_best_checkpoint_of_the_epochs_before(dataset, t
     end = run(dataset, tmp_path, ckpt=tmp_path / "last.ckpt", epochs=3)
     assert end.metrics["best_epoch"] == 1
     assert torch.load(tmp_path / "best.ckpt", weights_only=True)["epoch"] == 0
+
+
+def test_ranks_draw_different_numbers_and_the_first_keeps_its_own():
+    drawn = []
+    for rank, step in ((0, 0), (0, 9), (1, 0), (2, 0), (1, 9), (1, 0)):
+        torch.manual_seed(7)
+        seed_rank(rank, step)
+        drawn.append(torch.randint(2**62, ()).item())
+    torch.manual_seed(7)
+    assert drawn[0] == drawn[1] == torch.randint(2**62, ()).item()
+    assert drawn[2] == drawn[5]
+    assert len(set(drawn)) == 4
+
+
+def test_a_rank_that_the_checkpoint_lacks_has_no_saved_random_state(monkeypatch):
+    states = [random_state(), {"cpu": torch.Generator().manual_seed(1).get_state(), "cuda": []}]
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+    for rank, expected in enumerate((*states, None)):
+        monkeypatch.setattr(torch.distributed, "get_rank", lambda rank=rank: rank)
+        assert saved_random_state({"random_states": states}) is expected
+        assert saved_random_state({"callbacks": {"LastCheckpoint": {"ranks": states}}}) is expected
+    assert saved_random_state({}) is None

@@ -1,5 +1,7 @@
 import json
 
+from lightning.pytorch.utilities import rank_zero_only
+
 from conftest import run_script
 from tf4ctr.training.profiling import REST, StepProfiler
 
@@ -30,6 +32,15 @@ def test_an_action_that_started_before_the_profiler_is_ignored(tmp_path):
     profiler = StepProfiler(str(tmp_path))
     profiler.stop("anything")
     assert sum(profiler.seconds.values()) == 0
+
+
+def test_only_the_first_rank_writes_the_trace(tmp_path, monkeypatch):
+    for rank, files in ((1, []), (0, ["trace.json"])):
+        monkeypatch.setattr(rank_zero_only, "rank", rank)
+        profiler = StepProfiler(str(tmp_path), skip_steps=0, trace_steps=1)
+        with profiler.profile("run_training_batch"):
+            pass
+        assert [path.name for path in tmp_path.iterdir()] == files
 
 
 def test_a_run_shows_the_table_and_writes_a_trace(toy, tmp_path):

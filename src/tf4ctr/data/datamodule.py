@@ -16,7 +16,7 @@ from tf4ctr.errors import InputError, did_you_mean
 
 log = logging.getLogger(__name__)
 
-TIERS = ("auto", "device", "memory", "disk")
+TIERS = ("auto", "device", "memory", "disk")  # the last one needs least memory
 # share of the free memory that a dataset may take; network, optimiser and activations need the rest
 SHARE = 0.5
 
@@ -30,7 +30,8 @@ class CTRDataModule(LightningDataModule):
             the same rows, however many ranks there are.
         eval_batch_size: the same in validation and test; None for `batch_size`.
         tier: where the rows are stored: `device`, `memory` or `disk`; `auto` takes the first one
-            with enough free memory for twice the rows.
+            with enough free memory for twice the rows on every rank, beside the network, its
+            gradients and its moments.
         shuffle_rows: rows that are shuffled together in the disk tier.
         seed: of the training order.
 
@@ -85,27 +86,43 @@ class CTRDataModule(LightningDataModule):
         return bool(self.trainer and self.trainer.overfit_batches)  # type: ignore[attr-defined]
 
     def setup(self, stage: str) -> None:
-        """Choose the tier if it is `auto`.
+        """Check that the ranks can share the rows of a step.
 
         Raises:
-            InputError: the ranks cannot share the rows of a step equally.
+            InputError: they cannot share them equally.
         """
         if self.batch_size % self._ranks or self.eval_batch_size < self._ranks:
             raise InputError(
                 f"stream.batch_size is {self.batch_size}, shared by {self._ranks} ranks: expected a multiple of"
                 f" {self._ranks}; and stream.eval_batch_size, {self.eval_batch_size}, must be at least {self._ranks}"
             )
-        if self.tier != "auto":
-            return
-        size = self.bytes
+
+    def _choose_tier(self) -> str:
+        """The first tier that every rank can afford.
+
+        Called with the first stream: by then the network is on its device.
+        """
+        size, to_come = self.bytes, self._bytes_to_come
         ranks = self.trainer.num_devices if self.trainer else 1  # of this machine
-        if self.device.type == "cuda" and size < SHARE * torch.cuda.mem_get_info(self.device)[0]:
-            self.tier = "device"
-        elif size * ranks < SHARE * psutil.virtual_memory().available:
-            self.tier = "memory"
+        on_host = to_come if self.device.type == "cpu" else 0
+        if self.device.type == "cuda" and size < SHARE * (torch.cuda.mem_get_info(self.device)[0] - to_come):
+            tier = "device"
+        elif size * ranks < SHARE * (psutil.virtual_memory().available - on_host * ranks):
+            tier = "memory"
         else:
-            self.tier = "disk"
-        log.info("stream: %.1f GB of rows, %s tier", size / 1e9, self.tier)
+            tier = "disk"
+        if self.trainer and self._ranks > 1:
+            number = torch.tensor(TIERS.index(tier), device=self.device)
+            tier = TIERS[int(self.trainer.strategy.reduce(number, reduce_op="max"))]
+        log.info("stream: %.1f GB of rows, %s tier", size / 1e9, tier)
+        return tier
+
+    @property
+    def _bytes_to_come(self) -> int:
+        """Memory that the first training step takes for gradients and moments, in bytes."""
+        if self.trainer is None or self.trainer.state.fn != "fit":
+            return 0
+        return self.trainer.lightning_module.bytes_to_come()  # type: ignore[operator]
 
     def train_dataloader(self) -> Stream:
         stream = self._stream("train", self.batch_size, shuffle=not self._overfits)
@@ -120,6 +137,8 @@ class CTRDataModule(LightningDataModule):
         return self._stream("test", self.eval_batch_size)
 
     def _stream(self, split: str, batch_size: int, shuffle: bool = False) -> Stream:
+        if self.tier == "auto":
+            self.tier = self._choose_tier()
         rank = self.trainer.global_rank if self.trainer else 0
         options: dict[str, Any] = {"shuffle": shuffle, "seed": self.seed, "rank": rank, "world_size": self._ranks}
         batch_size //= self._ranks

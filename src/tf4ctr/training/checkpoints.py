@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
@@ -84,17 +85,32 @@ def random_state() -> dict[str, Any]:
 def set_random_state(state: Mapping[str, Any]) -> None:
     """Go back to what `random_state` returned."""
     torch.set_rng_state(state["cpu"])
-    if state["cuda"]:
-        torch.cuda.set_rng_state_all(state["cuda"])
+    # the run may go on with fewer GPUs
+    torch.cuda.set_rng_state_all(state["cuda"][: torch.cuda.device_count()])
 
 
 def saved_random_state(checkpoint: Mapping[str, Any]) -> dict[str, Any] | None:
-    """This rank's random state in a checkpoint; None if the checkpoint has none."""
-    if "random_states" in checkpoint:
-        return own_of(checkpoint["random_states"])
+    """This rank's random state in a checkpoint; None if fewer ranks saved theirs."""
     # earlier code kept it as this callback's state, and version 0.1.0 that of one rank only
-    state = checkpoint.get("callbacks", {}).get("LastCheckpoint")
-    return own_of(state.get("ranks", [state])) if state else None
+    earlier = checkpoint.get("callbacks", {}).get("LastCheckpoint") or {}
+    ranks = checkpoint.get("random_states") or earlier.get("ranks") or ([earlier] if earlier else [])
+    rank = distributed.get_rank() if distributed.is_initialized() else 0
+    return ranks[rank] if rank < len(ranks) else None
+
+
+def seed_rank(rank: int, step: int) -> None:
+    """Seed this rank's random generators: its dropout and noise differ from those of other ranks.
+
+    The first rank keeps the state that building the network has left, as a run of one rank does.
+
+    Args:
+        rank: this one.
+        step: at which the run starts, or goes on with more ranks than before.
+    """
+    if rank:
+        torch.manual_seed(
+            int(np.random.SeedSequence([torch.initial_seed(), rank, step]).generate_state(1, np.uint64)[0])
+        )
 
 
 class LastCheckpoint(Checkpoint):

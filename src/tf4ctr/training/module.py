@@ -29,6 +29,7 @@ from tf4ctr.training.checkpoints import (
     own_of,
     random_state,
     saved_random_state,
+    seed_rank,
     set_random_state,
 )
 from tf4ctr.training.monitor import (
@@ -178,18 +179,29 @@ class CTRModule(LightningModule):
         except (TypeError, ValueError) as error:
             raise InputError(f"the optimizer's options do not fit: {error}") from error
 
+    def bytes_to_come(self) -> int:
+        """Memory on this rank's device that gradients and moments will take, in bytes.
+
+        Gradients of rowwise tables have the batch's rows only and do not count. A run that resumes
+        has its moments already.
+        """
+        rowwise = {id(table.weight) for table in self.network.embeddings() if table.sparse}
+        total = sum(_own_bytes(weight) * (2 if id(weight) in rowwise else 3) for weight in self.parameters())
+        states = (state for optimizer in self.trainer.optimizers for state in optimizer.state.values())
+        return total - sum(_own_bytes(part) for state in states for part in state.values() if isinstance(part, Tensor))
+
     def configure_gradient_clipping(
         self, optimizer: Optimizer, gradient_clip_val: float | None = None, gradient_clip_algorithm: str | None = None
     ) -> None:
-        if self.trainer.precision == "16-mixed":  # gradients are scaled: Lightning knows whether they can be clipped
-            self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
-        elif gradient_clip_val is not None:
+        if gradient_clip_val is not None:
             clip_grad_norm(self.parameters(), gradient_clip_val)
 
     def on_train_start(self) -> None:
         if self._random_state is not None:
             set_random_state(self._random_state)
             self._random_state = None
+        else:  # Lightning has seeded all ranks alike
+            seed_rank(self.trainer.global_rank, self.trainer.global_step)
         # a run that was killed after it had decided to stop (say in the test) trains no further
         self.trainer.should_stop = any(
             stopper.wait_count >= stopper.patience for stopper in self.trainer.early_stopping_callbacks
@@ -333,6 +345,11 @@ class CTRModule(LightningModule):
             raise InputError(
                 f"the checkpoint was written after {epochs} epochs, and trainer.max_epochs is {most}: raise it"
             )
+
+
+def _own_bytes(tensor: Tensor) -> int:
+    """Bytes of a tensor, or of this rank's shard of it."""
+    return (tensor.to_local() if isinstance(tensor, DTensor) else tensor).nbytes
 
 
 def _check_compiled(compiled: Any, network: Network) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import torch
 from lightning.pytorch.profilers import Profiler
+from lightning.pytorch.utilities import rank_zero_only
 from rich.table import Table
 
 from tf4ctr import reporting
@@ -76,7 +77,7 @@ class StepProfiler(Profiler):
     def _end_trace(self) -> None:
         if self._trace is not None:
             self._trace.stop()
-            self._trace.export_chrome_trace(str(self.path))
+            rank_zero_only(self._trace.export_chrome_trace)(str(self.path))  # one file for the run
             self._trace = None
 
     def summary(self) -> str:
