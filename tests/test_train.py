@@ -135,11 +135,14 @@ def test_resuming_a_finished_run_ends_well_in_its_folder_and_is_explained_elsewh
     toy = [*toy, "logger=csv", "trainer.max_epochs=1"]
     assert run_script("train.py", *toy).returncode == 0
     metrics = without_times(json.loads((tmp_path / "run" / "metrics.json").read_text()))
-    for name in ("best", "last"):
-        again = run_script("train.py", *toy, f"ckpt={tmp_path}/run/checkpoints/{name}.ckpt")
-        assert again.returncode == 0, again.stdout + again.stderr
-        assert without_times(json.loads((tmp_path / "run" / "metrics.json").read_text())) == metrics
-    ckpt = f"ckpt={tmp_path}/run/checkpoints/best.ckpt"
+    ckpt = f"ckpt={tmp_path}/run/checkpoints/last.ckpt"
+    again = run_script("train.py", *toy, ckpt)
+    assert again.returncode == 0, again.stdout + again.stderr
+    assert without_times(json.loads((tmp_path / "run" / "metrics.json").read_text())) == metrics
+    best = run_script("train.py", *toy, ckpt.replace("last.ckpt", "best.ckpt"))
+    assert best.returncode == 2
+    assert "best.ckpt contains weights only" in best.stderr
+    assert "Traceback" not in best.stderr
     elsewhere = run_script("train.py", *toy, ckpt, f"hydra.run.dir={tmp_path}/new")
     assert elsewhere.returncode == 2
     for part in (

@@ -38,6 +38,8 @@ class ProgressBar(RichProgressBar):
             self._shown = {
                 name: value for name, value in super().get_metrics(trainer, pl_module).items() if name != "v_num"
             }
+            if "step/loss" in trainer.callback_metrics:
+                self._shown["step/loss"] = float(trainer.callback_metrics["step/loss"])
         return self._shown
 
     def configure_columns(self, trainer: Trainer) -> list[Any]:
