@@ -232,7 +232,7 @@ def test_two_ranks_train_and_measure_as_one(toy, tmp_path):
 
 def test_two_ranks_measure_their_best_weights_as_one_does(toy, tmp_path):
     """With batch norm and dropout, and two ranks resume to the same end."""
-    toy += ["logger=csv", "backbone.complex.dropout=0.3", "stream.eval_batch_size=37", "trainer=ddp_cpu"]
+    toy += ["logger=csv", "backbone.complex.dropout=0.3", "stream.eval_batch_size=18", "trainer=ddp_cpu"]
     last = [f"ckpt={tmp_path}/parts/checkpoints/last.ckpt"]
     for folder, epochs, ckpt in (("run", 2, []), ("parts", 1, []), ("parts", 2, last)):
         result = run_script(

@@ -28,14 +28,15 @@ class CTRDataModule(LightningDataModule):
         prepared_dir: what `prepare` returns; it is read when the schema or a stream is asked for.
         batch_size: rows per training step, shared equally by the ranks. All ranks together take
             the same rows, however many ranks there are.
-        eval_batch_size: the same in validation and test; None for `batch_size`.
+        eval_batch_size: rows per batch of each rank in validation and test; None for `batch_size`.
+            A batch without gradients takes less memory than a training step of as many rows.
         tier: where the rows are stored: `device`, `memory` or `disk`; `auto` takes the first one
             with enough free memory for twice the rows.
         shuffle_rows: rows that are shuffled together in the disk tier.
         seed: of the training order.
 
     Raises:
-        InputError: `batch_size` or `tier` is invalid.
+        InputError: a batch size or `tier` is invalid.
     """
 
     def __init__(
@@ -52,6 +53,8 @@ class CTRDataModule(LightningDataModule):
             raise InputError(
                 f"stream.batch_size is {batch_size}: expected an integer; batch norm needs at least 2 rows"
             )
+        if eval_batch_size is not None and (not isinstance(eval_batch_size, int) or eval_batch_size < 1):
+            raise InputError(f"stream.eval_batch_size is {eval_batch_size}: expected an integer from 1 on, or null")
         if tier not in TIERS:
             raise InputError(f"stream.tier is '{tier}': {did_you_mean(str(tier), TIERS)}")
         self.prepared_dir, self.batch_size, self.seed = prepared_dir, batch_size, seed
@@ -90,10 +93,10 @@ class CTRDataModule(LightningDataModule):
         Raises:
             InputError: the ranks cannot share the rows of a step equally.
         """
-        if self.batch_size % self._ranks or self.eval_batch_size < self._ranks:
+        if self.batch_size % self._ranks:
             raise InputError(
                 f"stream.batch_size is {self.batch_size}, shared by {self._ranks} ranks: expected a multiple of"
-                f" {self._ranks}; and stream.eval_batch_size, {self.eval_batch_size}, must be at least {self._ranks}"
+                f" {self._ranks}"
             )
         if self.tier != "auto":
             return
@@ -108,10 +111,12 @@ class CTRDataModule(LightningDataModule):
         log.info("stream: %.1f GB of rows, %s tier", size / 1e9, self.tier)
 
     def train_dataloader(self) -> Stream:
-        return self._stream("train", self.batch_size, shuffle=not self._overfits)
+        return self._stream("train", self.batch_size // self._ranks, shuffle=not self._overfits)
 
     def val_dataloader(self) -> Stream:
-        return self._stream("train", self.batch_size) if self._overfits else self._stream("valid", self.eval_batch_size)
+        if self._overfits:  # the batch of training
+            return self._stream("train", self.batch_size // self._ranks)
+        return self._stream("valid", self.eval_batch_size)
 
     def test_dataloader(self) -> Stream:
         return self._stream("test", self.eval_batch_size)
@@ -119,7 +124,6 @@ class CTRDataModule(LightningDataModule):
     def _stream(self, split: str, batch_size: int, shuffle: bool = False) -> Stream:
         rank = self.trainer.global_rank if self.trainer else 0
         options: dict[str, Any] = {"shuffle": shuffle, "seed": self.seed, "rank": rank, "world_size": self._ranks}
-        batch_size //= self._ranks
         if self.tier == "device":
             return MemoryStream(self.prepared_dir, split, batch_size, device=self.device, **options)
         options["pin"] = self.device.type == "cuda"
