@@ -6,6 +6,7 @@ No accelerator is needed for it: on a CPU the same calls read, and they are coun
 from collections import Counter
 
 import pytest
+from torch import Tensor
 from torch.nn.functional import embedding
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -13,6 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from test_assembly import composed
 from tf4ctr.assembly import build_data, build_module, build_trainer
 from tf4ctr.models.rows import Lookup
+from tf4ctr.training import optim
 from tf4ctr.training.divergence import StopDiverged
 
 # calls that copy a tensor to the host; item, bool, float, int and index are `_local_scalar_dense`
@@ -53,11 +55,15 @@ class Copies(TorchFunctionMode):
 def as_on_an_accelerator(monkeypatch):
     """The paths that a CPU does not take."""
     monkeypatch.setattr(StopDiverged, "_reads_for_free", lambda self, loss: False)
+    monkeypatch.setattr(optim, "_coalesced", Tensor.coalesce)
     monkeypatch.setattr(Lookup, "apply", lambda table, ids, sparse, skipped: embedding(ids, table, sparse=sparse))
 
 
-def test_a_step_of_the_default_config_reads_only_where_it_shows_or_checks(prepared, tmp_path, as_on_an_accelerator):
+@pytest.mark.parametrize("table", ["dense", "rowwise"])
+def test_a_step_reads_only_where_it_shows_or_checks(prepared, tmp_path, as_on_an_accelerator, table):
+    """With the default callbacks. What torch reads to coalesce rowwise gradients is not counted."""
     config = composed(
+        f"embedding={table}",
         *("trainer=cpu", "trainer.max_epochs=1", f"trainer.default_root_dir={tmp_path}", "logger=csv"),
         *("stream.batch_size=4", "backbone.complex.hidden_units=[16]", f"logger.csv.save_dir={tmp_path}"),
         *(f"callbacks.{name}.dirpath={tmp_path}" for name in ("checkpoint_best", "checkpoint_last", "focus")),
