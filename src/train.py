@@ -202,7 +202,7 @@ def nothing_trained(run: Run) -> str:
 
 
 def test(run: Run, trainer: "Trainer", module: "CTRModule", data: "CTRDataModule") -> dict[str, float]:
-    """Test with the best epoch's weights. This loads that epoch's state into the callbacks, too."""
+    """Test with the best epoch's weights."""
     from tf4ctr.training.loggers import send_pictures
 
     trainer.test(module, data, ckpt_path=run.best, weights_only=True, verbose=False)

@@ -3,10 +3,12 @@ import importlib
 import re
 from itertools import product
 from pydoc import locate
+from types import SimpleNamespace
 
 import pytest
 import torch
 from hydra import compose, initialize_config_dir
+from lightning.pytorch.accelerators import CPUAccelerator, CUDAAccelerator
 from omegaconf import OmegaConf
 
 from conftest import ROOT, draw_ids
@@ -277,6 +279,7 @@ def test_l2_and_dropout_follow_the_dataset_unless_set():
         ("trainer.precision=bf16-true", "trainer.precision is bf16-true"),
         ("trainer=ddp_cpu trainer.sync_batchnorm=true", "trainer.sync_batchnorm=true needs GPUs"),
         ("trainer.compile=maybe", "trainer.compile is maybe: expected true or false"),
+        ("trainer.matmul_precision=hihg", "trainer.matmul_precision is hihg: did you mean 'high' or 'highest'"),
         ("backbone=dnn", "one encoder.*framework=plain"),
     ],
 )
@@ -329,6 +332,19 @@ def test_without_summary_and_bar_there_is_a_summary_and_no_bar(tmp_path):
     trainer = build_trainer(config)
     assert [callback.monitor for callback in trainer.callbacks if isinstance(callback, RunSummary)] == ["val/auc"]
     assert isinstance(trainer.progress_bar_callback, ProgressBar)
+
+
+@pytest.mark.parametrize(("on", "expected"), [(CPUAccelerator, "highest"), (CUDAAccelerator, "medium")])
+def test_the_precision_of_products_is_that_of_an_accelerator_only(monkeypatch, on, expected):
+    monkeypatch.setattr("tf4ctr.assembly.build", lambda node, **options: SimpleNamespace(accelerator=on(), node=node))
+    config = OmegaConf.create({"trainer": {"matmul_precision": "medium"}, "callbacks": {}, "logger": {}})
+    before = torch.get_float32_matmul_precision()
+    try:
+        trainer = build_trainer(config)
+        assert torch.get_float32_matmul_precision() == expected
+    finally:
+        torch.set_float32_matmul_precision(before)
+    assert not trainer.node  # Lightning's trainer does not know the option
 
 
 def test_build_all_skips_what_is_null():

@@ -4,8 +4,20 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.metrics import log_loss, roc_auc_score
+from torch import distributed
 
-from tf4ctr.metrics import AUC, GroupedAUC, LogLoss, auc, auc_by_group, grouped_auc
+from conftest import WARM
+from tf4ctr.metrics import (
+    AUC,
+    BINS,
+    GroupedAUC,
+    LogLoss,
+    add_to_bins,
+    auc,
+    auc_by_group,
+    auc_of_bins,
+    grouped_auc,
+)
 
 
 def sklearn_gauc(score, label, group):
@@ -131,3 +143,77 @@ def test_a_weight_counts_as_so_many_rows(drawn, seed):
             weighted.update(*(part[rows_of_batch] for part in one[:parts]), weight[rows_of_batch])
         repeated.update(*many[:parts])
         assert float(weighted.compute()) == pytest.approx(float(repeated.compute()), **near)
+
+
+def bins_of(score, label, weight=None):
+    counts = torch.zeros(2, BINS, dtype=torch.int64 if weight is None else torch.float64)
+    add_to_bins(counts, score, label, weight)
+    return counts
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("spread", [1e-30, 1e-4, 2.0, 1e30])
+def test_the_auc_of_bins_is_as_near_to_the_exact_one_as_it_says(spread, weighted):
+    """A spread of 1e-4 around 1: nearly all rows are in a few bins."""
+    normal = torch.randn(20_000)
+    score = normal * spread + (spread == 1e-4)
+    label = (torch.rand(20_000) < torch.sigmoid(normal)).float()
+    weight = torch.rand(20_000) if weighted else None
+    negative, positive = counts = bins_of(score, label, weight)
+    bound = float((negative * positive).sum() / (2 * negative.sum() * positive.sum()))
+    error = abs(float(auc_of_bins(counts)) - float(auc(score, label, weight)))
+    assert error <= bound + 1e-15
+    if spread == 1e-4:
+        assert 0.01 < error < bound < 0.2
+    else:
+        assert error < 1e-6 < bound < 1e-4
+
+
+def test_the_auc_of_bins_is_exact_if_different_scores_are_in_different_bins():
+    score = torch.tensor([-torch.inf, -2.0, -1e-40, -0.0, 0.0, 1e-40, 0.5, 0.5, 0.5001, torch.inf])
+    label = torch.tensor([0.0, 1, 0, 1, 0, 1, 1, 0, 0, 1])
+    assert float(auc_of_bins(bins_of(score, label))) == float(auc(score, label))
+    assert torch.isnan(auc_of_bins(bins_of(score, torch.zeros(10))))
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+def test_above_a_number_of_rows_auc_keeps_bins_in_place_of_rows(weighted):
+    score, label, weight = torch.randn(3000), torch.randint(0, 2, (3000,)).float(), torch.rand(3000)
+    columns = (score, label, weight) if weighted else (score, label)
+    exact, binned = AUC(weighted, exact_rows=3000), AUC(weighted, exact_rows=2999)
+    for _ in range(2):
+        for rows_of_batch in torch.arange(3000).split(700):
+            for metric in (exact, binned):
+                metric.update(*(column[rows_of_batch] for column in columns))
+        assert torch.equal(exact.compute(), auc(*columns))
+        assert float(binned.compute()) == pytest.approx(float(auc_of_bins(bins_of(*columns))), abs=1e-14)
+        assert not binned.score
+        exact.reset()
+        binned.reset()
+        assert not binned.bins
+
+
+def measure(rank, folder, score, label):
+    distributed.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
+    values = []
+    for exact_rows in (101, 100, 10):
+        metric = AUC(exact_rows=exact_rows)
+        metric.update(score[rank::2], label[rank::2])
+        kept = bool(metric.score)
+        values.append((kept, float(metric.compute())))
+    torch.save(values, folder / f"{rank}.pt")
+    distributed.destroy_process_group()
+
+
+def test_ranks_sum_their_bins_also_if_one_has_a_row_more(tmp_path):
+    score, label = torch.randn(101), torch.randint(0, 2, (101,)).float()
+    ranks = [WARM.Process(target=measure, args=(rank, tmp_path, score, label)) for rank in (0, 1)]
+    for rank in ranks:
+        rank.start()
+    for number, rank in enumerate(ranks):
+        rank.join(60)
+        rank.kill()
+        values = torch.load(tmp_path / f"{number}.pt")
+        assert [kept for kept, _ in values] == [number == 1, number == 1, False]
+        binned = float(auc_of_bins(bins_of(score, label)))
+        assert [value for _, value in values] == [binned, binned, binned]

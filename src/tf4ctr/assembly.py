@@ -8,6 +8,7 @@ import torch
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from lightning import Trainer
+from lightning.pytorch.accelerators import CPUAccelerator
 from lightning.pytorch.callbacks import ProgressBar
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -16,7 +17,7 @@ from tf4ctr.data import vectors
 from tf4ctr.data.datamodule import CTRDataModule
 from tf4ctr.data.schema import Schema
 from tf4ctr.data.spec import DatasetSpec
-from tf4ctr.errors import InputError
+from tf4ctr.errors import InputError, did_you_mean
 from tf4ctr.models.network import Network
 from tf4ctr.training.checkpoints import load_network, other_version
 from tf4ctr.training.module import CTRModule
@@ -24,6 +25,8 @@ from tf4ctr.training.schedule import check_schedule
 from tf4ctr.training.summary import RunSummary, summary_of
 
 PRECISIONS = ("32-true", "bf16-mixed", "64-true", "32", "bf16", "64")  # the last three are Lightning's short names
+MATMUL_PRECISIONS = ("highest", "high", "medium")  # of torch.set_float32_matmul_precision
+
 # `_target_`s of version 0.1.0 that have moved: the config of an old run or a user's yaml has them
 MOVED = {
     "tf4ctr.callbacks.LastCheckpoint": "tf4ctr.training.checkpoints.LastCheckpoint",
@@ -104,11 +107,28 @@ def build_trainer(config: DictConfig) -> Trainer:
     callbacks = build_all(config.callbacks)
     if summary_of(callbacks) is None:
         callbacks.insert(0, RunSummary())  # others read it
-    # trainer.compile is beside precision and devices for the user, but the module does it
-    options = OmegaConf.masked_copy(config.trainer, [str(key) for key in config.trainer if key != "compile"])
+    # these are beside precision and devices for the user, but the module or torch does them
+    ours = ("compile", "matmul_precision")
+    options = OmegaConf.masked_copy(config.trainer, [str(key) for key in config.trainer if key not in ours])
     has_bar = any(isinstance(callback, ProgressBar) for callback in callbacks)
     bar = config.trainer.get("enable_progress_bar", has_bar)
-    return build(options, callbacks=callbacks, logger=build_all(config.logger), enable_progress_bar=bar)
+    trainer = build(options, callbacks=callbacks, logger=build_all(config.logger), enable_progress_bar=bar)
+    # a CPU could multiply in bfloat16, and its float32 results would be others
+    on_cpu = isinstance(trainer.accelerator, CPUAccelerator)
+    torch.set_float32_matmul_precision("highest" if on_cpu else matmul_precision(config))
+    return trainer
+
+
+def matmul_precision(config: DictConfig) -> str:
+    """How exactly an accelerator multiplies float32 matrices.
+
+    Raises:
+        InputError: torch does not know the value.
+    """
+    precision = config.trainer.get("matmul_precision", "highest")  # older runs have no such option
+    if precision not in MATMUL_PRECISIONS:
+        raise InputError(f"trainer.matmul_precision is {precision}: {did_you_mean(str(precision), MATMUL_PRECISIONS)}")
+    return precision
 
 
 def check_config(config: DictConfig, spec: DatasetSpec) -> None:
@@ -120,6 +140,7 @@ def check_config(config: DictConfig, spec: DatasetSpec) -> None:
     check_trainer(config.trainer)
     with torch.random.fork_rng():
         build_module(config, spec.stand_in()).configure_optimizers()
+    matmul_precision(config)
     build_data(config, spec.prepared_dir)
     check_schedule(config.trainer.get("val_check_interval", 1.0), config.trainer.get("check_val_every_n_epoch", 1))
 

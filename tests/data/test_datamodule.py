@@ -64,12 +64,26 @@ def test_a_tier_can_be_named(prepared):
     assert data.train_dataloader().pool_batches == 2
 
 
-@pytest.mark.parametrize(("batch_size", "eval_batch_size"), [(101, 100), (100, 1)])
-def test_ranks_that_cannot_share_a_step_are_refused(prepared, batch_size, eval_batch_size):
-    data = CTRDataModule(prepared, batch_size, eval_batch_size)
+def test_ranks_that_cannot_share_a_step_are_refused(prepared):
+    data = CTRDataModule(prepared, 101)
     data.trainer = SimpleNamespace(world_size=2)
-    with pytest.raises(InputError, match=f"batch_size is {batch_size}, shared by 2 ranks"):
+    with pytest.raises(InputError, match="batch_size is 101, shared by 2 ranks"):
         data.setup("fit")
+
+
+@pytest.mark.parametrize("eval_batch_size", [0, -5, 1e4])
+def test_an_invalid_batch_of_evaluation_is_refused(prepared, eval_batch_size):
+    with pytest.raises(InputError, match=f"stream.eval_batch_size is {eval_batch_size}: expected an integer"):
+        CTRDataModule(prepared, 100, eval_batch_size)
+
+
+@pytest.mark.parametrize(("eval_batch_size", "sizes"), [(None, [40, 10]), (25, [25, 25])])
+def test_a_batch_of_evaluation_is_of_each_rank_and_not_shared(prepared, eval_batch_size, sizes):
+    data = CTRDataModule(prepared, 40, eval_batch_size, tier="memory")
+    data.trainer = trainer_of(rank=1, world_size=2)
+    assert [len(batch.label) for batch in data.val_dataloader()] == sizes  # of 100 rows
+    assert [len(batch.label) for batch in data.test_dataloader()] == sizes
+    assert {len(batch.label) for batch in data.train_dataloader()} == {20}
 
 
 def test_ranks_take_the_rows_of_one_step_together(prepared):

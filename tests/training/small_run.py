@@ -90,19 +90,23 @@ def run(
     epochs: int = 6,
     last: bool = True,
     patience: int = 2,
-    **options: Any,
+    batch_size: int = 90,
+    minutes: float | None = None,
+    **trainer_options: Any,
 ) -> End | None:
     """Train; returns None if the run was killed or interrupted.
 
     Args:
         extra: one more callback.
         every: steps between two checkpoints within an epoch.
-        last: whether last.ckpt is written.
+        last: whether last.ckpt is written. Without it the run can resume from best.ckpt.
         patience: validations without improvement before the run stops.
-        options: more options of the trainer.
+        batch_size: with 90 there are 5 steps per epoch.
+        minutes: between two checkpoints within an epoch.
+        trainer_options: of Lightning's trainer.
     """
     torch.manual_seed(7)
-    data = CTRDataModule(prepared, batch_size=90, seed=7)  # 5 steps per epoch
+    data = CTRDataModule(prepared, batch_size, seed=7)
     mlp = partial(MLP, hidden_units=[16], dropout=0.3)
     encoders = {"simple": mlp, "complex": mlp}
     network = Network(data.schema, partial(FieldEmbedding, init_std=0.1), 4, Shared, encoders, WeightedSum)
@@ -114,13 +118,19 @@ def run(
         LRPlateau(MONITOR, 0.1, 0, 1e-6, 1e-6),
         EarlyStopping(MONITOR, mode="max", patience=patience, min_delta=1e-6, check_on_train_epoch_end=False),
         ModelCheckpoint(
-            folder, "best", MONITOR, mode="max", enable_version_counter=False, save_on_train_epoch_end=False
+            folder,
+            "best",
+            MONITOR,
+            mode="max",
+            enable_version_counter=False,
+            save_on_train_epoch_end=False,
+            save_weights_only=last,
         ),
-        *([LastCheckpoint(str(folder), every)] if last else []),
+        *([LastCheckpoint(str(folder), minutes, every)] if last else []),
         *([extra] if extra else []),
     ]
-    options |= {"accelerator": "cpu", "max_epochs": epochs, "num_sanity_val_steps": 0, "default_root_dir": folder}
-    trainer = Trainer(callbacks=callbacks, **{**QUIET, **options})
+    options = {"accelerator": "cpu", "max_epochs": epochs, "num_sanity_val_steps": 0, "default_root_dir": folder}
+    trainer = Trainer(callbacks=callbacks, **{**QUIET, **options, **trainer_options})
     try:
         trainer.fit(module, data, ckpt_path=ckpt, weights_only=True)
     except (Killed, SystemExit):  # Lightning turns Ctrl-C into SystemExit

@@ -13,7 +13,7 @@ from lightning.pytorch.callbacks import Callback
 import tf4ctr.training.module
 from tf4ctr import __version__
 from tf4ctr.errors import InputError
-from tf4ctr.training.checkpoints import random_state, saved_random_state, seed_rank
+from tf4ctr.training.checkpoints import LastCheckpoint, random_state, saved_random_state, seed_rank
 from training.small_run import KillAt, SignalAt, assert_same, run
 
 
@@ -87,6 +87,45 @@ def test_without_last_checkpoint_a_run_is_the_same(dataset, unbroken, tmp_path):
     assert first != second
     assert sorted(first) == sorted(second)
     assert_same(run(dataset, tmp_path, ckpt=tmp_path / "best.ckpt", epochs=4, last=False), unbroken)
+
+
+class Steps(Callback):
+    """Steps of 60 seconds on a clock of its own, and the steps after which last.ckpt is newer."""
+
+    def __init__(self, path):
+        self.path, self.seconds, self.saved = path, 0.0, []
+
+    def on_train_batch_start(self, trainer, module, batch, batch_idx):
+        if self.path.exists() and torch.load(self.path, weights_only=True)["global_step"] not in self.saved:
+            self.saved.append(trainer.global_step)
+        self.seconds += 60
+
+
+def test_the_clock_decides_when_it_is_written_within_an_epoch(dataset, tmp_path, monkeypatch):
+    steps = Steps(tmp_path / "last.ckpt")
+    monkeypatch.setattr(tf4ctr.training.checkpoints.time, "monotonic", lambda: steps.seconds)
+    assert run(dataset, tmp_path, extra=steps, minutes=3, batch_size=40, epochs=2)  # 10 steps per epoch
+    # after 3 minutes, before the last step, after validation; then 3 minutes after that
+    assert steps.saved == [3, 6, 9, 10, 13, 16, 19]
+
+
+def test_training_cannot_resume_from_the_best_weights(dataset, unbroken, tmp_path):
+    assert run(dataset, tmp_path, extra=KillAt(step=7), epochs=4) is None
+    best = torch.load(tmp_path / "best.ckpt", weights_only=True)
+    assert not {"optimizer_states", "callbacks", "random_states"} & set(best)
+    assert {"schema", "state_dict"} < set(best)
+    with pytest.raises(InputError, match=r"best.ckpt contains weights only.*Use last.ckpt of its folder"):
+        run(dataset, tmp_path, ckpt=tmp_path / "best.ckpt", epochs=4)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"minutes": -1}, {"every_n_train_steps": 0}, {"agree_every_n_train_steps": 0}, {"minutes": float("nan")}],
+)
+def test_a_wrong_option_of_the_last_checkpoint_is_refused(options):
+    (name,) = options
+    with pytest.raises(InputError, match=f"callbacks.checkpoint_last.{name} is .*: expected"):
+        LastCheckpoint("", **options)
 
 
 def test_a_run_that_had_decided_to_stop_trains_no_further(dataset, tmp_path):

@@ -1,4 +1,5 @@
 from copy import deepcopy
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -174,3 +175,20 @@ def test_the_norm_counts_a_row_that_occurs_twice_as_its_sum():
     assert clip_grad_norm([table, other], 6.5) == 13
     torch.testing.assert_close(table.grad.to_dense(), torch.tensor([[2.0], [0], [1.5], [0]]))
     torch.testing.assert_close(other.grad, torch.tensor([0.0, 6.0]))
+
+
+def test_on_an_accelerator_the_rows_of_a_gradient_are_not_read():
+    sparse = Mock(device=torch.device("cuda"), **{"is_coalesced.return_value": False})
+    assert optim._coalesced(sparse) is sparse.coalesce.return_value
+    assert [call[0] for call in sparse.method_calls] == ["coalesce"]
+
+
+def test_the_step_is_on_the_host_after_loading():
+    """A fused optimiser loads it to the parameters' device."""
+    model = Model(sparse=True)
+    optimizer = model.optimizer(RowwiseAdam, 0.0)
+    train(model, optimizer, [torch.arange(4)] * 2)
+    step = optimizer.state[model.table.weight]["step"]
+    optimizer.state[model.table.weight]["step"] = Mock(**{"cpu.return_value": step})
+    train(model, optimizer, [torch.arange(4)])
+    assert torch.equal(optimizer.state[model.table.weight]["step"], torch.tensor(3.0))

@@ -81,7 +81,7 @@ def test_sharded_runs_end_as_dense_ones_and_resume_with_another_number_of_ranks(
     toy += [
         "logger=csv",
         "dataset.limit_rows=99",
-        "stream.eval_batch_size=14",
+        "stream.eval_batch_size=7",
         "backbone.complex.batch_norm=false",
         "backbone.complex.dropout=0",
     ]

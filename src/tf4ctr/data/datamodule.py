@@ -28,7 +28,8 @@ class CTRDataModule(LightningDataModule):
         prepared_dir: what `prepare` returns; it is read when the schema or a stream is asked for.
         batch_size: rows per training step, shared equally by the ranks. All ranks together take
             the same rows, however many ranks there are.
-        eval_batch_size: the same in validation and test; None for `batch_size`.
+        eval_batch_size: rows per batch of each rank in validation and test; None for `batch_size`.
+            A batch without gradients takes less memory than a training step of as many rows.
         tier: where the rows are stored: `device`, `memory` or `disk`; `auto` takes the first one
             with enough free memory for twice the rows on every rank, beside the network, its
             gradients and its moments.
@@ -36,7 +37,7 @@ class CTRDataModule(LightningDataModule):
         seed: of the training order.
 
     Raises:
-        InputError: `batch_size` or `tier` is invalid.
+        InputError: a batch size or `tier` is invalid.
     """
 
     def __init__(
@@ -53,6 +54,8 @@ class CTRDataModule(LightningDataModule):
             raise InputError(
                 f"stream.batch_size is {batch_size}: expected an integer; batch norm needs at least 2 rows"
             )
+        if eval_batch_size is not None and (not isinstance(eval_batch_size, int) or eval_batch_size < 1):
+            raise InputError(f"stream.eval_batch_size is {eval_batch_size}: expected an integer from 1 on, or null")
         if tier not in TIERS:
             raise InputError(f"stream.tier is '{tier}': {did_you_mean(str(tier), TIERS)}")
         self.prepared_dir, self.batch_size, self.seed = prepared_dir, batch_size, seed
@@ -91,10 +94,10 @@ class CTRDataModule(LightningDataModule):
         Raises:
             InputError: they cannot share them equally.
         """
-        if self.batch_size % self._ranks or self.eval_batch_size < self._ranks:
+        if self.batch_size % self._ranks:
             raise InputError(
                 f"stream.batch_size is {self.batch_size}, shared by {self._ranks} ranks: expected a multiple of"
-                f" {self._ranks}; and stream.eval_batch_size, {self.eval_batch_size}, must be at least {self._ranks}"
+                f" {self._ranks}"
             )
 
     def _choose_tier(self) -> str:
@@ -125,13 +128,15 @@ class CTRDataModule(LightningDataModule):
         return self.trainer.lightning_module.bytes_to_come()  # type: ignore[operator]
 
     def train_dataloader(self) -> Stream:
-        stream = self._stream("train", self.batch_size, shuffle=not self._overfits)
+        stream = self._stream("train", self.batch_size // self._ranks, shuffle=not self._overfits)
         if self.trainer and isinstance(self.trainer.val_check_interval, int):
             _check_interval(self.trainer, len(stream))
         return stream
 
     def val_dataloader(self) -> Stream:
-        return self._stream("train", self.batch_size) if self._overfits else self._stream("valid", self.eval_batch_size)
+        if self._overfits:  # the batch of training
+            return self._stream("train", self.batch_size // self._ranks)
+        return self._stream("valid", self.eval_batch_size)
 
     def test_dataloader(self) -> Stream:
         return self._stream("test", self.eval_batch_size)
@@ -141,7 +146,6 @@ class CTRDataModule(LightningDataModule):
             self.tier = self._choose_tier()
         rank = self.trainer.global_rank if self.trainer else 0
         options: dict[str, Any] = {"shuffle": shuffle, "seed": self.seed, "rank": rank, "world_size": self._ranks}
-        batch_size //= self._ranks
         if self.tier == "device":
             return MemoryStream(self.prepared_dir, split, batch_size, device=self.device, **options)
         options["pin"] = self.device.type == "cuda"

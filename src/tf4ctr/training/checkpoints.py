@@ -2,6 +2,7 @@
 
 import signal
 import threading
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -116,9 +117,8 @@ def seed_rank(rank: int, step: int) -> None:
 class LastCheckpoint(Checkpoint):
     """Keeps `last.ckpt`. A run that resumes from it ends exactly as the unbroken run.
 
-    It is written every `every_n_train_steps` steps, before the last step of an epoch or of a
-    validation's interval, after every validation, and when training is interrupted. It is never
-    written at these times:
+    It is written every few minutes, before the last step of an epoch or of a validation's interval,
+    after every validation, and when training is interrupted. It is never written at these times:
 
     - Between such a last step and the end of the validation, or of the epoch. Lightning would
       resume there without validation, or validate only the remaining batches.
@@ -126,24 +126,55 @@ class LastCheckpoint(Checkpoint):
       drawn. Ctrl-C, SIGTERM and SIGUSR1 (what a scheduler sends before it kills) wait for the end
       of the step. A second signal does not wait.
 
+    Several ranks save in the same step, as they save together. So they have to agree on the time
+    and on a signal, which reaches each rank in another step. To agree they wait for each other;
+    they do it every `agree_every_n_train_steps` steps. A signal waits as long.
+
+    Training waits until the file is written. A thread could write it (Lightning's
+    `AsyncCheckpointIO`), but it needs a copy of weights and moments before the next step changes
+    them. This would double the memory of large tables, to save the seconds of one write in minutes.
+
     Args:
         dirpath: folder of the checkpoint.
-        every_n_train_steps: steps between two checkpoints.
+        minutes: between two checkpoints within an epoch, by the clock of rank 0; None for none.
+        every_n_train_steps: it is also written every so many steps; None for not.
+        agree_every_n_train_steps: steps between two agreements of several ranks.
+
+    Raises:
+        InputError: an argument is outside its range.
     """
 
-    def __init__(self, dirpath: str, every_n_train_steps: int) -> None:
+    def __init__(
+        self,
+        dirpath: str,
+        minutes: float | None = 5,
+        every_n_train_steps: int | None = None,
+        agree_every_n_train_steps: int = 10,
+    ) -> None:
+        if minutes is not None and not minutes >= 0:
+            raise InputError(f"callbacks.checkpoint_last.minutes is {minutes}: expected 0 or more, or null")
+        steps = {"every_n_train_steps": every_n_train_steps, "agree_every_n_train_steps": agree_every_n_train_steps}
+        for name, number in steps.items():
+            if number is not None and number < 1:
+                raise InputError(f"callbacks.checkpoint_last.{name} is {number}: expected at least 1")
         self.path = Path(dirpath) / "last.ckpt"
-        self.every_n_train_steps = every_n_train_steps
+        self.minutes, self.every_n_train_steps = minutes, every_n_train_steps
+        self.agree_every_n_train_steps = agree_every_n_train_steps
         self._handlers: dict[int, Any] = {}
         self._stepping = False
         self._interrupted = False
+        self._saved_at = 0.0  # time.monotonic() of the latest save or of the start, in seconds
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._saved_at = time.monotonic()
         if threading.current_thread() is threading.main_thread():  # no other thread may set handlers
             self._handlers = {
                 number: signal.signal(number, self._interrupt)
                 for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
             }
+            # Before each step Lightning sends the other ranks whether rank 0 got SIGTERM, and they
+            # wait for it. Its handler has just been replaced: the answer would always be no.
+            trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = lambda: None  # type: ignore[method-assign]
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._stepping = True
@@ -153,12 +184,25 @@ class LastCheckpoint(Checkpoint):
     ) -> None:
         remaining = steps_to_pause(trainer, batch_idx)
         self._stepping = remaining > 0
-        # a signal reaches each rank at another time: they agree on the step, as they save together
+        counted = self.every_n_train_steps is not None and trainer.global_step % self.every_n_train_steps == 0
+        if not (counted or remaining <= 1 or self._agrees(trainer)):
+            return
         interrupted = trainer.strategy.reduce_boolean_decision(self._interrupted, all=False)
-        if remaining == 1 or (remaining > 1 and (interrupted or trainer.global_step % self.every_n_train_steps == 0)):
+        if remaining > 0 and (counted or remaining == 1 or interrupted or self._is_time(trainer)):
             self._save(trainer)
         if interrupted:
             raise KeyboardInterrupt
+
+    def _agrees(self, trainer: Trainer) -> bool:
+        """Whether the ranks agree after this step; one rank alone does not wait for others."""
+        return trainer.world_size == 1 or trainer.global_step % self.agree_every_n_train_steps == 0
+
+    def _is_time(self, trainer: Trainer) -> bool:
+        """Whether `minutes` are over on rank 0. Every rank must call it."""
+        if self.minutes is None:
+            return False
+        over = trainer.is_global_zero and time.monotonic() - self._saved_at >= 60 * self.minutes
+        return trainer.strategy.reduce_boolean_decision(over, all=False)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.state.fn == "fit" and not trainer.sanity_checking:
@@ -187,6 +231,7 @@ class LastCheckpoint(Checkpoint):
             trainer.save_checkpoint(partial)
             if trainer.is_global_zero:
                 partial.replace(self.path)
+            self._saved_at = time.monotonic()
         except OSError as error:
             partial.unlink(missing_ok=True)
             kept = "the earlier one is intact" if self.path.exists() else "there is no earlier one"

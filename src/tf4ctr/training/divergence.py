@@ -8,14 +8,17 @@ from lightning.pytorch.callbacks import Callback
 from torch import Tensor
 
 from tf4ctr.errors import InputError
+from tf4ctr.training.finite import first_not_finite
 from tf4ctr.training.module import CTRModule
 
 
 class StopDiverged(Callback):
-    """Stops at a NaN or infinite loss, before the step. The last checkpoint stays.
+    """Stops at a NaN or infinite loss. The last checkpoint stays.
 
-    It checks every step on a CPU, and every `every_n_train_steps` steps on an accelerator, because
-    each check waits for the accelerator.
+    It checks before each step on a CPU. Each check waits for an accelerator, so there it checks
+    every `every_n_train_steps` steps and in the last step of an epoch, and finds any NaN of the
+    epoch until then: the sum of an epoch's losses stays NaN. Checkpoints do not depend on it:
+    `CTRModule` looks before each save.
 
     Args:
         every_n_train_steps: steps between two checks on an accelerator.
@@ -28,16 +31,17 @@ class StopDiverged(Callback):
         self.every_n_train_steps = every_n_train_steps
 
     def on_before_backward(self, trainer: Trainer, pl_module: LightningModule, loss: Tensor) -> None:
-        if loss.device.type != "cpu" and trainer.global_step % self.every_n_train_steps:
-            return
-        if torch.isfinite(loss):
-            return
         module = cast(CTRModule, pl_module)
-        tensors: dict[str, Tensor] = {f"parameter {name}": tensor for name, tensor in module.network.named_parameters()}
-        tensors |= {f"loss term {name}": term for name, term in module.train_terms.items() if name != "loss"}
-        first = next((name for name, tensor in tensors.items() if not torch.isfinite(tensor).all()), "loss")
+        due = trainer.global_step % self.every_n_train_steps == 0 or trainer.is_last_batch
+        if not (due or self._reads_for_free(loss)) or torch.isfinite(module.train_terms["loss"]):
+            return
         raise InputError(
             f"training diverged: the loss is {loss.item()} at step {trainer.global_step + 1},"
             f" epoch {trainer.current_epoch + 1}, batch {trainer.fit_loop.epoch_loop.batch_idx + 1};"
-            f" the first tensor with NaN or infinite values: {first}. Try a smaller optimizer.lr"
+            f" the first tensor with NaN or infinite values: {first_not_finite(module.network, module.train_terms)}."
+            " Try a smaller optimizer.lr"
         )
+
+    @staticmethod
+    def _reads_for_free(loss: Tensor) -> bool:
+        return loss.device.type == "cpu"

@@ -32,6 +32,7 @@ from tf4ctr.training.checkpoints import (
     seed_rank,
     set_random_state,
 )
+from tf4ctr.training.finite import first_not_finite
 from tf4ctr.training.monitor import (
     check_monitors,
     explain_monitor,
@@ -224,7 +225,8 @@ class CTRModule(LightningModule):
         for name, term in terms.items():
             self.train_terms[name] = self.train_terms.get(name, 0.0) + term.detach() * rows
         self._train_rows += rows
-        self.log("step/loss", terms["loss"], prog_bar=True, batch_size=rows)
+        # without prog_bar=True, with which Lightning reads it from the device in every step
+        self.log("step/loss", terms["loss"], batch_size=rows)
         return terms["loss"]
 
     def on_train_epoch_end(self) -> None:
@@ -305,24 +307,51 @@ class CTRModule(LightningModule):
             check_monitors(self.trainer.callbacks, self.results)  # type: ignore[attr-defined]
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Complete a checkpoint: the schema, and what training needs to resume from it.
+
+        Raises:
+            InputError: training diverged. A checkpoint never contains NaN or infinite weights.
+        """
+        self._check_finite()
         checkpoint["tf4ctr"] = __version__
         checkpoint["schema"] = self.schema.to_dict()
-        checkpoint["random_states"] = of_all_ranks(random_state())  # each rank draws its own dropout
-        checkpoint["train_terms"] = of_all_ranks({name: float(total) for name, total in self.train_terms.items()})
-        checkpoint["train_rows"] = self._train_rows
-        checkpoint["validated"] = self._validated
+        if "optimizer_states" in checkpoint:
+            checkpoint["random_states"] = of_all_ranks(random_state())  # each rank draws its own dropout
+            checkpoint["train_terms"] = of_all_ranks({name: float(total) for name, total in self.train_terms.items()})
+            checkpoint["train_rows"] = self._train_rows
+            checkpoint["validated"] = self._validated
         for key in ("state_dict", "optimizer_states"):  # whole tables: they fit any number of ranks, and prediction
             if key in checkpoint:
                 checkpoint[key] = apply_to_collection(
                     checkpoint[key], DTensor, lambda sharded: sharded.full_tensor().cpu()
                 )
 
+    def _check_finite(self) -> None:
+        """Check the weights and this epoch's losses of all ranks, so that all ranks raise together.
+
+        The losses alone are not enough: a NaN gradient of a finite loss makes the weights NaN.
+        """
+        found = [name for name in of_all_ranks(first_not_finite(self.network, self.train_terms)) if name]
+        if found:
+            raise InputError(
+                f"training diverged before step {self.trainer.global_step + 1}, epoch {self.trainer.current_epoch + 1};"
+                f" the first tensor with NaN or infinite values: {found[0]}. The checkpoint is not written."
+                " Try a smaller optimizer.lr"
+            )
+
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Check and distribute what a checkpoint contains, before Lightning loads it.
 
         Raises:
-            InputError: weights of another network, or of a later epoch than trainer.max_epochs.
+            InputError: weights of another network, or of a later epoch than trainer.max_epochs, or
+                training is to resume from weights only.
         """
+        if self.trainer.state.fn == "fit" and "optimizer_states" not in checkpoint:
+            raise InputError(
+                f"{self.trainer.ckpt_path} contains weights only, as best.ckpt does: training cannot resume from it."
+                " Use last.ckpt of its folder, or ckpt=last. A run without last.ckpt resumes from best.ckpt if it was"
+                " started with callbacks.checkpoint_best.save_weights_only=false"
+            )
         for name, parameter in self.named_parameters():
             _shard_like(parameter, checkpoint["state_dict"], [name])
         numbered = [parameter for group in self._parameter_groups() for parameter in group["params"]]

@@ -50,7 +50,7 @@ class RowwiseAdam(torch.optim.Adam):
             state["step"] = torch.zeros((), dtype=torch.float32)
             # m and v side by side: one read and one write per row
             state["moments"] = parameter.new_zeros(len(parameter), 2 * parameter.shape[1])
-        state["step"] += 1
+        state["step"] = state["step"].cpu() + 1  # on the host; with fused=true loading moves it to the device
         step, (beta1, beta2) = state["step"].item(), group["betas"]
         (rows,) = gradient.indices()
         chunk = max(1, CHUNK // parameter.shape[1] if parameter.device.type == "cpu" else len(rows))
@@ -98,9 +98,12 @@ def clip_grad_norm(parameters: Iterable[nn.Parameter], max_norm: float) -> Tenso
 def _coalesced(gradient: Tensor) -> Tensor:
     """The gradient with each of its rows once.
 
-    Autograd may lose the coalesced flag; checking is cheaper than sorting.
+    On a CPU `models.rows.Lookup` has sorted the rows. Autograd may lose the coalesced flag, and
+    checking is cheaper than sorting. On an accelerator they are not sorted, and a check would wait
+    for it. (`coalesce` waits there once a step, too: how many different rows there are is a value.)
     """
-    rows = gradient._indices()[0]
-    if not gradient.is_coalesced() and bool((rows[1:] > rows[:-1]).all()):
-        gradient._coalesced_(True)
+    if gradient.device.type == "cpu" and not gradient.is_coalesced():
+        rows = gradient._indices()[0]
+        if bool((rows[1:] > rows[:-1]).all()):
+            gradient._coalesced_(True)
     return gradient.coalesce()

@@ -39,8 +39,8 @@ class ProgressBar(RichProgressBar):
 
     def get_metrics(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
         if not trainer.training or trainer.global_step % self.every_n_train_steps == 0:
-            metrics = super().get_metrics(trainer, pl_module)
-            self._shown = {"loss": metrics["step/loss"]} if "step/loss" in metrics else {}
+            loss = trainer.callback_metrics.get("step/loss")
+            self._shown = {} if loss is None else {"loss": float(loss)}
         return self._shown
 
     def configure_columns(self, trainer: Trainer) -> list[Any]:
