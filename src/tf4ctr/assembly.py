@@ -21,6 +21,7 @@ from tf4ctr.models.network import Network
 from tf4ctr.training.checkpoints import load_network, other_version
 from tf4ctr.training.module import CTRModule
 from tf4ctr.training.summary import RunSummary, summary_of
+from tf4ctr.training.warm_start import WarmStart
 
 # `_target_`s of version 0.1.0 that have moved: the config of an old run or a user's yaml has them
 MOVED = {
@@ -109,14 +110,22 @@ def build_trainer(config: DictConfig) -> Trainer:
     return build(options, callbacks=callbacks, logger=build_all(config.logger), enable_progress_bar=bar)
 
 
-def check_config(config: DictConfig, spec: DatasetSpec) -> None:
+def check_config(config: DictConfig, spec: DatasetSpec, warm: WarmStart | None = None) -> None:
     """Build what `config` describes for a tiny stand-in dataset: mistakes show before data is read.
+
+    Args:
+        config: of the run.
+        spec: its dataset.
+        warm: the run whose weights it begins from; the network must have the same.
 
     Raises:
         InputError: or another error of a part that is built.
     """
     with torch.random.fork_rng():
-        build_module(config, spec.stand_in()).configure_optimizers()
+        module = build_module(config, spec.stand_in())
+        module.configure_optimizers()
+    if warm:
+        warm.check(module.network)
     build_data(config, spec.prepared_dir)
 
 
