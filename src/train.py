@@ -124,7 +124,8 @@ def build(run: Run) -> "tuple[CTRDataModule, CTRModule]":
     from tf4ctr import assembly, reporting
     from tf4ctr.data import encoding
     from tf4ctr.data.preparation import prepare
-    from tf4ctr.training.tables import parts_table
+    from tf4ctr.training.memory import table_memory
+    from tf4ctr.training.tables import memory_table, parts_table
 
     prepared = prepare(run.spec)
     if cli.is_first_rank():
@@ -133,6 +134,7 @@ def build(run: Run) -> "tuple[CTRDataModule, CTRModule]":
         encoding.keep(prepared, run.folder)
     lightning.seed_everything(run.config.seed, verbose=False)
     data = assembly.build_data(run.config, prepared)
+    assembly.check_tables(run.config, run.spec, data.schema.num_ids)
     module = assembly.build_module(run.config, data.schema)
     assembly.load_vectors(module.network, data.schema, prepared)
     if run.warm and run.checkpoint:
@@ -140,6 +142,8 @@ def build(run: Run) -> "tuple[CTRDataModule, CTRModule]":
     elif run.warm:
         reporting.show(run.warm.load(module.network, data.schema, prepared))
     reporting.show(parts_table(module.network))
+    devices, nodes = assembly.ranks(run.config)
+    reporting.show(memory_table(table_memory(module.network, devices * nodes)))
     return data, module
 
 

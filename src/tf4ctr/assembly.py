@@ -19,6 +19,7 @@ from tf4ctr.data.spec import DatasetSpec
 from tf4ctr.errors import InputError
 from tf4ctr.models.network import Network
 from tf4ctr.training.checkpoints import load_network, other_version
+from tf4ctr.training.memory import check_memory, table_memory
 from tf4ctr.training.module import CTRModule
 from tf4ctr.training.summary import RunSummary, summary_of
 from tf4ctr.training.warm_start import WarmStart
@@ -127,6 +128,28 @@ def check_config(config: DictConfig, spec: DatasetSpec, warm: WarmStart | None =
     if warm:
         warm.check(module.network)
     build_data(config, spec.prepared_dir)
+    check_tables(config, spec, spec.least_rows())
+
+
+def check_tables(config: DictConfig, spec: DatasetSpec, rows: int) -> None:
+    """Check that tables of so many rows fit the memory of the device, without building them.
+
+    Raises:
+        InputError: they do not.
+    """
+    with torch.random.fork_rng():
+        network = build_network(config, spec.stand_in())
+    devices, nodes = ranks(config)
+    check_memory(table_memory(network, devices * nodes, rows), config.trainer.accelerator, devices)
+
+
+def ranks(config: DictConfig) -> tuple[int, int]:
+    """Devices of a machine, and machines, that the config's trainer will have."""
+    devices = config.trainer.get("devices", 1)
+    if not isinstance(devices, int) or devices < 1:  # -1, auto: all GPUs; or a list of them
+        found = len(devices) if isinstance(devices, ListConfig) else torch.cuda.device_count()
+        devices = max(1, found)
+    return devices, int(config.trainer.get("num_nodes", 1))
 
 
 def build_all(nodes: DictConfig | None) -> list[Any]:

@@ -228,13 +228,26 @@ class DatasetSpec:
         return {*self.columns} - texts
 
     def stand_in(self) -> Schema:
-        """A schema of the same fields with three table rows each: builds a network without data."""
+        """A schema of the same fields with three table rows each: builds a network without data.
+
+        Also a hashed field has three, so that it takes no memory; see `least_rows`.
+        """
         fitted = Scaling("none", quantiles=(0.0, 1.0))
         fields = tuple(
             self.encoded(field, 3, self.scaling(field, fitted) if field.kind == NUMBERS else None)
             for field in self.fields
         )
+        fields = tuple(replace(field, vocabulary_size=3) if field.hashed else field for field in fields)
         return Schema(self.name, fields, self.label, self.group, self.weight)
+
+    def least_rows(self) -> int:
+        """Table rows that the dataset will have at least, as far as known before data is read."""
+        rows = 0
+        for field in self.fields:
+            if field.has_ids and field.of is None:
+                least = 0 if self.base is None else self.base.schema[field.name].vocabulary_size
+                rows += self.encoded(field, min(least, (field.max_values or least) + 2)).vocabulary_size
+        return rows
 
     def scaling(self, field: FieldSpec, fitted: Scaling) -> Scaling:
         """The scaling of a number: the base's, else what was fitted."""

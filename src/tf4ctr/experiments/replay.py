@@ -120,10 +120,10 @@ def training(
     """
     raw = folder / "raw" / name
     parts = {"train": day.train, "valid": [day.valid], "test": [day.tested.train, day.tested.valid]}
-    for part, folders in parts.items():
+    for part, sources in parts.items():
         (raw / part).mkdir(parents=True, exist_ok=True)
-        for number, folder in enumerate(folders):
-            for file in sorted(folder.glob("*.parquet")):
+        for number, source in enumerate(sources):
+            for file in sorted(source.glob("*.parquet")):
                 link_file(file, raw / part / f"{number:05d}-{file.name}")
     for name in spec.vector_files:
         link_file(Path(str(spec.raw_dir)) / name, raw / name)
