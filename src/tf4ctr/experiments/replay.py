@@ -197,7 +197,7 @@ def means_of(table: pl.DataFrame) -> dict[str, float]:
     means = {}
     for name in (name for name in table.columns if "/" in name):
         known = table.filter(pl.col(name).is_not_null())
-        means[name] = float((known[name] * known["rows"]).sum() / known["rows"].sum())
+        means[name] = float(known.select(pl.col(name).dot("rows") / pl.col("rows").sum()).item())
     return means
 
 
