@@ -23,7 +23,6 @@ OPTIONS = ("by", "every", "min_rows", "first", "window", "epochs", "first_epochs
 LAYOUT = "[{reader:parquet,train:train,valid:valid,test:test}]"
 MODELS = {"daily": "day by day", "once": "trained once", "retrained": "retrained"}
 METRICS = {"auc": "AUC", "logloss": "logloss", "gauc": "gAUC"}
-DIGITS = {"auc": 5, "logloss": 5, "gauc": 5}
 
 
 class Day(NamedTuple):
@@ -202,23 +201,24 @@ def means_of(table: pl.DataFrame) -> dict[str, float]:
 
 
 def show(table: pl.DataFrame) -> None:
-    """Print the days and their means."""
-    names = [name for name in table.columns if "/" in name]
-    shown = Table(title="Each period, measured before it is learned", title_justify="left", show_footer=True)
+    """Print the days and their means, a table for each metric: all fit a narrow terminal."""
     means = means_of(table)
-    shown.add_column("tested", "mean", no_wrap=True)
-    shown.add_column("rows", f"{table['rows'].sum():,}", justify="right")
-    for name in names:
-        model, metric = name.split("/")
-        shown.add_column(f"{MODELS[model]}\n{METRICS[metric]}", _text(means[name], metric), justify="right")
-    for row in table.iter_rows(named=True):
-        cells = [_text(row[name], name.split("/")[1]) for name in names]
-        shown.add_row(row["tested"], f"{row['rows']:,}", *cells)
-    Console().print(shown)
+    for metric in METRICS:
+        names = [name for name in table.columns if name.endswith(f"/{metric}")]
+        if not names:
+            continue
+        shown = Table(title=f"{METRICS[metric]} before a period is learned", title_justify="left", show_footer=True)
+        shown.add_column("tested", "mean")
+        shown.add_column("rows", f"{table['rows'].sum():,}", justify="right")
+        for name in names:
+            shown.add_column(MODELS[name.split("/")[0]], _text(means[name]), justify="right")
+        for row in table.iter_rows(named=True):
+            shown.add_row(row["tested"], f"{row['rows']:,}", *(_text(row[name]) for name in names))
+        Console().print(shown)
 
 
-def _text(value: float | None, metric: str) -> str:
-    return "" if value is None else f"{value:.{DIGITS[metric]}f}"
+def _text(value: float | None) -> str:
+    return "" if value is None else f"{value:.5f}"
 
 
 def write(table: pl.DataFrame, folder: Path) -> None:
