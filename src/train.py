@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from tf4ctr.data.datamodule import CTRDataModule
     from tf4ctr.data.spec import DatasetSpec
     from tf4ctr.training.module import CTRModule
+    from tf4ctr.training.warm_start import WarmStart
 
 log = logging.getLogger(__name__)
 
@@ -41,6 +42,7 @@ class Run(NamedTuple):
     spec: "DatasetSpec"
     folder: Path
     checkpoint: Path | None
+    warm: "WarmStart | None"  # the run that it begins from
     clock: float  # time.perf_counter() at the start, in seconds
 
     @property
@@ -64,6 +66,8 @@ def train(config: DictConfig) -> float | None:
 
 def start(config: DictConfig) -> Run:
     """Check the config, write it into the run's folder and show it."""
+    from dataclasses import replace
+
     from tf4ctr import assembly, reporting
     from tf4ctr.data.spec import DatasetSpec
     from tf4ctr.training.tables import settings_table
@@ -77,7 +81,9 @@ def start(config: DictConfig) -> Run:
     folder = Path(HydraConfig.get().runtime.output_dir)
     settings: dict[str, Any] = OmegaConf.to_container(config, resolve=True)  # type: ignore[assignment]
     spec = DatasetSpec.from_config(settings["dataset"])
-    assembly.check_config(config, spec)
+    warm = find_warm_start(config, spec, folder)
+    spec = replace(spec, base=warm.base) if warm else spec
+    assembly.check_config(config, spec, warm)
     checkpoint = find_checkpoint(config, folder)
     if checkpoint:
         runs.check_same_run(folder, settings)
@@ -85,7 +91,25 @@ def start(config: DictConfig) -> Run:
         runs.write_config(folder, config)
     reporting.show(settings_table(HydraConfig.get().runtime.choices, settings))
     log.info("run folder: %s", folder)
-    return Run(config, settings, spec, folder, checkpoint, clock)
+    return Run(config, settings, spec, folder, checkpoint, warm, clock)
+
+
+def find_warm_start(config: DictConfig, spec: "DatasetSpec", folder: Path) -> "WarmStart | None":
+    """The run of `init=`, None without one.
+
+    Raises:
+        InputError: it is no finished run, or the dataset has other fields.
+    """
+    if not config.init:
+        return None
+    from tf4ctr.training.warm_start import WarmStart
+
+    source = Path(config.init).expanduser().absolute()
+    if source.resolve() == folder.resolve():
+        raise InputError(f"init={source} is the folder of this run: it would overwrite what it begins from")
+    warm = WarmStart.of_run(source)
+    warm.grow(spec)
+    return warm
 
 
 def find_checkpoint(config: DictConfig, folder: Path) -> Path | None:
@@ -102,17 +126,27 @@ def build(run: Run) -> "tuple[CTRDataModule, CTRModule]":
     from tf4ctr import assembly, reporting
     from tf4ctr.data import encoding
     from tf4ctr.data.preparation import prepare
-    from tf4ctr.training.tables import parts_table
+    from tf4ctr.training.memory import table_memory
+    from tf4ctr.training.tables import memory_table, parts_table
 
     prepared = prepare(run.spec)
     if cli.is_first_rank():
+        if run.checkpoint:
+            runs.check_same_values(run.checkpoint.parent.parent, prepared)
         encoding.keep(prepared, run.folder)
     ranks.start(run.folder, run.checkpoint)
     lightning.seed_everything(run.config.seed, verbose=False)
     data = assembly.build_data(run.config, prepared)
+    assembly.check_tables(run.config, run.spec, data.schema.num_ids)
     module = assembly.build_module(run.config, data.schema)
     assembly.load_vectors(module.network, data.schema, prepared)
+    if run.warm and run.checkpoint:
+        log.info("init=%s gives the vocabulary; the weights are those of ckpt=%s", run.config.init, run.checkpoint)
+    elif run.warm:
+        reporting.show(run.warm.load(module.network, data.schema, prepared))
     reporting.show(parts_table(module.network))
+    devices, nodes = assembly.ranks(run.config)
+    reporting.show(memory_table(table_memory(module.network, devices * nodes)))
     return data, module
 
 

@@ -20,9 +20,11 @@ from tf4ctr.data.spec import DatasetSpec
 from tf4ctr.errors import InputError, did_you_mean
 from tf4ctr.models.network import Network
 from tf4ctr.training.checkpoints import load_network, other_version
+from tf4ctr.training.memory import check_memory, table_memory
 from tf4ctr.training.module import CTRModule
 from tf4ctr.training.schedule import check_schedule
 from tf4ctr.training.summary import RunSummary, summary_of
+from tf4ctr.training.warm_start import WarmStart
 
 PRECISIONS = ("32-true", "bf16-mixed", "64-true", "32", "bf16", "64")  # the last three are Lightning's short names
 MATMUL_PRECISIONS = ("highest", "high", "medium")  # of torch.set_float32_matmul_precision
@@ -131,18 +133,27 @@ def matmul_precision(config: DictConfig) -> str:
     return precision
 
 
-def check_config(config: DictConfig, spec: DatasetSpec) -> None:
+def check_config(config: DictConfig, spec: DatasetSpec, warm: WarmStart | None = None) -> None:
     """Build what `config` describes for a tiny stand-in dataset: mistakes show before data is read.
+
+    Args:
+        config: of the run.
+        spec: its dataset.
+        warm: the run whose weights it begins from; the network must have the same.
 
     Raises:
         InputError: or another error of a part that is built.
     """
     check_trainer(config.trainer)
     with torch.random.fork_rng():
-        build_module(config, spec.stand_in()).configure_optimizers()
+        module = build_module(config, spec.stand_in())
+        module.configure_optimizers()
+    if warm:
+        warm.check(module.network)
     matmul_precision(config)
     build_data(config, spec.prepared_dir)
     check_schedule(config.trainer.get("val_check_interval", 1.0), config.trainer.get("check_val_every_n_epoch", 1))
+    check_tables(config, spec, spec.least_rows())
 
 
 def check_trainer(config: DictConfig) -> None:
@@ -162,6 +173,27 @@ def check_trainer(config: DictConfig) -> None:
         raise InputError(
             "trainer.sync_batchnorm=true needs GPUs: torch cannot synchronise batch norm on a CPU; use false there"
         )
+
+
+def check_tables(config: DictConfig, spec: DatasetSpec, rows: int) -> None:
+    """Check that tables of so many rows fit the memory of the device, without building them.
+
+    Raises:
+        InputError: they do not.
+    """
+    with torch.random.fork_rng():
+        network = build_network(config, spec.stand_in())
+    devices, nodes = ranks(config)
+    check_memory(table_memory(network, devices * nodes, rows), config.trainer.accelerator, devices)
+
+
+def ranks(config: DictConfig) -> tuple[int, int]:
+    """Devices of a machine, and machines, that the config's trainer will have."""
+    devices = config.trainer.get("devices", 1)
+    if not isinstance(devices, int) or devices < 1:  # -1, auto: all GPUs; or a list of them
+        found = len(devices) if isinstance(devices, ListConfig) else torch.cuda.device_count()
+        devices = max(1, found)
+    return devices, int(config.trainer.get("num_nodes", 1))
 
 
 def build_all(nodes: DictConfig | None) -> list[Any]:

@@ -21,9 +21,13 @@ def link_files(source: Path, target: Path) -> None:
     """
     target.mkdir(exist_ok=True)
     for path in sorted(source.glob("*.parquet")):
-        link = target / path.name
-        link.unlink(missing_ok=True)
-        try:
-            link.hardlink_to(path)
-        except OSError:  # the folders are on different disks, or the file system has no links
-            shutil.copyfile(path, link)
+        link_file(path, target / path.name)
+
+
+def link_file(path: Path, link: Path) -> None:
+    """Put the file `path` at `link`, in place of a file that is there; see `link_files`."""
+    link.unlink(missing_ok=True)
+    try:
+        link.hardlink_to(path)
+    except OSError:  # the folders are on different disks, or the file system has no links
+        shutil.copy2(path, link)

@@ -1,10 +1,14 @@
 import re
+from dataclasses import replace
+from pathlib import Path
 
 import polars as pl
 import pytest
 
 from conftest import CSV, make_spec
 from tf4ctr.data.fields import FieldSpec
+from tf4ctr.data.growth import Base
+from tf4ctr.data.schema import Field, Schema
 from tf4ctr.data.spec import DatasetSpec
 from tf4ctr.errors import InputError
 
@@ -192,13 +196,23 @@ def test_histories_are_fields_whose_columns_are_read_but_not_their_own():
 
 def test_a_dataset_may_have_hashed_fields_alone():
     fields = [{"name": "item", "hash": 9}, {**SEQUENCE, "of": "item"}, {**SEQUENCE, "name": "t", "hash": 7}]
-    schema = DatasetSpec.from_config({**CONFIG, "fields": fields}).stand_in()
+    spec = DatasetSpec.from_config({**CONFIG, "fields": fields})
+    schema = spec.stand_in()
     assert {field.name: (field.hashed, field.vocabulary_size) for field in schema.fields} == {
-        "item": (True, 11),
-        "s": (True, 11),
-        "t": (True, 9),
+        "item": (True, 3),
+        "s": (True, 3),
+        "t": (True, 3),
     }
-    assert schema.num_ids == 20
+    assert spec.least_rows() == 11 + 9
+
+
+def test_the_rows_that_a_table_has_at_least_are_known_before_data_is_read():
+    fields = ["user", {"name": "item", "hash": 100}, {"name": "shop", "max_values": 5}, {**SEQUENCE, "of": "user"}]
+    spec = DatasetSpec.from_config({**CONFIG, "fields": fields})
+    assert spec.least_rows() == 102
+    sizes = (Field("user", 7), Field("item", 102, hashed=True), Field("shop", 30), Field("s", 7, of="user"))
+    grown = replace(spec, base=Base(Path("run"), Schema("toy", sizes, "y")))
+    assert grown.least_rows() == 7 + 102 + 7
 
 
 def test_missing_raw_files_say_which_and_where_to_get_them(tmp_path):

@@ -31,6 +31,7 @@ log = logging.getLogger(__name__)
 
 ROW, PART = "__row", "__part"
 USER, MOMENT, EVENT = "__user", "__moment", "__event"
+EARLIER = "earlier"  # the source of events from before the log, see earlier_events.py
 ROWS_PER_PART = 1_000_000  # of all users together, on average: some 100 MB are sorted at a time
 
 
@@ -208,7 +209,7 @@ def link(
     )
     parts = [pl.scan_parquet(path) for path in sorted(states.iterdir())] or [empty.lazy()]
     pl.concat(parts).sink_parquet(state, engine="streaming")
-    _warn(spec, leader, linker, sum(sources.values()))
+    _warn(spec, leader, linker, sum(rows for source, rows in sources.items() if source != EARLIER))
 
 
 def _warn(spec: DatasetSpec, leader: FieldSpec, linker: "_Linker", total: int) -> None:
@@ -245,12 +246,15 @@ def _part(folder: Path, history: str, sources: list[str], part: int) -> pl.DataF
 class _Linker:
     """Writes, part by part, where each row's events are, and the events themselves.
 
+    `rows` counts the rows that it has linked, without those from before the log.
+
     Moments of rows and of events are only written if `gaps` needs them.
     """
 
     def __init__(self, width: int, names: list[str], gaps: bool, sources: Mapping[str, int], folder: Path) -> None:
         self.width, self.names, self.folder = width, names, folder
         self.rows = self.events = 0
+        self._earlier = [source == EARLIER for source in sources]
 
         def array(name: str, dtype: str, rows: int) -> Any:
             return np.lib.format.open_memmap(folder / f"{name}.npy", "w+", dtype, (rows,))
@@ -284,7 +288,8 @@ class _Linker:
         happened = table.filter(pl.col(EVENT))
         for name, file in self._files.items():
             file.write(happened[MOMENT if name == "__moments" else name].to_numpy().tobytes())
-        self.rows, self.events = self.rows + len(table), self.events + len(happened)
+        self.rows += len(table) - int(np.isin(sources, np.flatnonzero(self._earlier)).sum())
+        self.events += len(happened)
         return (
             happened.group_by(USER, maintain_order=True)
             .agg(pl.col(MOMENT, *self.names).tail(self.width))

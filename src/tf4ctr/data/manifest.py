@@ -51,7 +51,11 @@ def is_current(spec: DatasetSpec, folder: Path) -> bool:
     # through JSON, so that both sides have the same types
     wanted = json.loads(json.dumps(spec.settings()))
     kept = manifest["settings"]
-    changed = [f"{key}: {kept.get(key)} -> {wanted[key]}" for key in wanted if kept.get(key) != wanted[key]]
+    changed = [
+        f"{key}: {kept.get(key)} -> {wanted.get(key)}"
+        for key in dict.fromkeys((*wanted, *kept))  # an option that is no longer set is a change, too
+        if kept.get(key) != wanted.get(key)
+    ]
     if changed:
         log.info("%s was prepared with other settings (%s): preparing again", folder, "; ".join(changed))
         return False

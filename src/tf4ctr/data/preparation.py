@@ -17,7 +17,7 @@ import polars as pl
 from filelock import FileLock
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
-from tf4ctr.data import faults, histories, history_state, leaks, report, synthetic, vectors, vocabulary
+from tf4ctr.data import earlier_events, faults, histories, history_state, leaks, report, synthetic, vectors, vocabulary
 from tf4ctr.data.fields import FieldSpec
 from tf4ctr.data.histories import Histories
 from tf4ctr.data.local import LocalEngine
@@ -69,7 +69,7 @@ class Counted(NamedTuple):
         return Known(schema, values, self.groups, self._mean_weight(spec))
 
     def _field(self, spec: DatasetSpec, field: FieldSpec, values: dict[str, pl.Series]) -> Field:
-        scaling = self.numbers[field.name].scaling(field.scale) if field.kind == NUMBERS else None
+        scaling = spec.scaling(field, self.numbers[field.name].scaling(field.scale)) if field.kind == NUMBERS else None
         own = values.get(field.of or field.name)
         return spec.encoded(field, 0 if own is None else vocabulary.size(own), scaling)
 
@@ -211,12 +211,13 @@ def _count(spec: DatasetSpec, raw: RawFiles, engine: Engine, step: Step) -> Coun
     numbers: dict[str, Distribution] = {}
     limits = {field.name: spec.limits(field) for field in spec.fields}
     groups = Counts(spec.group) if spec.group else None
+    known = spec.base.values if spec.base else {}
     for split in raw.files:
         tally = Tally(spec, split)
         with step(f"read {split}", None) as tick:
             engine.count(split, tally, tick)
         splits |= _checked(spec, raw, split, tally.checks)
-        values |= {name: counts.seen(*limits[name]) for name, counts in tally.fields.items()}
+        values |= {name: counts.seen(*limits[name], known.get(name)) for name, counts in tally.fields.items()}
         numbers |= tally.numbers
         if groups is not None and tally.groups is not None:
             groups.join(tally.groups)
@@ -232,7 +233,11 @@ def _link(
         return known
     sources = {ALL: sum(rows.values())} if ALL in raw.files else rows
     work = folder / WORK
+    earlier = earlier_events.of_base(spec, known)
+    if earlier:
+        sources = {**sources, histories.EARLIER: sum(map(len, earlier.values()))}
     engine.events(known, sources, work / "events", step)
+    earlier_events.write(earlier, sum(sources.values()), work / "events")
     (folder / history_state.FOLDER).mkdir()
     for leader in spec.logs:
         state = history_state.path_of(leader.name, folder)

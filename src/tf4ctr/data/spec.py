@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from tf4ctr.data.fields import FieldSpec
+from tf4ctr.data.growth import Base
 from tf4ctr.data.numbers import Distribution
 from tf4ctr.data.raw_files import RawFiles
 from tf4ctr.data.readers import READERS
@@ -52,6 +53,8 @@ class DatasetSpec:
         generator: arguments of `synthetic.generate` for a dataset that is drawn, not read.
         click_probability: raw column with the true click probability (drawn datasets), which gives
             the best possible AUC.
+        base: the run from which vocabulary and scaling grow (`init=` of a training, no option of
+            the yaml); None for a dataset that stands alone.
     """
 
     name: str
@@ -74,6 +77,7 @@ class DatasetSpec:
     download: Mapping[str, Any] | None = None
     generator: Mapping[str, Any] | None = None
     click_probability: str | None = None
+    base: Base | None = None
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> "DatasetSpec":
@@ -85,7 +89,7 @@ class DatasetSpec:
             InputError: an unknown or missing option, or an invalid value.
         """
         options = {key: value for key, value in config.items() if key != "training"}
-        known = {field.name for field in fields(cls)}
+        known = {field.name for field in fields(cls)} - {"base"}
         histories = options.pop("histories", None)
         for key in options:
             if key not in known:
@@ -224,10 +228,30 @@ class DatasetSpec:
         return {*self.columns} - texts
 
     def stand_in(self) -> Schema:
-        """A schema of the same fields with three table rows each: builds a network without data."""
-        scaling = Scaling("none", quantiles=(0.0, 1.0))
-        fields = tuple(self.encoded(field, 3, scaling if field.kind == NUMBERS else None) for field in self.fields)
+        """A schema of the same fields with three table rows each: builds a network without data.
+
+        Also a hashed field has three, so that it takes no memory; see `least_rows`.
+        """
+        fitted = Scaling("none", quantiles=(0.0, 1.0))
+        fields = tuple(
+            self.encoded(field, 3, self.scaling(field, fitted) if field.kind == NUMBERS else None)
+            for field in self.fields
+        )
+        fields = tuple(replace(field, vocabulary_size=3) if field.hashed else field for field in fields)
         return Schema(self.name, fields, self.label, self.group, self.weight)
+
+    def least_rows(self) -> int:
+        """Table rows that the dataset will have at least, as far as known before data is read."""
+        rows = 0
+        for field in self.fields:
+            if field.has_ids and field.of is None:
+                least = 0 if self.base is None else self.base.schema[field.name].vocabulary_size
+                rows += self.encoded(field, min(least, (field.max_values or least) + 2)).vocabulary_size
+        return rows
+
+    def scaling(self, field: FieldSpec, fitted: Scaling) -> Scaling:
+        """The scaling of a number: the base's, else what was fitted."""
+        return fitted if self.base is None else self.base.schema[field.name].scaling or fitted
 
     def encoded(self, field: FieldSpec, vocabulary_size: int, scaling: Scaling | None = None) -> Field:
         """The field of the schema. A sequence of a hashed field is hashed, too."""
@@ -255,6 +279,7 @@ class DatasetSpec:
         keys = ("name", "label", "group", "min_count", "limit_rows", "split_seed", "generator", "click_probability")
         younger: dict[str, Any] = {"positive": self.positive, "weight": self.weight, "null_values": self.null_values}
         younger["split"] = asdict(replace(self.split, moments=None)) if self.split else None
+        younger["base"] = self.base.fingerprint if self.base else None
         settings = {"fields": [field.settings() for field in self.fields]} | {key: getattr(self, key) for key in keys}
         return settings | {key: value for key, value in younger.items() if value}
 

@@ -54,16 +54,23 @@ class Counts:
         merged = pl.concat([self._merged, *self._pending]).lazy().group_by(self.name).agg(pl.col("count").sum())
         self._merged, self._pending = merged.collect(engine="streaming"), []
 
-    def seen(self, min_count: int, max_values: int | None = None) -> pl.DataFrame:
+    def seen(self, min_count: int, max_values: int | None = None, kept: pl.Series | None = None) -> pl.DataFrame:
         """The values that occur at least `min_count` times, sorted, and their `count` (UInt64).
 
         Args:
             min_count: occurrences that a value needs.
             max_values: values at most, the most frequent ones, among equals the first in sorted
                 order; None for all.
+            kept: values that need no occurrences, from an earlier vocabulary; `max_values` counts
+                them, too.
         """
         self._merge()
-        frequent = self._merged.filter(pl.col("count") >= min_count).sort(self.name)
+        frequent = self._merged.filter(pl.col("count") >= min_count)
+        if kept is not None:
+            earlier = kept.alias(self.name).to_frame().join(self._merged, self.name, "left", maintain_order="left")
+            earlier = earlier.with_columns(pl.col("count").fill_null(0))
+            frequent = pl.concat([frequent, earlier]).unique(self.name)
+        frequent = frequent.sort(self.name)
         if max_values is None or len(frequent) <= max_values:
             return frequent
         return frequent.sort("count", descending=True, maintain_order=True).head(max_values).sort(self.name)

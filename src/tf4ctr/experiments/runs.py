@@ -6,6 +6,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+import polars as pl
 from omegaconf import DictConfig, OmegaConf
 
 from tf4ctr.errors import InputError
@@ -14,7 +15,8 @@ from tf4ctr.files import write_whole
 ROOT = Path(__file__).resolve().parents[3]
 
 # parts of the config that must not change when a run is resumed
-FIXED = ("seed", "dataset", "number", "sequence", "embedding", "backbone", "ssem", "dfm", "loss", "optimizer", "stream")
+PARTS = ("number", "sequence", "embedding", "backbone", "ssem", "dfm", "loss", "optimizer", "stream")
+FIXED = ("seed", "init", "dataset", *PARTS)
 # exceptions: where files are stored, and the text that says where to download them
 MOVABLE = ("dataset.raw_dir", "dataset.prepared_dir", "dataset.source")
 # classes of version 0.1.0 whose successors read their checkpoints
@@ -90,8 +92,24 @@ def check_same_run(folder: Path, config: Mapping[str, Any]) -> None:
         raise InputError(
             f"{folder} was started with other settings:\n"
             + "\n".join(changed)
-            + "\nRepeat the overrides of that run beside ckpt=, or start a new run without ckpt="
+            + "\nRepeat the overrides of that run beside ckpt=, or start a new run without ckpt=; init=RUN begins a new"
+            " run from the best weights of an earlier one"
         )
+
+
+def check_same_values(folder: Path, prepared_dir: Path) -> None:
+    """Check that a run is resumed on a dataset with the values that it was started with.
+
+    Raises:
+        InputError: the vocabulary of a field differs.
+    """
+    for path in sorted((prepared_dir / "vocabulary").glob("*.parquet")):
+        own = folder / "vocabulary" / path.name
+        if own.exists() and not pl.read_parquet(own).equals(pl.read_parquet(path)):
+            raise InputError(
+                f"{folder} was started on other data: the field '{path.stem}' has other values now. ckpt=FILE goes on"
+                f" with the same data; init={folder} begins a new run from its best weights, on other data"
+            )
 
 
 def _flatten(node: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -8,6 +8,7 @@ from rich.table import Table
 from torch import nn
 
 from tf4ctr.models.network import Network
+from tf4ctr.training.memory import TableMemory, size_text
 
 # options that config.yaml has and the table leaves out: paths, and what nobody changes
 UNSHOWN = (
@@ -60,6 +61,15 @@ def parts_table(network: Network) -> Table:
     table.add_column("parameters", footer=f"{count_parameters(network):,}", justify="right")
     for name, part in {"ssem": network.ssem, **network.encoders, "dfm": network.dfm}.items():
         table.add_row(name, type(part).__name__, f"{count_parameters(part):,}")
+    return table
+
+
+def memory_table(memory: TableMemory) -> Table:
+    """What the embedding tables take on each device in training."""
+    table = Table(title="Memory of the tables, per device", title_justify="left")
+    for name in (*memory._fields, "total"):
+        table.add_column(name, justify="right")
+    table.add_row(*(size_text(size) for size in (*memory, memory.total)))
     return table
 
 
