@@ -114,6 +114,7 @@ class LastCheckpoint(Checkpoint):
     """
 
     def __init__(self, dirpath: str, every_n_train_steps: int) -> None:
+        self.dirpath = dirpath
         self.path = Path(dirpath) / "last.ckpt"
         self.every_n_train_steps = every_n_train_steps
         self._handlers: dict[int, Any] = {}

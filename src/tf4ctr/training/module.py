@@ -4,15 +4,13 @@ import logging
 import math
 import os
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
 from lightning import LightningModule
-from lightning_utilities.core.apply_func import apply_to_collection
 from torch import Tensor, distributed, nn
-from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.optim import Optimizer
 from torchmetrics import Metric
 
@@ -39,6 +37,7 @@ from tf4ctr.training.monitor import (
     undefined_metrics,
 )
 from tf4ctr.training.optim import clip_grad_norm
+from tf4ctr.training.table_files import SavedTables, load_tables, remove_unnamed, save_tables
 
 log = logging.getLogger(__name__)
 
@@ -98,6 +97,7 @@ class CTRModule(LightningModule):
         self.results: dict[str, float] = {}  # of the latest evaluation, in full precision (the trainer's are float32)
         self.train_terms: dict[str, Tensor] = {}  # of this epoch, summed over rows
         self._train_rows = 0
+        self._saved: SavedTables | None = None  # sharded tables of the latest checkpoint
         self._random_state: dict[str, Any] | None = None  # of the checkpoint, until training starts
         self._warned: set[str] = set()  # stages whose undefined metrics were reported
         self._terms: Callable[..., dict[str, Tensor]] = self._terms_of
@@ -127,33 +127,62 @@ class CTRModule(LightningModule):
             metrics["fused/gauc"] = GroupedAUC(self.weighted_metrics)
         return nn.ModuleDict(metrics)
 
-    def check_devices(self, world_size: int) -> None:
+    def check_devices(self, world_size: int, precision: str = "32-true") -> None:
         """Check that the network trains on so many devices.
 
         Raises:
-            InputError: sparse tables on several devices.
+            InputError: sharded tables on several devices with scaled gradients.
         """
-        if world_size > 1 and any(table.sparse for table in self.network.embeddings()):
+        if world_size > 1 and precision == "16-mixed" and any(table.sharded for table in self.network.embeddings()):
             raise InputError(
-                f"embedding=rowwise trains on one device, and trainer has {world_size}: its gradients are sparse, and"
-                " ranks can only add dense ones; use embedding=dense or embedding=sharded"
+                "embedding=sharded on several devices does not train with trainer.precision=16-mixed: a rank would skip"
+                " a step whose gradients overflow, and the others would not; use bf16-mixed"
             )
 
     def configure_model(self) -> None:
-        """Spread sharded tables over the ranks; Lightning calls it when the ranks are connected."""
+        """Connect the tables of the ranks; Lightning calls it when the ranks are connected."""
+        self.network.place_tables(draw=self.trainer.ckpt_path is None)
         if self.trainer.world_size == 1:
             return
-        tables = [
-            table for table in self.network.embeddings() if table.sharded and not isinstance(table.weight, DTensor)
-        ]
-        if tables:
-            mesh = init_device_mesh(self.trainer.strategy.root_device.type, (self.trainer.world_size,))
-            for table in tables:
-                table.shard(mesh)
-            # DistributedDataParallel must not synchronise them: the tables do it themselves
+        if self._sharded() and self.trainer.state.fn == "fit":
+            self._checkpoint_folder()  # raises if there are several
+        # DistributedDataParallel must not synchronise these: they do it themselves
+        ignored = {id(table.weight) for table in self.network.embeddings() if table.sparse}
+        if ignored and not hasattr(self, "_ddp_params_and_buffers_to_ignore"):
+            for table in self.network.embeddings():
+                if table.shards is None:
+                    table.replicate()
             self._ddp_params_and_buffers_to_ignore = [
-                name for name, parameter in self.named_parameters() if isinstance(parameter, DTensor)
+                name for name, parameter in self.named_parameters() if id(parameter) in ignored
             ]
+
+    def on_fit_start(self) -> None:
+        self._saved = None
+        for table in self.network.embeddings() if self.trainer.world_size > 1 else ():
+            if table.sparse and table.shards is None:  # DistributedDataParallel has done it for dense ones
+                distributed.broadcast(table.weight.detach(), 0)
+
+    def on_fit_end(self) -> None:
+        if self._saved is not None and self.trainer.is_global_zero:
+            remove_unnamed(self._checkpoint_folder(), self._saved)
+
+    def _sharded(self) -> list[nn.Parameter]:
+        """The tables of which this rank has a part of the rows."""
+        return [table.weight for table in self.network.embeddings() if table.shards is not None]
+
+    def _checkpoint_folder(self) -> Path:
+        """The folder of all checkpoints: the tables are beside them.
+
+        Raises:
+            InputError: the callbacks write into several folders, or there is none.
+        """
+        folders = {Path(callback.dirpath).absolute() for callback in self.trainer.checkpoint_callbacks}  # type: ignore[attr-defined]
+        if len(folders) != 1:
+            raise InputError(
+                "embedding=sharded writes its tables beside the checkpoints, and the callbacks have the folders"
+                f" {sorted(map(str, folders))}: give every checkpoint callback the same dirpath"
+            )
+        return folders.pop()
 
     def _parameter_groups(self) -> list[dict[str, Any]]:
         """The optimiser's parameter groups; the checkpoint numbers the parameters in this order."""
@@ -179,7 +208,7 @@ class CTRModule(LightningModule):
         if self.trainer.precision == "16-mixed":  # gradients are scaled: Lightning knows whether they can be clipped
             self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
         elif gradient_clip_val is not None:
-            clip_grad_norm(self.parameters(), gradient_clip_val)
+            clip_grad_norm(self.parameters(), gradient_clip_val, self._sharded())
 
     def on_train_start(self) -> None:
         if self._random_state is not None:
@@ -284,24 +313,20 @@ class CTRModule(LightningModule):
         checkpoint["random_states"] = of_all_ranks(random_state())  # each rank draws its own dropout
         checkpoint["train_terms"] = of_all_ranks({name: float(total) for name, total in self.train_terms.items()})
         checkpoint["train_rows"] = self._train_rows
-        for key in ("state_dict", "optimizer_states"):  # whole tables: they fit any number of ranks, and prediction
-            if key in checkpoint:
-                checkpoint[key] = apply_to_collection(
-                    checkpoint[key], DTensor, lambda sharded: sharded.full_tensor().cpu()
-                )
+        if self._sharded():
+            self._saved = save_tables(
+                self._checkpoint_folder(), self.network, checkpoint, self.trainer.global_step, self._saved
+            )
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Check and distribute what a checkpoint contains, before Lightning loads it.
 
         Raises:
-            InputError: weights of another network, or of a later epoch than trainer.max_epochs.
+            InputError: weights of another network, tables that are missing, or a later epoch than
+                trainer.max_epochs.
         """
-        for name, parameter in self.named_parameters():
-            _shard_like(parameter, checkpoint["state_dict"], [name])
-        numbered = [parameter for group in self._parameter_groups() for parameter in group["params"]]
-        for states in checkpoint.get("optimizer_states", []):
-            for number, parameter in enumerate(numbered):
-                _shard_like(parameter, states["state"].get(number, {}), ["exp_avg", "exp_avg_sq"])
+        moments = self.trainer.state.fn == "fit"
+        load_tables(Path(self.trainer.ckpt_path), self.network, checkpoint, moments)  # type: ignore[arg-type]
         load_network(self.network, checkpoint)
         self._check_epoch(checkpoint["epoch"])
         self._random_state = saved_random_state(checkpoint)
@@ -331,12 +356,3 @@ def _check_compiled(compiled: Any, network: Network) -> None:
             "trainer.compile=true needs a C++ compiler on a CPU, and neither g++ nor clang++ is installed:"
             " install one, or use trainer.compile=false"
         )
-
-
-def _shard_like(parameter: Tensor, values: dict[str, Any], names: Sequence[str]) -> None:
-    """Shard the whole tensors of these names as `parameter` is sharded; nothing if it is not."""
-    for name in names:
-        if isinstance(parameter, DTensor) and name in values:
-            values[name] = distribute_tensor(
-                values[name], parameter.device_mesh, parameter.placements, src_data_rank=None
-            )
