@@ -87,9 +87,11 @@ def test_options_that_do_not_fit_the_network_are_refused(schema, monkeypatch):
     with pytest.raises(InputError, match="trainer.compile=true needs embedding=dense"):
         CTRModule(schema, network, *options, compiled=True)
     module = CTRModule(schema, network, *options)
-    module.check_devices(1)
-    with pytest.raises(InputError, match="embedding=rowwise trains on one device, and trainer has 2"):
-        module.check_devices(2)
+    module.check_devices(2, "16-mixed")
+    next(network.embeddings()).sharded = True
+    module.check_devices(2, "bf16-mixed")
+    with pytest.raises(InputError, match="embedding=sharded .* does not train with trainer.precision=16-mixed"):
+        module.check_devices(2, "16-mixed")
 
 
 def test_logged_metrics_are_those_of_all_the_rows(prepared, trainer):
