@@ -3,7 +3,6 @@
 Shapes: R table rows, D row size, N ids. docs/benchmarks.md has the measured times.
 """
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -100,7 +99,7 @@ def sum_groups(values_ND: Tensor, counts_U: Tensor, order_N: Tensor) -> Tensor:
     return F.embedding_bag(order_N, values_ND.contiguous(), starts_U, mode="sum")
 
 
-def sparse_rows(rows_U: Tensor, values_UD: Tensor, shape: Sequence[int]) -> Tensor:
+def sparse_rows(rows_U: Tensor, values_UD: Tensor, shape: torch.Size) -> Tensor:
     """A tensor of this shape, sparse in its rows, from distinct rows in ascending order."""
     return torch.sparse_coo_tensor(
         rows_U.long().unsqueeze(0), values_UD, shape, check_invariants=False, is_coalesced=True

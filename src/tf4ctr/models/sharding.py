@@ -60,15 +60,15 @@ class ShardedLookup(torch.autograd.Function):
         asked = torch.searchsorted(rows_U, bounds).diff(prepend=bounds.new_zeros(1))
         answered = torch.empty_like(asked)
         distributed.all_to_all_single(answered, asked)
-        sizes = torch.stack([asked, answered]).tolist()
-        rows_M = _exchange(rows_U, *sizes) - shards.own.start
+        sent, received = torch.stack([asked, answered]).tolist()
+        rows_M = _exchange(rows_U, sent, received) - shards.own.start
         # the last row is that of skipped ids, which are padding: zero
         emb_UD = own_RD.new_zeros(len(rows_U) + 1, own_RD.shape[1])
-        _exchange(take_rows(own_RD, rows_M), *reversed(sizes), emb_UD[:-1])
+        _exchange(take_rows(own_RD, rows_M), received, sent, emb_UD[:-1])
         place_N = torch.full(ids_N.shape, len(rows_U), device=ids_N.device)
         place_N[order_N] = torch.repeat_interleave(counts_U)
         ctx.save_for_backward(rows_M, counts_U, order_N)
-        ctx.shape, ctx.ranks, ctx.sizes = own_RD.shape, shards.ranks, sizes
+        ctx.shape, ctx.ranks, ctx.sizes = own_RD.shape, shards.ranks, (sent, received)
         return take_rows(emb_UD, place_N)
 
     @staticmethod

@@ -82,7 +82,8 @@ def clip_grad_norm(
         the norm before clipping.
     """
     own = {id(parameter) for parameter in sharded}
-    whole, shards = [], []
+    whole: list[Tensor] = []
+    shards: list[Tensor] = []
     for parameter in parameters:
         if parameter.grad is not None:
             if parameter.grad.is_sparse:

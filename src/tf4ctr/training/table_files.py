@@ -179,7 +179,7 @@ def _shape(table: FieldEmbedding) -> torch.Size:
 def _shapes(folder: Path) -> dict[str, torch.Size]:
     """The shapes of what a folder contains, by name."""
     metadata = dcp.FileSystemReader(folder).read_metadata()
-    return {name: tensor.size for name, tensor in metadata.state_dict_metadata.items()}
+    return {name: tensor.size for name, tensor in metadata.state_dict_metadata.items()}  # type: ignore[union-attr]
 
 
 def _over_ranks(rows: Mapping[str, Tensor], network: Network) -> dict[str, Any]:
