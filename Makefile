@@ -6,6 +6,7 @@ RUN := $(VENV)/bin/python
 READY := $(VENV)/.ready
 FUXICTR := .venv-fuxictr
 DEEPCTR := .venv-deepctr
+TORCHREC := .venv-torchrec
 
 .PHONY: help setup train test bench lint format clean
 
@@ -26,13 +27,14 @@ train: $(READY)  ## train and test a model: make train ARGS="backbone=deepfm dat
 test: $(READY)  ## run all tests: make test ARGS=tests/test_x.py for one file
 	$(RUN) -m pytest $(ARGS)
 
-bench: $(READY) $(FUXICTR)/.ready $(DEEPCTR)/.ready  ## compare with plain alternatives and other libraries: ARGS="2000000 3" for fewer rows
+bench: $(READY) $(FUXICTR)/.ready $(DEEPCTR)/.ready $(TORCHREC)/.ready  ## compare with plain alternatives and other libraries: ARGS="2000000 3" for fewer rows
 	$(RUN) tests/benchmarks/bench.py
 	$(RUN) tests/benchmarks/training.py
 	$(RUN) tests/benchmarks/data.py $(ARGS)
 	$(RUN) tests/benchmarks/criteo_data.py $(ARGS)
 	$(RUN) tests/benchmarks/histories.py
 	$(RUN) tests/benchmarks/serving.py
+	$(RUN) tests/benchmarks/sharded.py
 
 $(FUXICTR)/.ready:
 	$(PYTHON) -m venv $(FUXICTR)
@@ -45,6 +47,14 @@ $(DEEPCTR)/.ready:
 	$(DEEPCTR)/bin/pip install --disable-pip-version-check torch==2.13.0
 	$(DEEPCTR)/bin/pip install --disable-pip-version-check deepctr-torch==0.3.0 requests "polars>=2.1,<3"
 	@touch $(DEEPCTR)/.ready
+
+# --no-deps: fbgemm-gpu, which torchrec requires, is for GPUs
+$(TORCHREC)/.ready:
+	$(PYTHON) -m venv $(TORCHREC)
+	$(TORCHREC)/bin/pip install --disable-pip-version-check torch==2.13.0 numpy tensordict torchmetrics==1.0.3 tqdm \
+		pyre-extensions iopath psutil
+	$(TORCHREC)/bin/pip install --disable-pip-version-check --no-deps torchrec==1.8.0 fbgemm-gpu-cpu==1.8.0
+	@touch $(TORCHREC)/.ready
 
 lint: $(READY)  ## check with ruff, mypy and codespell
 	$(RUN) -m ruff check

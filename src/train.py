@@ -162,8 +162,8 @@ def connect(run: Run, module: "CTRModule") -> "Trainer":
     """Build the trainer, and check that it fits this run.
 
     Raises:
-        InputError: several devices in a sweep or with sparse tables, another number of devices than
-            of started processes, or nothing writes best.ckpt.
+        InputError: several devices in a sweep, another number of devices than of started
+            processes, or nothing writes best.ckpt.
     """
     from lightning.pytorch.callbacks import LambdaCallback
 
@@ -175,7 +175,6 @@ def connect(run: Run, module: "CTRModule") -> "Trainer":
             f"trainer has {trainer.world_size} devices: each is started by the command line, which in a sweep is that"
             " of all jobs; run the jobs one by one, or use one device"
         )
-    module.check_devices(trainer.world_size)
     if not writes(trainer, run.best):
         raise InputError(
             f"callbacks.checkpoint_best does not write {run.best}, which the test and evaluate.py, predict.py and"

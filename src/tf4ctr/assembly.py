@@ -24,6 +24,7 @@ from tf4ctr.training.memory import check_memory, table_memory
 from tf4ctr.training.module import CTRModule
 from tf4ctr.training.schedule import check_schedule
 from tf4ctr.training.summary import RunSummary, summary_of
+from tf4ctr.training.table_files import load_tables
 from tf4ctr.training.warm_start import WarmStart
 
 PRECISIONS = ("32-true", "bf16-mixed", "64-true", "32", "bf16", "64")  # the last three are Lightning's short names
@@ -48,7 +49,7 @@ MOVED = {
 
 
 def build_network(config: DictConfig, schema: Schema) -> Network:
-    """Build the network of `config` for `schema`.
+    """Build the network of `config` for `schema`; sharded tables still need `place_tables`.
 
     Raises:
         InputError: the parts do not fit together, or a part does not know an option.
@@ -228,11 +229,15 @@ def load_run(folder: Path) -> tuple[Network, Schema, DictConfig]:
         if not (folder / name).exists():
             raise InputError(f"run={folder}: there is no {name}, so no run has finished its first validation there")
     config: DictConfig = OmegaConf.load(folder / "config.yaml")  # type: ignore[assignment]
-    checkpoint = torch.load(folder / "checkpoints" / "best.ckpt", map_location="cpu", weights_only=True)
+    path = folder / "checkpoints" / "best.ckpt"
+    # the file's pages: a copy in memory would be a second table beside the network's
+    checkpoint = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
     try:
         schema = Schema.from_dict(checkpoint["schema"])
         network = build_network(config, schema)
     except (OmegaConfBaseException, InstantiationException, InputError, KeyError, TypeError) as error:
         raise InputError(f"run={folder}: its network cannot be built ({error}). {other_version(checkpoint)}") from error
+    network.place_tables(draw=False)
+    load_tables(path, network, checkpoint)
     load_network(network, checkpoint)
     return network.eval(), schema, config

@@ -269,6 +269,8 @@ def test_untrained_runs_measure_as_the_run_they_begin_from(toy, tmp_path):
     untrained = [f"init={first}", "optimizer.lr=0", "trainer.max_epochs=1", "loss=bce", "stream.eval_batch_size=100"]
     _, same = train(tmp_path / "sharded", *untrained, "embedding=sharded", "trainer=ddp_cpu")
     assert same == {name: pytest.approx(value, abs=1e-6) for name, value in metrics.items()}
+    _, same = train(tmp_path / "dense", *untrained, f"init={tmp_path}/sharded")
+    assert same == {name: pytest.approx(value, abs=1e-6) for name, value in metrics.items()}
 
     for split in SPLITS:  # other users, beside the known ones
         path = tmp_path / "raw" / f"{split}.csv"

@@ -198,6 +198,7 @@ def load_safetensors(folder: Path) -> Network:
     schema = Schema.from_dict(json.loads((folder / MANIFEST).read_text())["schema"])
     config: DictConfig = OmegaConf.load(folder / "config.yaml")  # type: ignore[assignment]
     network = build_network(config, schema)
+    network.place_tables(draw=False)
     network.load_state_dict(load_file(folder / FILES["safetensors"]))
     return network.eval()
 

@@ -7,17 +7,14 @@ list field has several), N numbers, D embedding size, H hidden size, L positions
 from collections.abc import Callable, Sequence
 
 import torch
-import torch.distributed
-from torch import Tensor, nn
-from torch.distributed.device_mesh import DeviceMesh
-from torch.distributed.tensor import DTensor, Replicate, Shard, distribute_tensor
-from torch.nn import functional as F
+from torch import Tensor, distributed, nn
 
 from tf4ctr.data.schema import Field, Schema
 from tf4ctr.models.histories import HistoryEmbedding, SequenceFactory
 from tf4ctr.models.numbers import LinearNumbers
 from tf4ctr.models.rows import look_up
 from tf4ctr.models.sequences.pooling import MeanPooling
+from tf4ctr.models.sharding import BlockwiseNormal, ShardedLookup, Shards, mean_over_ranks
 from tf4ctr.models.vectors import GivenVectors, VectorsOfValues
 
 NumberFactory = Callable[[Sequence[Field], int], nn.Module]
@@ -36,7 +33,8 @@ class FieldEmbedding(nn.Module):
         dim: embedding size D.
         init_std: standard deviation of the initial values.
         sparse: the gradient contains the rows of the batch only. `RowwiseAdam` requires this.
-        sharded: allow `shard`, which distributes the rows over the processes of one training.
+        sharded: the rows are distributed over the ranks of one training, with sparse gradients of
+            each rank's own. `weight` has no memory until `place` is called.
         number: `number(schema.number_fields, dim)` builds the module of numbers, see numbers.py.
         sequence: builds the encoder of a history, see histories.py.
     """
@@ -57,11 +55,16 @@ class FieldEmbedding(nn.Module):
         sequence: SequenceFactory = MeanPooling,
     ) -> None:
         super().__init__()
-        self.dim, self.sparse, self.sharded = dim, sparse, sharded
-        self.weight = nn.Parameter(torch.empty(schema.num_ids, dim))
-        with torch.no_grad():
-            self.weight.normal_(std=init_std)
-            self.weight[list(schema.paddings)] = 0.0
+        self.dim, self.sparse, self.sharded = dim, sparse or sharded, sharded
+        self.shards: Shards | None = None  # over several ranks
+        self._first: tuple[Tensor, Tensor] | None = None  # of `begin`, until the table has its rows
+        self.weight = nn.Parameter(torch.empty(schema.num_ids, dim, device="meta" if sharded else None))
+        if sharded:
+            self._draw = BlockwiseNormal(schema.num_ids, dim, init_std)
+        else:
+            with torch.no_grad():
+                self.weight.normal_(std=init_std)
+                self.weight[list(schema.paddings)] = 0.0
         self.pooled_fields = schema.id_fields[: len(schema.id_fields) - len(schema.sequence_fields)]
         self.num_fields = len(self.pooled_fields)
         self.num_columns = sum(field.width for field in self.pooled_fields)
@@ -92,17 +95,45 @@ class FieldEmbedding(nn.Module):
             number: schema.ids_of(field.name) for number, field in enumerate(fields) if field.pooling == "max"
         }
 
-    def shard(self, mesh: DeviceMesh) -> None:
-        """Keep only this rank's rows: the weight becomes a distributed tensor.
+    def place(self, draw: bool = True) -> None:
+        """Give a sharded table its rows: those of this rank, or all rows outside of a training.
 
-        The ranks get equally many consecutive rows. Every rank must call this method. After that,
-        every lookup is collective, and every rank looks up its own batch: the ids are gathered,
-        each rank looks up the rows that it owns, and the results are summed on the rank that asked
-        for them (as in torch's `RowwiseParallel`). The gradient is the mean over the ranks' losses,
-        as with DistributedDataParallel. In evaluation the batches can have different sizes or be
-        empty.
+        Every rank must call it, once the ranks are connected. From then on every lookup of several
+        ranks is collective, and every rank looks up its own batch, see `ShardedLookup`. Nothing
+        happens to a table that has its rows.
+
+        Args:
+            draw: draw the rows that a table without ranks would have; False leaves them undefined,
+                for a checkpoint that is loaded next.
         """
-        self.weight = nn.Parameter(distribute_tensor(self.weight.detach(), mesh, [Shard(0)], src_data_rank=None))
+        if not self.weight.is_meta:
+            return
+        rows = range(self.schema.num_ids)
+        if distributed.is_initialized() and distributed.get_world_size() > 1:
+            self.shards = Shards(len(rows), distributed.get_rank(), distributed.get_world_size())
+            rows = self.shards.own
+        weight_RD = torch.empty(len(rows), self.dim)
+        if draw:
+            self._draw.fill(weight_RD, rows)
+            weight_RD[[row - rows.start for row in self.schema.paddings if row in rows]] = 0.0
+            if self._first is not None:
+                _copy_rows(weight_RD, self._first[0], self._first[1][rows.start : rows.stop])
+        self._first = None
+        self.weight = nn.Parameter(weight_RD)
+
+    def begin(self, other_SD: Tensor, place_R: Tensor) -> None:
+        """Begin with rows of another table: row r is other[place[r]], unless place[r] is -1.
+
+        A sharded table takes them when it gets its rows.
+        """
+        if self.weight.is_meta:
+            self._first = other_SD, place_R
+        else:
+            _copy_rows(self.weight.detach(), other_SD, place_R)
+
+    def replicate(self) -> None:
+        """Train equal copies of the table on all ranks with sparse gradients: their mean."""
+        self.weight.register_hook(mean_over_ranks)
 
     def forward(self, ids_BW: Tensor, numbers_BN: Tensor | None = None) -> Tensor:
         """ids int32 [B, W] and numbers float32 [B, N], see `Inputs` -> [B, F, D]"""
@@ -140,24 +171,26 @@ class FieldEmbedding(nn.Module):
     def _look_up(self, ids_BW: Tensor) -> Sequence[Tensor]:
         """The embeddings of the pooled columns, [B, w, D], and of each history, [B, L, S D]."""
         if not self.histories:
-            sharded = isinstance(self.weight, DTensor)
-            return [self._look_up_sharded(ids_BW) if sharded else look_up(self.weight, ids_BW, self.sparse)]
+            return [self._rows_of(ids_BW)]
         rows, pooled_BW = ids_BW.shape[0], ids_BW[:, : self.num_columns]
+        # part by part, so that the embeddings of each need no copy
         parts = [pooled_BW, *(history.ids(ids_BW) for history in self.histories)]  # type: ignore[operator]
         widths = [part.shape[1] for part in parts]
-        if isinstance(self.weight, DTensor):
-            embeddings = self._look_up_sharded(torch.cat(parts, 1)).split(widths, 1)
-        else:
-            # part by part, so that the embeddings of each need no copy
-            padding_N = torch.cat(
-                [torch.zeros_like(pooled_BW, dtype=torch.bool).flatten()]
-                + [history.padding_of(ids_BW).flatten() for history in self.histories]  # type: ignore[operator]
-            )
-            emb_ND = look_up(self.weight, torch.cat([part.flatten() for part in parts]), self.sparse, padding_N)
-            embeddings = emb_ND.split([rows * width for width in widths])
-        pooled, *others = embeddings
+        padding_N = torch.cat(
+            [torch.zeros_like(pooled_BW, dtype=torch.bool).flatten()]
+            + [history.padding_of(ids_BW).flatten() for history in self.histories]  # type: ignore[operator]
+        )
+        emb_ND = self._rows_of(torch.cat([part.flatten() for part in parts]), padding_N)
+        pooled, *others = emb_ND.split([rows * width for width in widths])
         of_histories = [emb.view(rows, history.width, -1) for history, emb in zip(self.histories, others, strict=True)]
         return [pooled.view(rows, -1, self.dim), *of_histories]
+
+    def _rows_of(self, ids: Tensor, padding_N: Tensor | None = None) -> Tensor:
+        """[..., D]; `padding_N` marks positions that need no gradient, as their row is padding."""
+        if self.shards is None:
+            return look_up(self.weight, ids, self.sparse, padding_N)
+        emb_ND: Tensor = ShardedLookup.apply(self.weight, ids.flatten(), self.shards, padding_N)
+        return emb_ND.view(*ids.shape, self.dim)
 
     def vectors_of(self, name: str) -> nn.Module:
         """The module of a field of vectors."""
@@ -196,17 +229,10 @@ class FieldEmbedding(nn.Module):
             emb_BFD = torch.stack(columns, 1)
         return emb_BFD
 
-    def _look_up_sharded(self, ids_BW: Tensor) -> Tensor:
-        rows, mesh = len(ids_BW), self.weight.device_mesh  # type: ignore[attr-defined]
-        if not torch.is_grad_enabled():  # in training all ranks have equally many rows
-            most_rows = torch.tensor(rows, device=ids_BW.device)
-            torch.distributed.all_reduce(most_rows, torch.distributed.ReduceOp.MAX, mesh.get_group())
-            ids_BW = F.pad(ids_BW, (0, 0, 0, int(most_rows) - rows))
-        ids = DTensor.from_local(ids_BW, mesh, [Shard(0)], run_check=False).redistribute(placements=[Replicate()])
-        emb_BWD: Tensor = F.embedding(ids, self.weight).redistribute(placements=[Shard(0)]).to_local()  # type: ignore[attr-defined]
-        if emb_BWD.requires_grad:
-            emb_BWD.register_hook(lambda gradient: gradient / mesh.size())
-        return emb_BWD[:rows]
+
+def _copy_rows(weight_RD: Tensor, other_SD: Tensor, place_R: Tensor) -> None:
+    (kept,) = (place_R >= 0).nonzero(as_tuple=True)
+    weight_RD[kept] = other_SD[place_R[kept]].to(weight_RD.dtype)
 
 
 def _vectors(schema: Schema, field: Field, dim: int) -> nn.Module:

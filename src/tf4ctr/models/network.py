@@ -49,8 +49,10 @@ class Network(nn.Module):
         ssem: `ssem(schema, embedding, dim, uses_embeddings)` builds a module with `dims`, the
             embedding size of each encoder; see ssem.py.
         encoders: by name, `encoder(schema, embedding_dim)` builds a module with `out_features`. Its
-            class has `uses_embeddings = False` if it only reads `Inputs`. Either one encoder with
-            any name, or several: `simple`, `complex` and others between them.
+            class has `uses_embeddings = False` if it only reads `Inputs`, and `has_table = True` if
+            it has a table of its own: then it also gets `table`, and `table(schema, dim)` builds
+            one. Either one encoder with any name, or several: `simple`, `complex` and others
+            between them.
         dfm: `dfm([out_features of each encoder])`; see dfm.py.
 
     Raises:
@@ -81,14 +83,14 @@ class Network(nn.Module):
         uses_embeddings = [getattr(_class_of(encoders[name]), "uses_embeddings", True) for name in names]
         self.ssem = ssem(schema, embedding, dim, uses_embeddings)
         dims: list[int] = self.ssem.dims  # type: ignore[assignment]
-        self.encoders = nn.ModuleDict(
-            {name: encoders[name](schema, dim) for name, dim in zip(names, dims, strict=True)}
-        )
+        options = embedding.keywords if isinstance(embedding, partial) else {}
+        table = partial(FieldEmbedding, **{key: options[key] for key in ("sparse", "sharded") if key in options})
+        self.encoders = nn.ModuleDict()
+        for name, encoder_dim in zip(names, dims, strict=True):
+            has_table = getattr(_class_of(encoders[name]), "has_table", False)
+            self.encoders[name] = encoders[name](schema, encoder_dim, **({"table": table} if has_table else {}))
         self.dfm = dfm([encoder.out_features for encoder in self.encoders.values()])
         self.apply(_init_linear)
-        options = embedding.keywords if isinstance(embedding, partial) else {}
-        for table in self.embeddings():  # also the tables inside encoders, as the linear one has
-            table.sparse, table.sharded = options.get("sparse", False), options.get("sharded", False)
 
     @property
     def heads(self) -> list[str]:
@@ -114,6 +116,11 @@ class Network(nn.Module):
                 loss = getattr(history.encoder, "auxiliary", None)
                 losses += [] if loss is None else [loss]
         return torch.stack(losses).sum() if losses else None
+
+    def place_tables(self, draw: bool = True) -> None:
+        """Give the sharded tables their rows, see `FieldEmbedding.place`."""
+        for embedding in self.embeddings():
+            embedding.place(draw)
 
     def tables(self) -> Iterable[nn.Parameter]:
         """The weights of all embedding tables, also of the linear encoder: L2 applies to them."""

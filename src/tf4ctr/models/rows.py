@@ -68,20 +68,53 @@ class Lookup(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad_ND: Tensor) -> tuple[Tensor, None, None, None]:
         ids_N, skipped_N = ctx.saved_tensors
-        # U distinct rows; order_N contains the positions of the ids, grouped by row
-        if skipped_N is None:
-            sorted_N, order_N = ids_N.sort(stable=True)
-        else:
-            kept_N = (~skipped_N).nonzero().squeeze(1)
-            sorted_N, order_N = ids_N[kept_N].sort(stable=True)
-            order_N = kept_N[order_N]
-        rows_U, counts_U = torch.unique_consecutive(sorted_N, return_counts=True)
-        rows_U = rows_U.long()
-        starts_U = counts_U.cumsum(0) - counts_U
-        sums_UD = F.embedding_bag(order_N, grad_ND.contiguous(), starts_U, mode="sum")
+        rows_U, counts_U, order_N = group_rows(ids_N, skipped_N)
+        sums_UD = sum_groups(grad_ND, counts_U, order_N)
         if ctx.sparse:
-            gradient = torch.sparse_coo_tensor(rows_U.unsqueeze(0), sums_UD, ctx.shape, check_invariants=False)
-            return gradient, None, None, None
+            return sparse_rows(rows_U, sums_UD, ctx.shape), None, None, None
         gradient_RD = grad_ND.new_zeros(ctx.shape)
-        put_rows(gradient_RD, rows_U, sums_UD)
+        put_rows(gradient_RD, rows_U.long(), sums_UD)
         return gradient_RD, None, None, None
+
+
+def group_rows(ids_N: Tensor, skipped_N: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
+    """The U distinct ids in ascending order, how often each occurs, and the positions of each.
+
+    Positions are in one tensor, grouped by id, in their own order within a group. Those that
+    `skipped_N` marks are left out.
+    """
+    if skipped_N is None:
+        sorted_N, order_N = ids_N.sort(stable=True)
+    else:
+        kept_N = (~skipped_N).nonzero().squeeze(1)
+        sorted_N, order_N = ids_N[kept_N].sort(stable=True)
+        order_N = kept_N[order_N]
+    rows_U, counts_U = torch.unique_consecutive(sorted_N, return_counts=True)
+    return rows_U, counts_U, order_N
+
+
+def sum_groups(values_ND: Tensor, counts_U: Tensor, order_N: Tensor) -> Tensor:
+    """Add the rows of each group of `group_rows`: [N, D] -> [U, D]."""
+    starts_U = counts_U.cumsum(0) - counts_U
+    return F.embedding_bag(order_N, values_ND.contiguous(), starts_U, mode="sum")
+
+
+def sparse_rows(rows_U: Tensor, values_UD: Tensor, shape: torch.Size) -> Tensor:
+    """A tensor of this shape, sparse in its rows, from distinct rows in ascending order."""
+    return torch.sparse_coo_tensor(
+        rows_U.long().unsqueeze(0), values_UD, shape, check_invariants=False, is_coalesced=True
+    )
+
+
+def coalesced(gradient_RD: Tensor) -> Tensor:
+    """A sparse gradient with each of its rows once.
+
+    On a CPU `Lookup` has sorted the rows. Autograd may lose the coalesced flag, and checking is
+    cheaper than sorting. On an accelerator they are not sorted, and a check would wait for it.
+    (`coalesce` waits there once a step, too: how many different rows there are is a value.)
+    """
+    if gradient_RD.device.type == "cpu" and not gradient_RD.is_coalesced():
+        rows = gradient_RD._indices()[0]
+        if bool((rows[1:] > rows[:-1]).all()):
+            gradient_RD._coalesced_(True)
+    return gradient_RD.coalesce()

@@ -157,6 +157,7 @@ class LastCheckpoint(Checkpoint):
         for name, number in steps.items():
             if number is not None and number < 1:
                 raise InputError(f"callbacks.checkpoint_last.{name} is {number}: expected at least 1")
+        self.dirpath = dirpath
         self.path = Path(dirpath) / "last.ckpt"
         self.minutes, self.every_n_train_steps = minutes, every_n_train_steps
         self.agree_every_n_train_steps = agree_every_n_train_steps

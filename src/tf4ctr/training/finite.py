@@ -4,7 +4,6 @@ from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor
 
 
 def first_not_finite(network: nn.Module, terms: Mapping[str, Tensor]) -> str | None:
@@ -28,5 +27,4 @@ def _is_finite(tensor: Tensor) -> bool:
     Both extremes are NaN if one number is. `isfinite(tensor).all()` would need a quarter of a
     table's memory once more.
     """
-    tensor = tensor.to_local() if isinstance(tensor, DTensor) else tensor
     return not tensor.numel() or bool(torch.isfinite(torch.stack(torch.aminmax(tensor))).all())

@@ -1,8 +1,8 @@
 """The memory of the embedding tables in training, and whether the device has it.
 
 For each number of a table the device holds the weight, the two moments of Adam, and the gradient,
-in float32. With embedding=rowwise the gradient has the rows of a batch only, and is not counted.
-With embedding=sharded each rank holds its share of the rows.
+in float32. With embedding=rowwise or sharded the gradient has the rows of a batch only, and is not
+counted. With embedding=sharded each rank holds its share of the rows.
 """
 
 import math
@@ -42,9 +42,9 @@ def table_memory(network: Network, ranks: int = 1, rows: int | None = None) -> T
     """
     weight = gradient = 0
     for table in network.embeddings():
-        own = table.weight.shape[0] if rows is None else rows
+        own = table.schema.num_ids if rows is None else rows
         own = math.ceil(own / ranks) if table.sharded else own
-        size = own * table.weight.shape[1] * NUMBER
+        size = own * table.dim * NUMBER
         weight += size
         gradient += 0 if table.sparse else size
     return TableMemory(weight, gradient, MOMENTS * weight)

@@ -4,15 +4,13 @@ import logging
 import math
 import os
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
 from lightning import LightningModule
-from lightning_utilities.core.apply_func import apply_to_collection
 from torch import Tensor, distributed, nn
-from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.optim import Optimizer
 from torchmetrics import Metric
 
@@ -42,6 +40,7 @@ from tf4ctr.training.monitor import (
 )
 from tf4ctr.training.optim import clip_grad_norm
 from tf4ctr.training.schedule import epochs_trained
+from tf4ctr.training.table_files import SavedTables, load_tables, remove_unnamed, save_tables
 
 log = logging.getLogger(__name__)
 
@@ -104,6 +103,7 @@ class CTRModule(LightningModule):
         self.train_terms: dict[str, Tensor] = {}  # since they were last logged, summed over rows
         self._train_rows = 0
         self._validated = False  # whether this epoch has had a validation
+        self._saved: SavedTables | None = None  # sharded tables of the latest checkpoint
         self._random_state: dict[str, Any] | None = None  # of the checkpoint, until training starts
         self._warned: set[str] = set()  # stages whose undefined metrics were reported
         self._terms: Callable[..., dict[str, Tensor]] = self._terms_of
@@ -134,33 +134,50 @@ class CTRModule(LightningModule):
             metrics["fused/gauc"] = GroupedAUC(self.weighted_metrics)
         return nn.ModuleDict(metrics)
 
-    def check_devices(self, world_size: int) -> None:
-        """Check that the network trains on so many devices.
-
-        Raises:
-            InputError: sparse tables on several devices.
-        """
-        if world_size > 1 and any(table.sparse for table in self.network.embeddings()):
-            raise InputError(
-                f"embedding=rowwise trains on one device, and trainer has {world_size}: its gradients are sparse, and"
-                " ranks can only add dense ones; use embedding=dense or embedding=sharded"
-            )
-
     def configure_model(self) -> None:
-        """Spread sharded tables over the ranks; Lightning calls it when the ranks are connected."""
+        """Connect the tables of the ranks; Lightning calls it when the ranks are connected."""
+        self.network.place_tables(draw=self.trainer.ckpt_path is None)
         if self.trainer.world_size == 1:
             return
-        tables = [
-            table for table in self.network.embeddings() if table.sharded and not isinstance(table.weight, DTensor)
-        ]
-        if tables:
-            mesh = init_device_mesh(self.trainer.strategy.root_device.type, (self.trainer.world_size,))
-            for table in tables:
-                table.shard(mesh)
-            # DistributedDataParallel must not synchronise them: the tables do it themselves
+        if self._sharded() and self.trainer.state.fn == "fit":
+            self._checkpoint_folder()  # raises if there are several
+        # DistributedDataParallel must not synchronise these: they do it themselves
+        ignored = {id(table.weight) for table in self.network.embeddings() if table.sparse}
+        if ignored and not hasattr(self, "_ddp_params_and_buffers_to_ignore"):
+            for table in self.network.embeddings():
+                if table.shards is None:
+                    table.replicate()
             self._ddp_params_and_buffers_to_ignore = [
-                name for name, parameter in self.named_parameters() if isinstance(parameter, DTensor)
+                name for name, parameter in self.named_parameters() if id(parameter) in ignored
             ]
+
+    def on_fit_start(self) -> None:
+        self._saved = None
+        for table in self.network.embeddings() if self.trainer.world_size > 1 else ():
+            if table.sparse and table.shards is None:  # DistributedDataParallel has done it for dense ones
+                distributed.broadcast(table.weight.detach(), 0)
+
+    def on_fit_end(self) -> None:
+        if self._saved is not None and self.trainer.is_global_zero:
+            remove_unnamed(self._checkpoint_folder(), self._saved)
+
+    def _sharded(self) -> list[nn.Parameter]:
+        """The tables of which this rank has a part of the rows."""
+        return [table.weight for table in self.network.embeddings() if table.shards is not None]
+
+    def _checkpoint_folder(self) -> Path:
+        """The folder of all checkpoints: the tables are beside them.
+
+        Raises:
+            InputError: the callbacks write into several folders, or there is none.
+        """
+        folders = {Path(callback.dirpath).absolute() for callback in self.trainer.checkpoint_callbacks}  # type: ignore[attr-defined]
+        if len(folders) != 1:
+            raise InputError(
+                "embedding=sharded writes its tables beside the checkpoints, and the callbacks have the folders"
+                f" {sorted(map(str, folders))}: give every checkpoint callback the same dirpath"
+            )
+        return folders.pop()
 
     def _parameter_groups(self) -> list[dict[str, Any]]:
         """The optimiser's parameter groups; the checkpoint numbers the parameters in this order."""
@@ -187,15 +204,15 @@ class CTRModule(LightningModule):
         has its moments already.
         """
         rowwise = {id(table.weight) for table in self.network.embeddings() if table.sparse}
-        total = sum(_own_bytes(weight) * (2 if id(weight) in rowwise else 3) for weight in self.parameters())
+        total = sum(weight.nbytes * (2 if id(weight) in rowwise else 3) for weight in self.parameters())
         states = (state for optimizer in self.trainer.optimizers for state in optimizer.state.values())
-        return total - sum(_own_bytes(part) for state in states for part in state.values() if isinstance(part, Tensor))
+        return total - sum(part.nbytes for state in states for part in state.values() if isinstance(part, Tensor))
 
     def configure_gradient_clipping(
         self, optimizer: Optimizer, gradient_clip_val: float | None = None, gradient_clip_algorithm: str | None = None
     ) -> None:
         if gradient_clip_val is not None:
-            clip_grad_norm(self.parameters(), gradient_clip_val)
+            clip_grad_norm(self.parameters(), gradient_clip_val, self._sharded())
 
     def on_train_start(self) -> None:
         if self._random_state is not None:
@@ -320,11 +337,10 @@ class CTRModule(LightningModule):
             checkpoint["train_terms"] = of_all_ranks({name: float(total) for name, total in self.train_terms.items()})
             checkpoint["train_rows"] = self._train_rows
             checkpoint["validated"] = self._validated
-        for key in ("state_dict", "optimizer_states"):  # whole tables: they fit any number of ranks, and prediction
-            if key in checkpoint:
-                checkpoint[key] = apply_to_collection(
-                    checkpoint[key], DTensor, lambda sharded: sharded.full_tensor().cpu()
-                )
+        if self._sharded():
+            self._saved = save_tables(
+                self._checkpoint_folder(), self.network, checkpoint, self.trainer.global_step, self._saved
+            )
 
     def _check_finite(self) -> None:
         """Check the weights and this epoch's losses of all ranks, so that all ranks raise together.
@@ -343,21 +359,17 @@ class CTRModule(LightningModule):
         """Check and distribute what a checkpoint contains, before Lightning loads it.
 
         Raises:
-            InputError: weights of another network, or of a later epoch than trainer.max_epochs, or
-                training is to resume from weights only.
+            InputError: weights of another network, tables that are missing, or a later epoch than
+                trainer.max_epochs, or training is to resume from weights only.
         """
-        if self.trainer.state.fn == "fit" and "optimizer_states" not in checkpoint:
+        moments = self.trainer.state.fn == "fit"
+        if moments and "optimizer_states" not in checkpoint:
             raise InputError(
                 f"{self.trainer.ckpt_path} contains weights only, as best.ckpt does: training cannot resume from it."
                 " Use last.ckpt of its folder, or ckpt=last. A run without last.ckpt resumes from best.ckpt if it was"
                 " started with callbacks.checkpoint_best.save_weights_only=false"
             )
-        for name, parameter in self.named_parameters():
-            _shard_like(parameter, checkpoint["state_dict"], [name])
-        numbered = [parameter for group in self._parameter_groups() for parameter in group["params"]]
-        for states in checkpoint.get("optimizer_states", []):
-            for number, parameter in enumerate(numbered):
-                _shard_like(parameter, states["state"].get(number, {}), ["exp_avg", "exp_avg_sq"])
+        load_tables(Path(self.trainer.ckpt_path), self.network, checkpoint, moments)  # type: ignore[arg-type]
         load_network(self.network, checkpoint)
         self._check_epoch(checkpoint["epoch"])
         self._random_state = saved_random_state(checkpoint)
@@ -376,11 +388,6 @@ class CTRModule(LightningModule):
             )
 
 
-def _own_bytes(tensor: Tensor) -> int:
-    """Bytes of a tensor, or of this rank's shard of it."""
-    return (tensor.to_local() if isinstance(tensor, DTensor) else tensor).nbytes
-
-
 def _check_compiled(compiled: Any, network: Network) -> None:
     if not isinstance(compiled, bool):
         raise InputError(f"trainer.compile is {compiled}: expected true or false")
@@ -394,12 +401,3 @@ def _check_compiled(compiled: Any, network: Network) -> None:
             "trainer.compile=true needs a C++ compiler on a CPU, and neither g++ nor clang++ is installed:"
             " install one, or use trainer.compile=false"
         )
-
-
-def _shard_like(parameter: Tensor, values: dict[str, Any], names: Sequence[str]) -> None:
-    """Shard the whole tensors of these names as `parameter` is sharded; nothing if it is not."""
-    for name in names:
-        if isinstance(parameter, DTensor) and name in values:
-            values[name] = distribute_tensor(
-                values[name], parameter.device_mesh, parameter.placements, src_data_rank=None
-            )

@@ -1,13 +1,12 @@
 """Adam that updates single rows: with `embedding=rowwise` a step costs what the batch touches."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.distributed.tensor import DTensor
+from torch import Tensor, distributed, nn
 
-from tf4ctr.models.rows import put_rows, take_rows
+from tf4ctr.models.rows import coalesced, put_rows, take_rows
 
 # numbers of a table updated at a time on a CPU: they stay in the cache between reading and writing
 CHUNK = 2**17
@@ -43,7 +42,7 @@ class RowwiseAdam(torch.optim.Adam):
 
     def _step_rows(self, parameter: nn.Parameter, group: dict[str, Any]) -> None:
         assert parameter.grad is not None
-        gradient, state = _coalesced(parameter.grad), self.state[parameter]
+        gradient, state = coalesced(parameter.grad), self.state[parameter]
         if "exp_avg" in state:  # of a run that version 0.1.0 started
             state["moments"] = torch.stack([state.pop("exp_avg"), state.pop("exp_avg_sq")], 1).flatten(1)
         elif not state:
@@ -68,42 +67,34 @@ class RowwiseAdam(torch.optim.Adam):
             put_rows(parameter, rows_R, old_RD.addcdiv_(mean_RD, square_RD.contiguous().sqrt_().add_(eps), value=-lr))
 
 
-def clip_grad_norm(parameters: Iterable[nn.Parameter], max_norm: float) -> Tensor:
+def clip_grad_norm(
+    parameters: Iterable[nn.Parameter], max_norm: float, sharded: Collection[nn.Parameter] = ()
+) -> Tensor:
     """torch's `clip_grad_norm_`, also for gradients sparse in their rows or sharded over ranks.
 
     Args:
         parameters: those without a gradient are skipped.
         max_norm: the L2 norm over all gradients is at most this afterwards.
+        sharded: those of `parameters` of which each rank has its own rows. If there are some, every
+            rank must call it.
 
     Returns:
         the norm before clipping.
     """
-    local, sharded = [], []
+    own = {id(parameter) for parameter in sharded}
+    whole: list[Tensor] = []
+    shards: list[Tensor] = []
     for parameter in parameters:
-        if isinstance(parameter.grad, DTensor):
-            sharded.append(parameter.grad)
-        elif parameter.grad is not None:
+        if parameter.grad is not None:
             if parameter.grad.is_sparse:
-                parameter.grad = _coalesced(parameter.grad)  # a row that occurs twice counts as the sum
-            local.append(parameter.grad.values() if parameter.grad.is_sparse else parameter.grad)
-    norm = torch.nn.utils.get_total_norm(local)
-    if sharded:
-        over_ranks = torch.nn.utils.get_total_norm(sharded)
-        norm = torch.hypot(norm, over_ranks.full_tensor() if isinstance(over_ranks, DTensor) else over_ranks)
-    gradients = local + [gradient.to_local() for gradient in sharded]
-    torch._foreach_mul_(gradients, (max_norm / (norm + 1e-6)).clamp(max=1.0))  # 1e-6 as in torch's clip_grad_norm_
+                parameter.grad = coalesced(parameter.grad)  # a row that occurs twice counts as the sum
+            values = parameter.grad.values() if parameter.grad.is_sparse else parameter.grad
+            (shards if id(parameter) in own else whole).append(values)
+    norm = torch.nn.utils.get_total_norm(whole)
+    if shards:
+        square = torch.nn.utils.get_total_norm(shards) ** 2
+        distributed.all_reduce(square)
+        norm = torch.hypot(norm, square.sqrt())
+    # 1e-6 as in torch's clip_grad_norm_
+    torch._foreach_mul_(whole + shards, (max_norm / (norm + 1e-6)).clamp(max=1.0))
     return norm
-
-
-def _coalesced(gradient: Tensor) -> Tensor:
-    """The gradient with each of its rows once.
-
-    On a CPU `models.rows.Lookup` has sorted the rows. Autograd may lose the coalesced flag, and
-    checking is cheaper than sorting. On an accelerator they are not sorted, and a check would wait
-    for it. (`coalesce` waits there once a step, too: how many different rows there are is a value.)
-    """
-    if gradient.device.type == "cpu" and not gradient.is_coalesced():
-        rows = gradient._indices()[0]
-        if bool((rows[1:] > rows[:-1]).all()):
-            gradient._coalesced_(True)
-    return gradient.coalesce()

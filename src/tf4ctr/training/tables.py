@@ -7,6 +7,7 @@ from typing import Any
 from rich.table import Table
 from torch import nn
 
+from tf4ctr.models.embedding import FieldEmbedding
 from tf4ctr.models.network import Network
 from tf4ctr.training.memory import TableMemory, size_text
 
@@ -49,8 +50,13 @@ def _flat(node: Mapping[str, Any], prefix: str = "") -> str:
 
 
 def count_parameters(module: nn.Module) -> int:
-    """The number of trainable parameters."""
-    return sum(parameter.numel() for parameter in module.parameters() if parameter.requires_grad)
+    """The number of trainable parameters, also of rows that other ranks have."""
+    others = sum(
+        (table.shards.rows - len(table.weight)) * table.dim
+        for table in module.modules()
+        if isinstance(table, FieldEmbedding) and table.shards
+    )
+    return others + sum(parameter.numel() for parameter in module.parameters() if parameter.requires_grad)
 
 
 def parts_table(network: Network) -> Table:

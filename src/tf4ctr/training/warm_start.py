@@ -21,6 +21,7 @@ from tf4ctr.errors import InputError
 from tf4ctr.models.embedding import FieldEmbedding
 from tf4ctr.models.network import Network
 from tf4ctr.models.vectors import VectorsOfValues
+from tf4ctr.training.table_files import whole_tables
 
 log = logging.getLogger(__name__)
 
@@ -57,7 +58,8 @@ class WarmStart:
                 )
         config = OmegaConf.to_container(OmegaConf.load(folder / "config.yaml").dataset, resolve=True)
         checkpoint = torch.load(folder / "checkpoints" / "best.ckpt", "cpu", weights_only=True, mmap=True)
-        prefix, state = "network.", checkpoint["state_dict"]
+        prefix = "network."
+        state = checkpoint["state_dict"] | whole_tables(folder / "checkpoints" / "best.ckpt", checkpoint)
         weights = {name.removeprefix(prefix): state[name] for name in state if name.startswith(prefix)}
         base = Base(folder, Schema.from_dict(checkpoint["schema"]))
         assert base.values.keys() <= {field.name for field in owners(base.schema)}  # raises if one is missing
@@ -136,7 +138,7 @@ class WarmStart:
             if table is None:
                 target.copy_(self.weights[name])
             elif isinstance(table, FieldEmbedding):
-                _copy_rows(target, self.weights[name], places)
+                table.begin(self.weights[name], places)
         for name, table in tables.items():
             if isinstance(table, VectorsOfValues) and name.endswith("table_NV"):
                 field = schema.vector_fields[int(name.split(".")[-2])]
@@ -170,12 +172,6 @@ def _tables(network: Network) -> Iterator[tuple[str, nn.Module]]:
         elif isinstance(module, VectorsOfValues):
             yield f"{name}.table_NV", module
             yield f"{name}.given_N", module
-
-
-def _copy_rows(target: Tensor, source: Tensor, places: Tensor) -> None:
-    """target[r] = source[places[r]] where `places` is not -1."""
-    (kept,) = (places >= 0).nonzero(as_tuple=True)
-    target[kept] = source[places[kept]].to(target.dtype)
 
 
 def _shape(shape: list[Any]) -> str:

@@ -8,7 +8,8 @@ from torch import Tensor, nn
 from tf4ctr.data.schema import Schema
 from tf4ctr.errors import InputError
 from tf4ctr.models.affine import Affine
-from tf4ctr.models.encoders.linear import Linear
+from tf4ctr.models.embedding import FieldEmbedding
+from tf4ctr.models.encoders.linear import Linear, TableFactory
 from tf4ctr.models.inputs import Inputs
 
 
@@ -21,12 +22,22 @@ class CIN(nn.Module):
     Args:
         layer_units: feature maps H_k of each layer.
         linear: whether the output contains b + sum_f w[x_f].
+        table: builds the linear part's table.
 
     Raises:
         InputError: there is no layer, or one without feature maps.
     """
 
-    def __init__(self, schema: Schema, embedding_dim: int, layer_units: Sequence[int], linear: bool = True) -> None:
+    has_table = True
+
+    def __init__(
+        self,
+        schema: Schema,
+        embedding_dim: int,
+        layer_units: Sequence[int],
+        linear: bool = True,
+        table: TableFactory = FieldEmbedding,
+    ) -> None:
         super().__init__()
         if not layer_units or min(layer_units) < 1:
             raise InputError(
@@ -36,7 +47,7 @@ class CIN(nn.Module):
         self.layers = nn.ModuleList(
             Affine(maps * fields, units) for maps, units in zip([fields, *layer_units[:-1]], layer_units, strict=True)
         )
-        self.linear = Linear(schema, embedding_dim) if linear else None
+        self.linear = Linear(schema, embedding_dim, table) if linear else None
         self.out_features = sum(layer_units) + linear
 
     def forward(self, emb_BFD: Tensor, x: Inputs) -> Tensor:

@@ -3,7 +3,8 @@
 from torch import Tensor, nn
 
 from tf4ctr.data.schema import Schema
-from tf4ctr.models.encoders.linear import Linear
+from tf4ctr.models.embedding import FieldEmbedding
+from tf4ctr.models.encoders.linear import Linear, TableFactory
 from tf4ctr.models.inputs import Inputs
 
 
@@ -14,10 +15,11 @@ class FM(nn.Module):
     """
 
     out_features = 1
+    has_table = True
 
-    def __init__(self, schema: Schema, embedding_dim: int) -> None:
+    def __init__(self, schema: Schema, embedding_dim: int, table: TableFactory = FieldEmbedding) -> None:
         super().__init__()
-        self.linear = Linear(schema, embedding_dim)
+        self.linear = Linear(schema, embedding_dim, table)
 
     def forward(self, emb_BFD: Tensor, x: Inputs) -> Tensor:
         """-> [B, 1]"""

@@ -5,8 +5,9 @@ from torch import Tensor, nn
 
 from tf4ctr.data.schema import Schema
 from tf4ctr.models.affine import Affine
+from tf4ctr.models.embedding import FieldEmbedding
 from tf4ctr.models.encoders.inner_product import field_pairs
-from tf4ctr.models.encoders.linear import Linear
+from tf4ctr.models.encoders.linear import Linear, TableFactory
 from tf4ctr.models.inputs import Inputs
 
 
@@ -14,11 +15,12 @@ class FwFM(nn.Module):
     """y = b + sum_f w[x_f] + sum_(f < g) r_fg <e_f, e_g>, with a weight r per pair of fields."""
 
     out_features = 1
+    has_table = True
     pairs_2P: Tensor
 
-    def __init__(self, schema: Schema, embedding_dim: int) -> None:
+    def __init__(self, schema: Schema, embedding_dim: int, table: TableFactory = FieldEmbedding) -> None:
         super().__init__()
-        self.linear = Linear(schema, embedding_dim)
+        self.linear = Linear(schema, embedding_dim, table)
         self.register_buffer("pairs_2P", field_pairs(schema), persistent=False)
         self.pair_weight = Affine(self.pairs_2P.shape[1], 1, bias=False)
 

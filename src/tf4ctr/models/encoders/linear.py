@@ -1,11 +1,15 @@
 """The linear part, as in logistic regression."""
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 
 from tf4ctr.data.schema import Schema
 from tf4ctr.models.embedding import FieldEmbedding
 from tf4ctr.models.inputs import Inputs
+
+TableFactory = Callable[[Schema, int], FieldEmbedding]
 
 
 class Linear(nn.Module):
@@ -16,10 +20,11 @@ class Linear(nn.Module):
 
     out_features = 1
     uses_embeddings = False
+    has_table = True
 
-    def __init__(self, schema: Schema, embedding_dim: int) -> None:
+    def __init__(self, schema: Schema, embedding_dim: int, table: TableFactory = FieldEmbedding) -> None:
         super().__init__()
-        self.weight = FieldEmbedding(schema, 1)
+        self.weight = table(schema, 1)
         self.bias = nn.Parameter(torch.zeros(1))
 
     def forward(self, emb_BFD: Tensor, x: Inputs) -> Tensor:
