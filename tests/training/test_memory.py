@@ -21,7 +21,7 @@ from tf4ctr.training.tables import memory_table
         ({}, 1, (16 * 5, 16 * 5, 32 * 5)),  # 16 rows of 4 and of 1 numbers
         ({}, 3, (16 * 5, 16 * 5, 32 * 5)),
         ({"sparse": True}, 1, (16 * 5, 0, 32 * 5)),
-        ({"sharded": True}, 3, (6 * 5, 6 * 5, 12 * 5)),
+        ({"sharded": True}, 3, (6 * 5, 0, 12 * 5)),
     ],
 )
 def test_the_memory_of_tables_is_that_of_their_numbers(schema, options, ranks, expected):

@@ -5,6 +5,7 @@ import pytest
 import torch
 from torch import nn
 
+from tf4ctr.models.rows import coalesced
 from tf4ctr.training import optim
 from tf4ctr.training.optim import RowwiseAdam, clip_grad_norm
 
@@ -179,7 +180,7 @@ def test_the_norm_counts_a_row_that_occurs_twice_as_its_sum():
 
 def test_on_an_accelerator_the_rows_of_a_gradient_are_not_read():
     sparse = Mock(device=torch.device("cuda"), **{"is_coalesced.return_value": False})
-    assert optim._coalesced(sparse) is sparse.coalesce.return_value
+    assert coalesced(sparse) is sparse.coalesce.return_value
     assert [call[0] for call in sparse.method_calls] == ["coalesce"]
 
 

@@ -55,7 +55,7 @@ class Copies(TorchFunctionMode):
 def as_on_an_accelerator(monkeypatch):
     """The paths that a CPU does not take."""
     monkeypatch.setattr(StopDiverged, "_reads_for_free", lambda self, loss: False)
-    monkeypatch.setattr(optim, "_coalesced", Tensor.coalesce)
+    monkeypatch.setattr(optim, "coalesced", Tensor.coalesce)
     monkeypatch.setattr(Lookup, "apply", lambda table, ids, sparse, skipped: embedding(ids, table, sparse=sparse))
 
 
@@ -82,4 +82,4 @@ def test_a_step_reads_only_where_it_shows_or_checks(prepared, tmp_path, as_on_an
     assert set(reads.of_step) == {0, *shown, 99, 100}
     assert {reads.of_step[step] for step in shown - {50}} == {2}
     assert reads.of_step[50] == 3  # and StopDiverged
-    assert "step/loss" in trainer.progress_bar_callback._shown
+    assert "loss" in trainer.progress_bar_callback._shown

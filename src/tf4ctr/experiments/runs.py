@@ -6,7 +6,6 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-import polars as pl
 from omegaconf import DictConfig, OmegaConf
 
 from tf4ctr.errors import InputError
@@ -103,6 +102,8 @@ def check_same_values(folder: Path, prepared_dir: Path) -> None:
     Raises:
         InputError: the vocabulary of a field differs.
     """
+    import polars as pl  # not at the top: --help does without it
+
     for path in sorted((prepared_dir / "vocabulary").glob("*.parquet")):
         own = folder / "vocabulary" / path.name
         if own.exists() and not pl.read_parquet(own).equals(pl.read_parquet(path)):

@@ -6,7 +6,7 @@ from tf4ctr.data.schema import Schema
 from tf4ctr.errors import InputError
 from tf4ctr.models.embedding import FieldEmbedding
 from tf4ctr.models.encoders.inner_product import field_pairs
-from tf4ctr.models.encoders.linear import Linear
+from tf4ctr.models.encoders.linear import Linear, TableFactory
 from tf4ctr.models.inputs import Inputs
 
 
@@ -20,6 +20,7 @@ class FieldAwareProducts(nn.Module):
     Args:
         dim: k.
         init_std: standard deviation of the initial values.
+        table: builds the table.
 
     Raises:
         InputError: k is below 1, or the dataset has one field.
@@ -27,13 +28,13 @@ class FieldAwareProducts(nn.Module):
 
     pairs_2P: Tensor
 
-    def __init__(self, schema: Schema, dim: int, init_std: float) -> None:
+    def __init__(self, schema: Schema, dim: int, init_std: float, table: TableFactory = FieldEmbedding) -> None:
         super().__init__()
         if dim < 1:
             raise InputError(f"pair_dim is {dim}: the embedding of a pair needs at least one number")
         self.register_buffer("pairs_2P", field_pairs(schema), persistent=False)
         self.dim = dim
-        self.table = FieldEmbedding(schema, (schema.num_fields - 1) * dim, init_std)
+        self.table = table(schema, (schema.num_fields - 1) * dim, init_std=init_std)
 
     def forward(self, x: Inputs) -> Tensor:
         """-> [B, P]"""
@@ -50,15 +51,24 @@ class FFM(nn.Module):
     Args:
         pair_dim: size of an embedding v.
         init_std: standard deviation of the initial values of v.
+        table: builds the tables of v and of the linear part.
     """
 
     out_features = 1
     uses_embeddings = False
+    has_table = True
 
-    def __init__(self, schema: Schema, embedding_dim: int, pair_dim: int, init_std: float = 1e-4) -> None:
+    def __init__(
+        self,
+        schema: Schema,
+        embedding_dim: int,
+        pair_dim: int,
+        init_std: float = 1e-4,
+        table: TableFactory = FieldEmbedding,
+    ) -> None:
         super().__init__()
-        self.linear = Linear(schema, embedding_dim)
-        self.products = FieldAwareProducts(schema, pair_dim, init_std)
+        self.linear = Linear(schema, embedding_dim, table)
+        self.products = FieldAwareProducts(schema, pair_dim, init_std, table)
 
     def forward(self, emb_BFD: Tensor, x: Inputs) -> Tensor:
         """-> [B, 1]"""

@@ -5,7 +5,7 @@ from torch import Tensor, nn
 from tf4ctr.data.schema import Schema
 from tf4ctr.models.embedding import FieldEmbedding
 from tf4ctr.models.encoders.deepim import check_order, interactions
-from tf4ctr.models.encoders.linear import Linear
+from tf4ctr.models.encoders.linear import Linear, TableFactory
 from tf4ctr.models.inputs import Inputs
 
 
@@ -22,22 +22,30 @@ class HOFM(nn.Module):
             own, as in the paper. There numbers and histories become embeddings by the default
             options of `number` and `sequence`.
         init_std: standard deviation of the initial values of these tables.
+        table: builds these tables, and that of the linear part.
 
     Raises:
         InputError: the order is below 2 or above the number of fields.
     """
 
     out_features = 1
+    has_table = True
 
     def __init__(
-        self, schema: Schema, embedding_dim: int, order: int, shared: bool = False, init_std: float = 1e-4
+        self,
+        schema: Schema,
+        embedding_dim: int,
+        order: int,
+        shared: bool = False,
+        init_std: float = 1e-4,
+        table: TableFactory = FieldEmbedding,
     ) -> None:
         super().__init__()
         check_order(order, 2, schema)
         self.order = order
-        self.linear = Linear(schema, embedding_dim)
-        tables = 0 if shared else order - 2
-        self.tables = nn.ModuleList(FieldEmbedding(schema, embedding_dim, init_std) for _ in range(tables))
+        self.linear = Linear(schema, embedding_dim, table)
+        further = 0 if shared else order - 2
+        self.tables = nn.ModuleList(table(schema, embedding_dim, init_std=init_std) for _ in range(further))
 
     def forward(self, emb_BFD: Tensor, x: Inputs) -> Tensor:
         """-> [B, 1]"""

@@ -9,7 +9,7 @@ from tf4ctr.data.schema import Schema
 from tf4ctr.models.embedding import FieldEmbedding
 from tf4ctr.models.inputs import Inputs
 
-TableFactory = Callable[[Schema, int], FieldEmbedding]
+TableFactory = Callable[..., FieldEmbedding]  # schema, dim -> a table
 
 
 class Linear(nn.Module):

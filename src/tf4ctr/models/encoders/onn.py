@@ -6,7 +6,9 @@ import torch
 from torch import Tensor, nn
 
 from tf4ctr.data.schema import Schema
+from tf4ctr.models.embedding import FieldEmbedding
 from tf4ctr.models.encoders.ffm import FieldAwareProducts
+from tf4ctr.models.encoders.linear import TableFactory
 from tf4ctr.models.encoders.mlp import hidden_layers
 from tf4ctr.models.inputs import Inputs
 
@@ -22,7 +24,10 @@ class ONN(nn.Module):
         hidden_units, dropout, batch_norm: of the MLP.
         pair_dim: size of an embedding v.
         init_std: standard deviation of the initial values of v.
+        table: builds the table of v.
     """
+
+    has_table = True
 
     def __init__(
         self,
@@ -33,9 +38,10 @@ class ONN(nn.Module):
         init_std: float = 1e-4,
         dropout: float = 0.0,
         batch_norm: bool = True,
+        table: TableFactory = FieldEmbedding,
     ) -> None:
         super().__init__()
-        self.products = FieldAwareProducts(schema, pair_dim, init_std)
+        self.products = FieldAwareProducts(schema, pair_dim, init_std, table)
         inputs = schema.num_fields * embedding_dim + self.products.pairs_2P.shape[1]
         self.layers = hidden_layers(inputs, hidden_units, dropout, batch_norm)
         self.out_features = hidden_units[-1]
