@@ -8,10 +8,10 @@ FUXICTR := .venv-fuxictr
 DEEPCTR := .venv-deepctr
 TORCHREC := .venv-torchrec
 
-.PHONY: help setup train test bench lint format clean
+.PHONY: help setup train test bench bench-gpu lint format clean
 
 help:  ## list all targets
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## ?/  make \1\t/' | expand -t 16
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## ?/  make \1\t/' | expand -t 16
 
 setup: $(READY)  ## build .venv with everything the project needs
 
@@ -35,6 +35,9 @@ bench: $(READY) $(FUXICTR)/.ready $(DEEPCTR)/.ready $(TORCHREC)/.ready  ## compa
 	$(RUN) tests/benchmarks/histories.py
 	$(RUN) tests/benchmarks/serving.py
 	$(RUN) tests/benchmarks/sharded.py
+
+bench-gpu: $(READY)  ## compare the options of a training on a GPU
+	$(RUN) tests/benchmarks/gpu.py $(ARGS)
 
 $(FUXICTR)/.ready:
 	$(PYTHON) -m venv $(FUXICTR)
