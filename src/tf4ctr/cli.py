@@ -172,7 +172,7 @@ def explain(error: BaseException) -> str | None:
             return hint
         if not name:
             return f"{error.override}: expected KEY=VALUE; see --help"
-        return f"{str(error).splitlines()[0]}; a text with signs needs two quotes: '{group}=\"{name}\"'"
+        return f"{error.override}: this value cannot be read; a text with signs needs quotes: '{group}=\"{name}\"'"
     if isinstance(
         error, ConfigCompositionException | MissingConfigException | OverrideParseException | OmegaConfBaseException
     ):
