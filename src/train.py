@@ -89,7 +89,7 @@ def start(config: DictConfig) -> Run:
     assembly.check_config(config, spec, warm)
     checkpoint = find_checkpoint(config, folder)
     if checkpoint:
-        runs.check_same_run(folder, settings)
+        runs.check_same_run(checkpoint.parent.parent if config.dry_run else folder, settings)
     if cli.is_first_rank():
         runs.write_config(folder, config)
     hydra = HydraConfig.get()
@@ -262,9 +262,7 @@ def report(run: Run, module: "CTRModule", data: "CTRDataModule", results: dict[s
     """Put all metrics together, write and show them; returns what chose the best epoch."""
     from tf4ctr import reporting
     from tf4ctr.data.manifest import read_manifest
-    from tf4ctr.training.loggers import wandb_address, wandb_offline
-    from tf4ctr.training.memory import peak_memory
-    from tf4ctr.training.tables import count_parameters, distance_line, metrics_table
+    from tf4ctr.training.tables import count_parameters, metrics_table
 
     metrics = {"parameters": count_parameters(module.network), **results}
     metrics["seconds"] = round(time.perf_counter() - run.clock, 2)
@@ -272,12 +270,22 @@ def report(run: Run, module: "CTRModule", data: "CTRDataModule", results: dict[s
         metrics |= {"val/best_auc": best["valid"], "test/best_auc": best["test"]}
     reporting.write_metrics(metrics, run.folder / "metrics.json")
     reporting.show(metrics_table(metrics))
+    reporting.say(closing(run, metrics))
+    return metrics["val/monitor"]
+
+
+def closing(run: Run, metrics: dict[str, Any]) -> str:
+    """The last lines of a run: what it took, where its files are, and what to do next."""
+    from tf4ctr.training.loggers import wandb_address, wandb_offline
+    from tf4ctr.training.memory import peak_memory
+    from tf4ctr.training.tables import distance_line
+
     took = f"{metrics['seconds']:,} seconds, peak memory {peak_memory()}"
     online = f"W&B: {address}" if (address := wandb_address()) else wandb_offline()
-    commands = [] if sweeps.is_job() else next_commands(run.folder, raw_test_file(run.spec))
-    lines = took, distance_line(metrics), files_line(run.folder), online, *commands
-    reporting.say("\n".join(filter(None, lines)))
-    return metrics["val/monitor"]
+    lines = [took, distance_line(metrics), files_line(run.folder), online]
+    if not sweeps.is_job():
+        lines += ["next:", *next_commands(run.folder, raw_test_file(run.spec))]
+    return "\n".join(filter(None, lines))
 
 
 def raw_test_file(spec: "DatasetSpec") -> Path | None:

@@ -60,7 +60,7 @@ def _overview(config_name: str, groups: Sequence[Group], width: int) -> str:
     parts = [_wrapped(about["header"], width)]
     based = re.search(r"^  - (?!_self_)(\w+)$", text, re.MULTILINE)
     if based:
-        parts.append(f"GROUP=CHOICE and other options: those of {based[1]}.py, see python src/{based[1]}.py --help")
+        parts.append(f"GROUP=CHOICE and other options: see python src/{based[1]}.py --help")
     elif groups:
         longest = max(len(group.default or "") for group in groups)
         lefts = [f"{group.name:11}{group.default or '-':{longest}}" for group in groups]

@@ -38,11 +38,12 @@ def read_settings(
         if choices.get(group)
         for choice in _with_bases(group, choices[group], folders)
     ]
-    found = [*_by_command_line(config, overrides), *_by_choices(choices, origins)]
+    found = [*_by_command_line(overrides), *_by_choices(choices, origins)]
     found += [*_by_experiment(config, origins), *_by_dataset(config)]
     first: dict[str, Setting] = {}
     for setting in found:
-        if not any(setting.key.startswith(f"{key}.") for key in first):
+        # a value of several keys; a group's choice, whose key has no dot, leaves them to others
+        if not any(setting.key.startswith(f"{key}.") for key in first if "." in key):
             first.setdefault(setting.key, setting)
     return list(first.values())
 
@@ -53,10 +54,10 @@ def _with_bases(group: str, name: str, folders: Sequence[Path]) -> Iterator[Choi
     if choice:
         yield choice
         for base in choice.bases:
-            yield from _with_bases(group, f"{name.rpartition('/')[0]}/{base}".lstrip("/"), folders)
+            yield from _with_bases(group, base, folders)
 
 
-def _by_command_line(config: DictConfig, overrides: Sequence[str]) -> Iterator[Setting]:
+def _by_command_line(overrides: Sequence[str]) -> Iterator[Setting]:
     for override in overrides:
         key, _, written = override.lstrip("+").partition("=")
         yield Setting(key, written or "removed", "command line")
