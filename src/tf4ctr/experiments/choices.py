@@ -95,12 +95,12 @@ def read_values(text: str, hidden: Collection[str] = ("defaults",)) -> Iterator[
             yield from _walk(key, value, "", lines)
 
 
-def _walk(key: yaml.Node, value: yaml.Node, above: str, lines: Sequence[str]) -> Iterator[Value]:
+def _walk(key: yaml.ScalarNode, value: yaml.Node, above: str, lines: Sequence[str]) -> Iterator[Value]:
     if key.value.startswith("_"):
         return
     name, comment = f"{above}{key.value}", _comment(key, value, lines)
     if isinstance(value, yaml.MappingNode) and value.value and not value.flow_style:
-        inner = [found for pair in value.value for found in _walk(*pair, f"{name}.", lines)]
+        inner = [found for key, child in value.value for found in _walk(key, child, f"{name}.", lines)]
         if comment or not inner:
             yield Value(name, "", comment)
         yield from inner
@@ -114,7 +114,7 @@ def _text(node: yaml.Node) -> str:
         return "[" + ",".join(_text(item) for item in node.value) + "]"
     if isinstance(node, yaml.MappingNode):
         return "{" + ",".join(f"{key.value}:{_text(value)}" for key, value in node.value) + "}"
-    if node.style in ("'", '"'):
+    if isinstance(node, yaml.ScalarNode) and node.style in ("'", '"'):
         return f"{node.style}{node.value}{node.style}"
     return " ".join(str(node.value).split()) or "null"
 
@@ -129,8 +129,8 @@ def _comment(key: yaml.Node, value: yaml.Node, lines: Sequence[str]) -> str:
         found.insert(0, line.strip("# "))
     if row == len(found):  # the yaml's own comment, which is not the first value's
         found = []
-    is_scalar = isinstance(value, yaml.ScalarNode) or value.flow_style
-    end = value.end_mark if is_scalar and value.end_mark.line == row else key.end_mark
+    is_block = isinstance(value, yaml.CollectionNode) and not value.flow_style
+    end = key.end_mark if is_block or value.end_mark.line != row else value.end_mark
     behind = re.match(r":?\s*# ?(.*)", lines[row][end.column :])
     if behind is None:
         return " ".join(found)

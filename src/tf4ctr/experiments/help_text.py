@@ -79,7 +79,7 @@ def _group_text(group: Group, name: str, width: int) -> str:
     names = choice_names(group.name)
     if name and name not in names:
         raise InputError(f"{group.name}={name}: there is no such choice, {did_you_mean(name, names)}")
-    choices = [read_choice(group.name, choice) for choice in ([name] if name else names)]
+    choices = [*filter(None, (read_choice(group.name, choice) for choice in ([name] if name else names)))]
     column = max(len(choice.name) for choice in choices) + 4
     lines = [f"{group.name}: {group.title}", ""]
     for choice in choices:
@@ -139,10 +139,10 @@ def _wrapped(text: str, width: int) -> str:
     """A text of a yaml. Indented lines are commands, which stay whole, with what they do."""
     lines = []
     for line in text.splitlines():
-        command, does = re.fullmatch(r"(\s*.*?)(?:\s{2,}(\S.*))?", line).groups()
+        command, does = [*re.split(r"(?<=\S)\s{2,}(?=\S)", line, maxsplit=1), ""][:2]
         if not line.startswith(" "):
             lines += textwrap.wrap(line, width, break_on_hyphens=False) or [""]
-        elif does is None or len(line) <= width:
+        elif not does or len(line) <= width:
             lines.append(line)
         else:
             together = f"{command}  {does}"

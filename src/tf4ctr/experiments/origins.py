@@ -83,20 +83,20 @@ def _by_experiment(config: DictConfig, origins: Sequence[tuple[str, Choice]]) ->
 
 def _by_dataset(config: DictConfig) -> Iterator[Setting]:
     """Values that refer to `dataset.training` of the dataset's yaml."""
-    for key, text in _texts(config):
+    written: dict[str, Any] = OmegaConf.to_container(config)  # type: ignore[assignment]
+    for key, text in _texts(written):
         for source in re.findall(r"dataset\.training[\w.]*", text):
             if _select(config, source) is not None:
                 yield Setting(key, _shown(config, key), "dataset")
 
 
-def _texts(node: DictConfig, above: str = "") -> Iterator[tuple[str, str]]:
+def _texts(node: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, str]]:
     """The values that refer to others, as written, by their keys."""
-    for key in node:
-        child = node._get_node(key)
-        if isinstance(child, DictConfig) and not child._is_none() and not child._is_interpolation():
-            yield from _texts(child, f"{above}{key}.")
-        elif OmegaConf.is_interpolation(node, key):
-            yield f"{above}{key}", str(child._value())
+    for key, value in node.items():
+        if isinstance(value, Mapping):
+            yield from _texts(value, f"{above}{key}.")
+        elif isinstance(value, str) and "${" in value:
+            yield f"{above}{key}", value
 
 
 def _select(config: DictConfig, key: str) -> Any:

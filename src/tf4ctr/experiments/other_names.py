@@ -5,10 +5,10 @@ command to write.
 """
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from tf4ctr.experiments.choices import choice_names, read_choice
 
@@ -64,7 +64,8 @@ def option_hint(name: str, value: str, config: DictConfig) -> str | None:
 
 def deeper_hint(name: str, value: str, config: DictConfig) -> str | None:
     """The full names of the options that are called `name` further down; None if there are none."""
-    found = sorted(_keys(config, name))
+    node: dict[str, Any] = OmegaConf.to_container(config)  # type: ignore[assignment]
+    found = sorted(_keys({key: value for key, value in node.items() if key != "hydra"}, name))
     return f"{name}={value}: write " + " or ".join(f"{key}={value}" for key in found[:3]) if found else None
 
 
@@ -96,14 +97,12 @@ def _by_published_name(group: str, bare: str) -> str | None:
     return None
 
 
-def _keys(node: Any, name: str, above: str = "") -> Iterator[str]:
-    if not isinstance(node, DictConfig) or node._is_none() or node._is_missing():
-        return
-    for key in node:
+def _keys(node: Mapping[str, Any], name: str, above: str = "") -> Iterator[str]:
+    for key, value in node.items():
         if key == name and above:
             yield f"{above}{key}"
-        child = node._get_node(key)
-        yield from _keys(child, name, f"{above}{key}.")
+        if isinstance(value, Mapping):
+            yield from _keys(value, name, f"{above}{key}.")
 
 
 def _bare(name: str) -> str:
