@@ -4,10 +4,11 @@ import os
 import shlex
 from pathlib import Path
 
-from tf4ctr.experiments.outcomes import Ending, jobs_in, read_outcome
+from tf4ctr.experiments.outcomes import jobs_in
 from tf4ctr.experiments.runs import ROOT
 
 FILES = ("metrics.json", "metrics.csv", "curves.png", "focus.png", "train.log", "checkpoints/best.ckpt")
+TRAINED = ("metrics.json", "checkpoints/best.ckpt")  # of a run that report.py compares
 
 
 def files_line(folder: Path) -> str:
@@ -28,7 +29,7 @@ def next_commands(folder: Path, rows: Path | None = None) -> list[str]:
         f"predict.py {run} input={_shown(rows) if rows else 'FILE'} output=scores.parquet",
         f"export.py {run}",
     ]
-    runs = [job for job in jobs_in(folder.parent) if read_outcome(job).ending is Ending.TRAINED]
+    runs = [job for job in jobs_in(folder.parent) if all((job / name).exists() for name in TRAINED)]
     if folder in runs and len(runs) > 1:
         commands.append(f"report.py runs={_shown(folder.parent)}")
     return [f"python {_shown(ROOT / 'src')}/{command}" for command in commands]
