@@ -16,8 +16,9 @@ def main(config: DictConfig) -> None:
     from tf4ctr.data.spec import DatasetSpec
     from tf4ctr.data.splits import SPLITS
 
-    if config.split not in SPLITS:
-        raise InputError(f"split={config.split}: {did_you_mean(str(config.split), SPLITS)}")
+    split = "valid" if config.split == "val" else str(config.split)
+    if split not in SPLITS:
+        raise InputError(f"split={split}: {did_you_mean(split, SPLITS)}")
     from tf4ctr import assembly, reporting
     from tf4ctr.inference import attention, evaluation, examples, slices
 
@@ -28,26 +29,26 @@ def main(config: DictConfig) -> None:
     spec = DatasetSpec.from_config(OmegaConf.to_container(trained.dataset, resolve=True))  # type: ignore[arg-type]
     prepared = Path(config.prepared_dir or trained.dataset.prepared_dir)
     batch_size = trained.stream.eval_batch_size or trained.stream.batch_size
-    scores = evaluation.score(network, schema, prepared, config.split, batch_size, spec.weighted_metrics)
+    scores = evaluation.score(network, schema, prepared, split, batch_size, spec.weighted_metrics)
     results = evaluation.measure(scores, config.bootstrap, config.seed)
     console, vocabulary, out = Console(), folder / "vocabulary", folder / "evaluation"
     out.mkdir(exist_ok=True)
     rows = f"{len(scores.label):,} {'weighted ' if spec.weighted_metrics else ''}rows"
-    console.print(evaluation.metrics_table(f"{config.split}, {rows}", results))
-    reporting.write_metrics(results, out / f"{config.split}.json")
-    evaluation.draw_reliability(scores, out / f"{config.split}-reliability.png")
+    console.print(evaluation.metrics_table(f"{split}, {rows}", results))
+    reporting.write_metrics(results, out / f"{split}.json")
+    evaluation.draw_reliability(scores, out / f"{split}-reliability.png")
     if profiles := attention.profiles(network, schema, scores.ids):
-        attention.draw_attention(profiles, out / f"{config.split}-attention.png")
+        attention.draw_attention(profiles, out / f"{split}-attention.png")
     if config.samples:
         samples = examples.extremes(scores, schema, config.samples, vocabulary, spec.fields, network)
         for name, extreme in zip(("hardest", "easiest"), samples, strict=True):
             title = f"{name} rows: q is the probability of the true class"
             console.print(examples.rows_table(title, extreme, schema))
-            extreme.write_csv(out / f"{config.split}-{name}.csv")
+            extreme.write_csv(out / f"{split}-{name}.csv")
     if config.by:
         table = slices.by_value(scores, schema, config.by, vocabulary, spec.fields)
         console.print(slices.values_table(config.by, table))
-        table.write_csv(out / f"{config.split}-by-{config.by}.csv")
+        table.write_csv(out / f"{split}-by-{config.by}.csv")
     console.print(f"written to {out}", soft_wrap=True)
 
 

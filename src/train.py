@@ -12,6 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 from tf4ctr import cli, ranks
 from tf4ctr.errors import InputError
 from tf4ctr.experiments import runs, sweeps
+from tf4ctr.experiments.next_commands import files_line, next_commands
 
 if TYPE_CHECKING:
     from lightning import Trainer
@@ -32,6 +33,7 @@ def main(config: DictConfig) -> float | None:
         return sweeps.run_job(train, config, cli.explain) if sweeps.is_job() else train(config)
     finally:
         close_wandb()
+        runs.remove_temporary()
 
 
 class Run(NamedTuple):
@@ -70,7 +72,8 @@ def start(config: DictConfig) -> Run:
 
     from tf4ctr import assembly, reporting
     from tf4ctr.data.spec import DatasetSpec
-    from tf4ctr.training.tables import settings_table
+    from tf4ctr.experiments.origins import read_settings
+    from tf4ctr.training.tables import origins_table, settings_table
 
     clock = time.perf_counter()
     cli.quiet_lightning()
@@ -86,11 +89,16 @@ def start(config: DictConfig) -> Run:
     assembly.check_config(config, spec, warm)
     checkpoint = find_checkpoint(config, folder)
     if checkpoint:
-        runs.check_same_run(folder, settings)
+        runs.check_same_run(checkpoint.parent.parent if config.dry_run else folder, settings)
     if cli.is_first_rank():
         runs.write_config(folder, config)
-    reporting.show(settings_table(HydraConfig.get().runtime.choices, settings))
-    log.info("run folder: %s", folder)
+    hydra = HydraConfig.get()
+    sources = [Path(source.path) for source in hydra.runtime.config_sources if source.schema == "file"]
+    reporting.show(origins_table(read_settings(config, hydra.runtime.choices, hydra.overrides.task, sources)))
+    if config.verbose:
+        reporting.show(settings_table(hydra.runtime.choices, settings))
+    if not config.dry_run:
+        log.info("run folder: %s", folder)
     return Run(config, settings, spec, folder, checkpoint, warm, clock)
 
 
@@ -125,18 +133,21 @@ def build(run: Run) -> "tuple[CTRDataModule, CTRModule]":
 
     from tf4ctr import assembly, reporting
     from tf4ctr.data import encoding
+    from tf4ctr.data.manifest import read_manifest
     from tf4ctr.data.preparation import prepare
     from tf4ctr.training.memory import table_memory
-    from tf4ctr.training.tables import memory_table, parts_table
+    from tf4ctr.training.tables import data_line, parts_table
 
     prepared = prepare(run.spec)
     if cli.is_first_rank():
         if run.checkpoint:
             runs.check_same_values(run.checkpoint.parent.parent, prepared)
-        encoding.keep(prepared, run.folder)
+        if not run.config.dry_run:
+            encoding.keep(prepared, run.folder)
     ranks.start(run.folder, run.checkpoint)
     lightning.seed_everything(run.config.seed, verbose=False)
     data = assembly.build_data(run.config, prepared)
+    reporting.say(data_line(read_manifest(prepared), data.schema))
     assembly.check_tables(run.config, run.spec, data.schema.num_ids)
     module = assembly.build_module(run.config, data.schema)
     assembly.load_vectors(module.network, data.schema, prepared)
@@ -144,9 +155,8 @@ def build(run: Run) -> "tuple[CTRDataModule, CTRModule]":
         log.info("init=%s gives the vocabulary; the weights are those of ckpt=%s", run.config.init, run.checkpoint)
     elif run.warm:
         reporting.show(run.warm.load(module.network, data.schema, prepared))
-    reporting.show(parts_table(module.network))
     devices, nodes = assembly.ranks(run.config)
-    reporting.show(memory_table(table_memory(module.network, devices * nodes)))
+    reporting.show(parts_table(module.network, table_memory(module.network, devices * nodes)))
     return data, module
 
 
@@ -156,6 +166,8 @@ def count(run: Run, module: "CTRModule") -> None:
     from tf4ctr.training.tables import count_parameters
 
     reporting.write_metrics({"parameters": count_parameters(module.network)}, run.folder / "metrics.json")
+    kept = "no folder is left" if runs.is_temporary(run.folder) else f"metrics.json with the parameters in {run.folder}"
+    reporting.say(f"dry run: no training, no test, no checkpoint; {kept}")
 
 
 def connect(run: Run, module: "CTRModule") -> "Trainer":
@@ -167,7 +179,8 @@ def connect(run: Run, module: "CTRModule") -> "Trainer":
     """
     from lightning.pytorch.callbacks import LambdaCallback
 
-    from tf4ctr import assembly
+    from tf4ctr import assembly, reporting
+    from tf4ctr.training.loggers import wandb_address
 
     trainer = assembly.build_trainer(run.config)
     if sweeps.is_job() and trainer.world_size > 1:
@@ -186,6 +199,8 @@ def connect(run: Run, module: "CTRModule") -> "Trainer":
     )
     for logger in trainer.loggers:
         logger.log_hyperparams(run.settings)
+    if address := wandb_address():
+        reporting.say(f"W&B: {address}")
     return trainer
 
 
@@ -255,8 +270,31 @@ def report(run: Run, module: "CTRModule", data: "CTRDataModule", results: dict[s
         metrics |= {"val/best_auc": best["valid"], "test/best_auc": best["test"]}
     reporting.write_metrics(metrics, run.folder / "metrics.json")
     reporting.show(metrics_table(metrics))
-    log.info("metrics.json, curves.png and checkpoints in %s", run.folder)
+    reporting.say(closing(run, metrics))
     return metrics["val/monitor"]
+
+
+def closing(run: Run, metrics: dict[str, Any]) -> str:
+    """The last lines of a run: what it took, where its files are, and what to do next."""
+    from tf4ctr.training.loggers import wandb_address, wandb_offline
+    from tf4ctr.training.memory import peak_memory
+    from tf4ctr.training.tables import distance_line
+
+    took = f"{metrics['seconds']:,} seconds, peak memory {peak_memory()}"
+    online = f"W&B: {address}" if (address := wandb_address()) else wandb_offline()
+    lines = [took, distance_line(metrics), files_line(run.folder), online]
+    if not sweeps.is_job():
+        lines += ["next:", *next_commands(run.folder, raw_test_file(run.spec))]
+    return "\n".join(filter(None, lines))
+
+
+def raw_test_file(spec: "DatasetSpec") -> Path | None:
+    """A raw file with the rows of the test split; None if there is none."""
+    try:
+        files = spec.raw_files(spec.raw_dir).files if spec.raw_dir else {}
+    except InputError:  # removed since the preparation
+        return None
+    return next(iter(files.get("test", ())), None)
 
 
 if __name__ == "__main__":

@@ -19,7 +19,16 @@ from tf4ctr.experiments.resolvers import register_resolvers
         ("framwork=plain", "framwork: unknown option, did you mean 'framework'?"),
         ("backbone.complex.droput=1", "did you mean 'dropout'?"),
         ("dataset.zzzzzzzz=1", "choose from: "),
-        ("loss.alpha", "loss.alpha"),
+        ("loss.alpha", "loss.alpha: expected KEY=VALUE"),
+        ("seed=W&D", """a text with signs needs quotes: 'seed="W&D"'"""),
+        ("encoder@backbone.middle=cin", "; +encoder@backbone.middle=cin adds another one"),
+        ("encoder=cin", "encoder=cin: write encoder@backbone.complex=cin or encoder@backbone.simple=cin"),
+        ("trainer.limit_train_batches=3", "write +trainer.limit_train_batches=3"),
+        ("lr=1e-4", "lr=1e-4: write optimizer.lr=1e-4"),
+        ("model=DeepFM", "model=DeepFM: write backbone=deepfm"),
+        ("alpha=0.3", "alpha=0.3: write loss.alpha=0.3"),
+        ("backbone=Wide&Deep", "backbone=Wide&Deep: write backbone=wide_deep"),
+        ("backbone=DIN", "backbone=DIN: write sequence=attention"),
     ],
 )
 def test_a_typo_is_reported_with_the_nearest_names(override, message):
@@ -55,11 +64,12 @@ def test_other_errors_have_no_message():
         (["prepare.py", "dataset=frapp"], "dataset=frapp: unknown option"),
         (["prepare.py", "dataset=frappe", "dataset.raw_dir=nowhere", "dataset.prepared_dir=p"], "raw files of frappe"),
         (["evaluate.py"], "run= is missing"),
-        (["evaluate.py", "run=nowhere"], "there is no config.yaml"),
+        (["evaluate.py", "run=nowhere", "split=val"], "there is no config.yaml"),
         (["predict.py", "run=nowhere", "input=a.csv", "output=b.csv"], "nowhere"),
         (["export.py", "run=nowhere"], "there is no config.yaml"),
         (["serve.py", "export=nowhere"], "nowhere"),
         (["report.py", "runs=nowhere"], "nowhere contains no job"),
+        (["train.py", "--help", "los"], "--help los: there is no such group, did you mean 'loss'"),
         (["report.py", "rans=nowhere"], "rans: unknown option, did you mean 'runs'"),
     ],
 )
@@ -93,11 +103,19 @@ def test_a_fault_of_the_program_keeps_its_traceback(tmp_path):
     assert "KeyError: 'a fault'" in result.stderr
 
 
-def test_help_imports_no_slow_libraries():
-    code = "import sys, tf4ctr.cli; print({'torch', 'lightning', 'polars', 'matplotlib', 'optuna'} & {*sys.modules})"
+def test_help_imports_no_slow_libraries_and_composes_nothing():
+    code = """
+import sys
+from tf4ctr import cli
+sys.argv = ["train.py", "help=ssem", "loss"]
+cli.run(None, "train")
+print({"torch", "lightning", "polars", "matplotlib", "optuna"} & {*sys.modules})
+"""
     command = [sys.executable, "-c", code]
     result = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT / "src")
-    assert result.stdout == "set()\n"
+    assert result.stdout.startswith("ssem: ")
+    assert "loss.gamma=2" in result.stdout
+    assert result.stdout.endswith("\nset()\n")
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="needs glibc")

@@ -146,5 +146,5 @@ def test_invalid_options_are_refused(options, message):
 def test_help_explains_the_options():
     result = run_script("replay.py", "--help")
     assert result.returncode == 0
-    for word in ("by=timestamp every=week", "days.csv", "retrain: null"):
+    for word in ("by=timestamp every=week", "days.csv", "retrain=null"):
         assert word in result.stdout

@@ -5,6 +5,7 @@ import os
 import re
 import shutil
 import signal
+import tempfile
 import time
 from pathlib import Path
 
@@ -57,6 +58,19 @@ def test_a_run_writes_everything_into_its_folder(toy, tmp_path):
         assert shown.count("epoch  train loss  val AUC     gAUC  logloss") == 1
         assert shown.count(f" {float(best['val/auc']):.5f} ") == 1
     assert result.stdout.count("logging offline") == 1
+    origins = {cells[0]: cells[1:] for cells in re.findall(r"│ (\S+) +│ (\S+) +│ ([^│]*\S) +│", result.stdout)}
+    assert origins["stream.batch_size"] == ("64", "command line")
+    assert origins["loss.alpha"] == ("0.25", "dataset")
+    assert "data: rows 400 train, 100 valid, 100 test; click rate 0." in result.stdout
+    assert "; 3 fields; " in result.stdout
+    assert re.search(r"[\d.]+ seconds, peak memory [\d.,]+ [MG]B", result.stdout)
+    commands = result.stdout.split("next:\n")[1].splitlines()
+    src = ROOT / "src"
+    assert commands == [
+        f"python {src}/evaluate.py run=run",
+        f"python {src}/predict.py run=run input=raw/test.csv output=scores.parquet",
+        f"python {src}/export.py run=run",
+    ]
     curves = [row for row in offline_history(folder) if "val/auc" in row]
     for name in ("epoch", "val/auc", "train/loss"):
         assert [row[name] for row in curves] == pytest.approx([float(row[name]) for row in rows])
@@ -78,10 +92,24 @@ def test_the_same_command_twice_gives_the_same_metrics(toy, tmp_path):
 
 
 def test_dry_run_counts_parameters_and_trains_nothing(toy, tmp_path):
-    result = run_script("train.py", *toy, "dry_run=true")
+    result = run_script("train.py", *toy, "dry_run=true", "verbose=true")
     assert result.returncode == 0, result.stdout + result.stderr
+    assert "All settings" in result.stdout
+    assert "dry run: no training, no test, no checkpoint; metrics.json with" in result.stdout
     assert set(json.loads((tmp_path / "run" / "metrics.json").read_text())) == {"parameters"}
     assert not (tmp_path / "run" / "checkpoints").exists()
+
+
+def test_dry_run_without_a_folder_leaves_none(toy):
+    toy = [option for option in toy if not option.startswith("hydra.run.dir")]
+    name = f"dry-{os.getpid()}"  # no other run has it
+    before = {*(ROOT / "outputs").glob("*/*")}
+    result = run_script("train.py", *toy, "dry_run=true", f"hydra.job.name={name}")
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert "no folder is left" in result.stdout
+    assert not [*Path(tempfile.gettempdir()).glob(f"deepfm-frappe-*/{name}.log")]
+    new = {*(ROOT / "outputs").glob("*/*")} - before
+    assert not [folder for folder in new if (folder / f"{name}.log").exists()]
 
 
 def test_ctrl_c_saves_and_ckpt_resumes_to_the_same_end(toy, tmp_path):
@@ -353,16 +381,16 @@ def test_a_user_dataset_is_one_yaml(tmp_path, raw_dir):
     assert "test/gauc" in json.loads((tmp_path / "run" / "metrics.json").read_text())
 
 
-def test_help_teaches_the_groups():
-    result = run_script("train.py", "--help")
-    assert result.returncode == 0
-    for word in (
-        "backbone=deepfm dataset=frappe",
-        "dfm",
-        "dynamic fusion module",
-        "dataset: amazon_electronics, avazu, criteo, criteo_numbers, frappe, kkbox, kuaivideo, microvideo",
-    ):
-        assert word in result.stdout
+def test_help_is_a_screen_and_help_all_has_the_composed_config_too():
+    short = run_script("train.py", "--help")
+    assert short.returncode == 0
+    assert "python src/train.py backbone=deepfm dataset=frappe" in short.stdout
+    assert len(short.stdout.splitlines()) <= 45
+    whole = run_script("train.py", "--help", "all", "optimizer.lr=5e-4")
+    assert whole.returncode == 0
+    assert whole.stdout.startswith(short.stdout)
+    for part in ("dataset: amazon_electronics, avazu, criteo,", "\n  lr: 0.0005\n", "sweep.resume=FOLDER"):
+        assert part in whole.stdout
 
 
 def test_prepare_alone_prepares_what_train_would(toy, tmp_path, raw_dir):

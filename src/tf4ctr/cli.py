@@ -4,11 +4,12 @@ import ctypes
 import functools
 import logging
 import os
+import re
 import signal
 import sys
 import traceback
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NoReturn
 
 import hydra
@@ -20,6 +21,9 @@ from rich.markup import escape
 
 from tf4ctr import ranks
 from tf4ctr.errors import InputError, did_you_mean
+from tf4ctr.experiments.choices import choice_names
+from tf4ctr.experiments.help_text import asked, help_text
+from tf4ctr.experiments.other_names import choice_hint, deeper_hint, option_hint
 from tf4ctr.experiments.resolvers import register_resolvers
 from tf4ctr.experiments.runs import ROOT
 from tf4ctr.experiments.sweeps import resumed
@@ -43,6 +47,8 @@ def run(main: Callable[[DictConfig], Any], config_name: str, several: bool = Fal
         signal.signal(number, signal.default_int_handler)
     mistakes: list[str] = []
     try:
+        if _helped(config_name):
+            return
         sys.argv[1:] = resumed(sys.argv[1:])
         if several:
             sys.argv += ranks.join(sys.argv[1:])
@@ -61,6 +67,20 @@ def run(main: Callable[[DictConfig], Any], config_name: str, several: bool = Fal
     if mistakes:
         _end(2, "\n".join(f"[bold red]error:[/] {escape(message)}" for message in mistakes))
     ranks.leave()
+
+
+def _helped(config_name: str) -> bool:
+    """Whether the command line asked for help, and got it. Hydra adds its own to `--help all`."""
+    topics = asked(sys.argv[1:])
+    if topics is None:
+        return False
+    print(help_text(config_name, topics))
+    if "all" not in topics:
+        return True
+    print()
+    others = [argument for argument in sys.argv[1:] if argument not in ("all", "help=all", "--help", "-h")]
+    sys.argv[1:] = [*others, "--help"]
+    return False
 
 
 def _end(status: int, text: str) -> NoReturn:
@@ -144,15 +164,15 @@ def explain(error: BaseException) -> str | None:
     for cause in causes:
         if isinstance(cause, MissingConfigException) and cause.options:
             return _unknown_choice(str(cause.missing_cfg_file), cause.options)
-    if isinstance(error, ConfigCompositionException):
-        for cause in causes:
-            if (
-                isinstance(cause, OmegaConfBaseException)
-                and isinstance(cause.parent_node, DictConfig)
-                and cause.key is not None
-            ):
-                known = [str(key) for key in cause.parent_node if not str(key).startswith("_")]
-                return f"{cause.full_key}: unknown option, {did_you_mean(str(cause.key), known)}"
+    if isinstance(error, ConfigCompositionException) and (message := _unknown_option(causes)):
+        return message
+    if isinstance(error, OverrideParseException):  # `Wide&Deep` has a sign that Hydra does not read
+        group, _, name = error.override.partition("=")
+        if hint := choice_hint(group, name, choice_names(group)):
+            return hint
+        if not name:
+            return f"{error.override}: expected KEY=VALUE; see --help"
+        return f"{error.override}: this value cannot be read; a text with signs needs quotes: '{group}=\"{name}\"'"
     if isinstance(
         error, ConfigCompositionException | MissingConfigException | OverrideParseException | OmegaConfBaseException
     ):
@@ -160,12 +180,40 @@ def explain(error: BaseException) -> str | None:
     return str(error) if isinstance(error, HydraException) else None
 
 
+def _unknown_option(causes: Sequence[BaseException]) -> str | None:
+    """What to say about an option that the config does not have, None if the error is another."""
+    text = "\n".join(str(cause) for cause in causes)
+    written = re.search(r"To append to your (config|default list) use \+([^=\n]+)=(.*)", text)
+    key, value = (written[2], written[3]) if written else ("", "")
+    if written and written[1] == "default list":
+        near = re.search(r"Did you mean to override (?:one of )?(.*)\?", text)
+        others = " or ".join(f"{name}={value}" for name in (near[1].split(", ") if near else ()))
+        adds = f"+{key}={value} adds another one" if "@" in key else ""
+        return f"{key}={value}: " + "; ".join(filter(None, (f"write {others}" if others else "", adds)))
+    for cause in causes:
+        if (
+            isinstance(cause, OmegaConfBaseException)
+            and isinstance(node := cause.parent_node, DictConfig)
+            and cause.key is not None
+        ):
+            at_top = written and cause.full_key == key and "." not in key
+            if at_top and (hint := option_hint(key, value, node) or deeper_hint(key, value, node)):
+                return hint
+            known = [str(name) for name in node if not str(name).startswith("_")]
+            hint = did_you_mean(str(cause.key), known)
+            if written and "_target_" in node and not hint.startswith("did you mean"):
+                hint += f"; if {node['_target_']} has it, write +{key}={value}"
+            return f"{cause.full_key}: unknown option, {hint}"
+    return None
+
+
 def _unknown_choice(file: str, options: Iterable[str]) -> str:
     group, _, option = file.rpartition("/")
     if group == "hydra/launcher" and option.startswith(("joblib", "ray", "submitit")):
         extra = option.split("_")[0]
         return f"launcher={extra} needs a package that is not installed: pip install -e '.[{extra}]'"
-    return f"{group}={option}: unknown option, {did_you_mean(option, options)}"
+    hint = choice_hint(group, option, options)
+    return hint or f"{group}={option}: unknown option, {did_you_mean(option, options)}"
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:

@@ -49,6 +49,17 @@ def test_a_process_gets_the_same_folder_every_time(root):
     assert runs.run_folder(None, "a") == runs.run_folder(None, "a")
 
 
+def test_a_dry_run_has_a_temporary_folder_even_if_it_names_a_run(root):
+    checkpoint = make_run(root, "run", 1000)
+    folder = runs.run_folder(str(checkpoint), "a", True)
+    assert folder.is_dir()
+    assert runs.is_temporary(folder)
+    assert not runs.is_temporary(runs.run_folder(str(checkpoint), "a", False))
+    runs.remove_temporary()
+    assert not folder.exists()
+    assert checkpoint.exists()
+
+
 def test_last_is_the_newest_checkpoint_and_its_run_keeps_its_folder(root):
     make_run(root, "old", 1000)
     newest = make_run(root, "new", 3000)

@@ -1,6 +1,7 @@
 import csv
 import json
 import struct
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -8,7 +9,7 @@ import wandb
 from matplotlib.figure import Figure
 from wandb.proto import wandb_internal_pb2
 
-from tf4ctr.training.loggers import EpochCSV, send_report, wandb_logger
+from tf4ctr.training.loggers import EpochCSV, send_report, wandb_address, wandb_logger, wandb_offline
 
 
 def read(path):
@@ -93,7 +94,11 @@ def test_without_a_key_wandb_logs_offline_and_says_so_once(tmp_path, monkeypatch
     logger = wandb_logger(str(tmp_path), project="p", name="n")
     logger.log_metrics({"val/auc": 0.75, "epoch": 0}, 9)
     logger.log_metrics({"train/loss": 0.5, "epoch": 0}, 9)
+    (folder,) = (tmp_path / "wandb").glob("offline-run-*")
+    assert wandb_offline() == f"W&B: to send this run: wandb sync {folder}"
+    assert wandb_address() is None
     logger.experiment.finish()
+    assert wandb_offline() is None
     wandb.teardown()  # waits for the service, which writes the file after finish() returns
     history = offline_history(tmp_path)
     assert any(row.get("val/auc") == 0.75 for row in history)
@@ -110,6 +115,20 @@ def test_a_key_or_a_mode_decides(tmp_path, monkeypatch, environment, mode):
         monkeypatch.setenv(name, value)
     logger = wandb_logger(str(tmp_path), project="p", name="n")  # no connection before the first metric
     assert logger._wandb_init["mode"] == mode
+
+
+def test_the_address_of_an_online_run_is_known(monkeypatch):
+    """With a run in place of an online one, which would need an account."""
+    monkeypatch.setattr(wandb, "run", SimpleNamespace(url="https://wandb.ai/me/tf4ctr/runs/1", offline=False))
+    assert wandb_address() == "https://wandb.ai/me/tf4ctr/runs/1"
+    assert wandb_offline() is None
+
+
+def test_offline_by_choice_is_not_said_to_be_a_missing_key(tmp_path, monkeypatch, caplog):
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    caplog.set_level("INFO")
+    wandb_logger(str(tmp_path), project="p", name="n")
+    assert "WANDB_MODE=offline, logging offline" in caplog.text
 
 
 def test_a_report_is_one_run_in_the_group_of_its_jobs(tmp_path, monkeypatch):

@@ -1,3 +1,4 @@
+import re
 from functools import partial
 
 import psutil
@@ -11,8 +12,8 @@ from tf4ctr.models.encoders.linear import Linear
 from tf4ctr.models.encoders.mlp import MLP
 from tf4ctr.models.network import Network
 from tf4ctr.models.ssem import Shared
-from tf4ctr.training.memory import TableMemory, check_memory, machine_memory, table_memory
-from tf4ctr.training.tables import memory_table
+from tf4ctr.training.memory import TableMemory, check_memory, machine_memory, peak_memory, table_memory
+from tf4ctr.training.tables import parts_table
 
 
 @pytest.mark.parametrize(
@@ -34,10 +35,15 @@ def test_the_memory_of_tables_is_that_of_their_numbers(schema, options, ranks, e
         assert memory.weight == sum(weight.numel() * weight.element_size() for weight in trained)
     large = table_memory(network, ranks, rows=16_000)
     assert large.total == pytest.approx(1000 * memory.total, rel=0.12)  # a share is rounded up
-    (cells,) = zip(
-        *(list(column.cells) for column in memory_table(TableMemory(10**6, 0, 2 * 10**9)).columns), strict=True
-    )
-    assert cells == ("1.0 MB", "0.0 MB", "2.0 GB", "2.0 GB")
+    caption = str(parts_table(network, TableMemory(10**6, 0, 2 * 10**9)).caption)
+    assert caption.endswith("per device: weight 1.0 MB, gradient 0.0 MB, moments 2.0 GB, total 2.0 GB")
+
+
+def test_the_peak_memory_of_a_process_is_between_its_own_and_the_machines():
+    peak = peak_memory()
+    assert re.fullmatch(r"[\d,.]+ [MG]B(, [\d,.]+ [MG]B on the GPU)?", peak)
+    size = float(peak.split()[0].replace(",", "")) * (1e9 if peak.split()[1].startswith("GB") else 1e6)
+    assert 0.5 * psutil.Process().memory_info().rss < size < psutil.virtual_memory().total
 
 
 def test_tables_that_do_not_fit_are_refused_with_the_numbers():

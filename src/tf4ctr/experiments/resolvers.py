@@ -12,13 +12,13 @@ from tf4ctr.experiments.sweeps import is_job
 def register_resolvers() -> None:
     """Register the resolvers.
 
-    They are `${root:}` (the project's folder), `${run_folder:CKPT,NAME}`, `${job_name:NAME}`,
-    `${sweep_name:}` and `${replay_folder:FOLDER,DATASET}`.
+    They are `${root:}` (the project's folder), `${run_folder:CKPT,NAME,DRY_RUN}`,
+    `${job_name:NAME}`, `${sweep_name:}` and `${replay_folder:FOLDER,DATASET}`.
     """
     OmegaConf.register_new_resolver("root", lambda: str(ROOT), replace=True)
     OmegaConf.register_new_resolver("job_name", job_name, replace=True)
     OmegaConf.register_new_resolver("sweep_name", sweep_name, replace=True)
-    OmegaConf.register_new_resolver("run_folder", lambda ckpt, name: str(run_folder(ckpt, name)), replace=True)
+    OmegaConf.register_new_resolver("run_folder", lambda *options: str(run_folder(*options)), replace=True)
     OmegaConf.register_new_resolver("replay_folder", replay_folder, replace=True)
 
 

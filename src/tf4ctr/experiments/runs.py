@@ -1,6 +1,8 @@
 """The folder of a run: a new one for a new run, the existing one for a run that is resumed."""
 
 import functools
+import shutil
+import tempfile
 from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
@@ -22,12 +24,19 @@ MOVABLE = ("dataset.raw_dir", "dataset.prepared_dir", "dataset.source")
 SUCCESSORS = {"torch.optim.Adam": "tf4ctr.training.optim.RowwiseAdam"}
 
 
+_temporary: list[Path] = []  # the folder of a dry run
+
+
 @functools.cache  # a config asks several times while it is composed; the folder is created once
-def run_folder(ckpt: str | None, name: str) -> Path:
+def run_folder(ckpt: str | None, name: str, dry_run: bool = False) -> Path:
     """Return the folder of the run that `ckpt` belongs to, else create outputs/DATE/TIME-NAME.
 
-    A new folder is unique, also if several runs start in the same second.
+    A new folder is unique, also if several runs start in the same second. That of a dry run is
+    temporary, so that it changes nothing in the folder of a run.
     """
+    if dry_run:
+        _temporary.append(Path(tempfile.mkdtemp(prefix=f"{name}-")))
+        return _temporary[-1]
     if ckpt:
         path = find_checkpoint(ckpt)
         if (path.parent.parent / "config.yaml").exists():
@@ -43,6 +52,17 @@ def run_folder(ckpt: str | None, name: str) -> Path:
             continue
         return folder
     raise InputError(f"{parent} already contains 1000 runs of this second: set hydra.run.dir=FOLDER")
+
+
+def is_temporary(folder: Path) -> bool:
+    """Whether the folder of a run is removed at its end."""
+    return folder in _temporary
+
+
+def remove_temporary() -> None:
+    """Remove the folder of a dry run, unless the command line named it."""
+    while _temporary:
+        shutil.rmtree(_temporary.pop(), ignore_errors=True)
 
 
 def find_checkpoint(ckpt: str) -> Path:

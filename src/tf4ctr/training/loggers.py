@@ -83,7 +83,8 @@ def wandb_logger(
     """
     mode = os.environ.get("WANDB_MODE") or ("online" if _has_key() else "offline")
     if mode == "offline":
-        log.info("W&B: no API key found, logging offline; later: wandb sync %s/wandb/offline-run-*", save_dir)
+        why = "WANDB_MODE=offline" if os.environ.get("WANDB_MODE") else "no API key found"
+        log.info("W&B: %s, logging offline; later: wandb sync %s/wandb/offline-run-*", why, save_dir)
     import wandb  # takes half a second, which a run without W&B does not need
 
     settings = wandb.Settings(silent=True, show_warnings=False, console="off", disable_git=True)
@@ -119,6 +120,22 @@ def send_report(folder: Path, rows: list[list[str]]) -> None:
     logger.log_table("report", columns=rows[0], data=rows[1:])
     send_pictures([logger], folder)
     close_wandb()
+
+
+def wandb_address() -> str | None:
+    """The address of this process' W&B run; None if it has none, or is offline."""
+    run = _wandb_run()
+    return run.url if run else None
+
+
+def wandb_offline() -> str | None:
+    """How to send this process' W&B run if it is offline, else None."""
+    run = _wandb_run()
+    return f"W&B: to send this run: wandb sync {Path(run.dir).parent}" if run and run.offline else None
+
+
+def _wandb_run() -> Any:
+    return sys.modules["wandb"].run if "wandb" in sys.modules else None
 
 
 def close_wandb() -> None:

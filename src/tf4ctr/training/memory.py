@@ -6,6 +6,8 @@ counted. With embedding=sharded each rank holds its share of the rows.
 """
 
 import math
+import resource
+import sys
 from pathlib import Path
 from typing import NamedTuple
 
@@ -77,6 +79,17 @@ def check_memory(memory: TableMemory, accelerator: str, ranks: int = 1) -> None:
             " the largest fields; or use embedding=rowwise, whose gradient is small, or embedding=sharded on several"
             " devices"
         )
+
+
+def peak_memory() -> str:
+    """The most memory that this process has used so far, and of its GPU if it has one.
+
+    The GPU's part was not tried: no GPU was at hand.
+    """
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    text = size_text(peak if sys.platform == "darwin" else peak * 1024)  # bytes on macOS, else KiB
+    on_gpu = torch.cuda.max_memory_allocated() if torch.cuda.is_available() else 0
+    return f"{text}, {size_text(on_gpu)} on the GPU" if on_gpu else text
 
 
 def machine_memory(root: Path = Path("/")) -> int:

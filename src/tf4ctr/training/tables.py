@@ -1,12 +1,14 @@
 """The tables of a training on the terminal: settings, the network's parts, metrics."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
+from rich.markup import escape
 from rich.table import Table
 from torch import nn
 
+from tf4ctr.data.schema import Schema
 from tf4ctr.models.embedding import FieldEmbedding
 from tf4ctr.models.network import Network
 from tf4ctr.training.memory import TableMemory, size_text
@@ -25,9 +27,25 @@ UNSHOWN = (
 )
 
 
+def origins_table(settings: Iterable[tuple[str, str, str]]) -> Table:
+    """The settings that are not defaults.
+
+    Args:
+        settings: key, value and where it was set.
+    """
+    caption = "all others are the defaults of these choices; verbose=true shows them"
+    table = Table(title="Settings", title_justify="left", caption=caption, caption_justify="left")
+    table.add_column("setting", style="bold", overflow="fold")
+    table.add_column("value", style="cyan", overflow="fold")
+    table.add_column("from")
+    for row in settings:
+        table.add_row(*(escape(text) for text in row))
+    return table
+
+
 def settings_table(choices: Mapping[str, str], config: Mapping[str, Any]) -> Table:
     """The composed settings: one row per config group with the chosen option and its values."""
-    table = Table(title="Settings", title_justify="left", show_lines=False)
+    table = Table(title="All settings", title_justify="left", show_lines=False)
     table.add_column("group", style="bold")
     table.add_column("option", style="cyan")
     table.add_column("values", overflow="fold")
@@ -59,23 +77,40 @@ def count_parameters(module: nn.Module) -> int:
     return others + sum(parameter.numel() for parameter in module.parameters() if parameter.requires_grad)
 
 
-def parts_table(network: Network) -> Table:
-    """The network's parts and their numbers of parameters."""
-    table = Table(title="Network", title_justify="left", show_footer=True)
+def data_line(manifest: Mapping[str, Any], schema: Schema) -> str:
+    """Rows of the splits, click rate, fields and rows of the embedding table, in one line.
+
+    Args:
+        manifest: of the prepared dataset.
+        schema: of the same.
+    """
+    splits = manifest["splits"]
+    rows = ", ".join(f"{facts['rows']:,} {split}" for split, facts in splits.items())
+    rate = splits["train"]["click_rate"]
+    return f"data: rows {rows}; click rate {rate:.4f}; {len(schema.fields)} fields; {schema.num_ids:,} table rows"
+
+
+def parts_table(network: Network, memory: TableMemory) -> Table:
+    """The network's parts: embedding size, number of parameters and their share of all.
+
+    Args:
+        network: the network.
+        memory: what its tables take on each device in training, shown below.
+    """
+    sizes = {name: size_text(size) for name, size in {**memory._asdict(), "total": memory.total}.items()}
+    caption = "Memory of the tables, per device: " + ", ".join(f"{name} {size}" for name, size in sizes.items())
+    table = Table(title="Network", title_justify="left", show_footer=True, caption=caption, caption_justify="left")
+    total = count_parameters(network)
     table.add_column("part", footer="total", style="bold")
     table.add_column("module", style="cyan")
-    table.add_column("parameters", footer=f"{count_parameters(network):,}", justify="right")
+    table.add_column("embedding", justify="right")
+    table.add_column("parameters", footer=f"{total:,}", justify="right")
+    table.add_column("share", justify="right")
+    dims = dict(zip(network.encoders, network.ssem.dims, strict=True))  # type: ignore[arg-type]
     for name, part in {"ssem": network.ssem, **network.encoders, "dfm": network.dfm}.items():
-        table.add_row(name, type(part).__name__, f"{count_parameters(part):,}")
-    return table
-
-
-def memory_table(memory: TableMemory) -> Table:
-    """What the embedding tables take on each device in training."""
-    table = Table(title="Memory of the tables, per device", title_justify="left")
-    for name in (*memory._fields, "total"):
-        table.add_column(name, justify="right")
-    table.add_row(*(size_text(size) for size in (*memory, memory.total)))
+        own = count_parameters(part)
+        cells = str(dims.get(name, "")), f"{own:,}", f"{own / max(1, total):.1%}"
+        table.add_row(name, type(part).__name__, *cells)
     return table
 
 
@@ -102,6 +137,13 @@ def metrics_table(metrics: Mapping[str, Any]) -> Table:
             if any(cells):
                 table.add_row(stage, "best possible" if head == "best" else head, *cells, end_section=head == "best")
     return table
+
+
+def distance_line(metrics: Mapping[str, Any]) -> str | None:
+    """How far the test AUC is from the best possible one; None if that is not known."""
+    auc, best = metrics.get("test/auc", math.nan), metrics.get("test/best_auc", math.nan)
+    distance = best - auc
+    return None if math.isnan(distance) else f"test AUC {auc:.6f}, {distance:.6f} from the best possible {best:.6f}"
 
 
 def _cell(value: float) -> str:
