@@ -1,0 +1,45 @@
+"""Differences between settings: the paired t-test over seeds, and Holm's correction."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import polars as pl
+
+from tf4ctr.errors import InputError
+
+
+def paired(pairs: pl.DataFrame) -> dict[str, float | None]:
+    """`difference`, the mean of test/auc - base, and `p` of the two-sided paired t-test.
+
+    `p` is null with fewer than two pairs, `difference` without one.
+
+    Args:
+        pairs: one row per seed, with the columns test/auc and base.
+
+    Raises:
+        InputError: scipy is missing.
+    """
+    try:
+        from scipy.stats import ttest_rel  # an extra
+    except ImportError as error:
+        raise InputError('the t-test of differences needs scipy: pip install -e ".[report]"') from error
+    pairs = pairs.drop_nulls(["test/auc", "base"])
+    auc, base = pairs["test/auc"].to_numpy(), pairs["base"].to_numpy()
+    p = float(ttest_rel(auc, base).pvalue) if len(pairs) > 1 else float("nan")
+    # equal differences, all 0, have no p
+    return {"difference": float((auc - base).mean()) if len(pairs) else None, "p": None if np.isnan(p) else p}
+
+
+def holm(ps: Sequence[float | None]) -> list[float | None]:
+    """p-values corrected for the number of comparisons (Holm 1979); null stays null.
+
+    The k-th smallest of m is multiplied by m - k + 1, is at least the one before it, at most 1.
+    """
+    known = np.array([number for number, p in enumerate(ps) if p is not None], dtype=int)
+    p = np.array([ps[number] for number in known], dtype=float)
+    order = p.argsort(kind="stable")
+    corrected = np.maximum.accumulate(p[order] * np.arange(len(p), 0, -1)).clip(max=1)
+    result: list[float | None] = [None] * len(ps)
+    for number, value in zip(known[order], corrected, strict=True):
+        result[number] = float(value)
+    return result
