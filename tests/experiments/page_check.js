@@ -6,7 +6,7 @@ const vm = require("vm");
 
 class Element {
   constructor(tag) {
-    Object.assign(this, { tag, children: [], textContent: "", value: "", hidden: false, className: "" });
+    Object.assign(this, { tag, children: [], textContent: "", value: "", hidden: false, className: "", style: {} });
   }
   append(...children) {
     this.children.push(...children);
@@ -36,7 +36,8 @@ const title = (name) => at("titles").children.find((cell) => cell.text.startsWit
 const tick = (place, checked) =>
   at("runs").children[place].children[0].children[0].onchange({ target: { checked } });
 const table = (id) => at(id).children.map((row) => row.children.map((cell) => cell.text));
-const found = { titles: at("titles").children.map((cell) => cell.text), first: rows(), cells: at("runs").text };
+const settings = drawn.scatter.traces.map((trace) => [trace.x, trace.y]);
+const found = { settings, titles: at("titles").children.map((cell) => cell.text), first: rows(), cells: at("runs").text };
 
 title("test/logloss").onclick();
 found.logloss_down = rows();

@@ -123,6 +123,7 @@ def test_the_script_sorts_filters_ticks_and_draws(text, tmp_path):
     head = ["", "job", "setting", "seed", "test/auc ▼", "test/logloss", "parameters", "seconds", "reason"]
     assert found["titles"] == head
     assert found["first"] == ["2", "3", "1", "0", "4"]  # best first, unknown last
+    assert found["settings"] == [[[0.9, 0.85], ["dfm=sum"] * 2], [[0.8, 0.7], ["dfm=wsf"] * 2]]
     assert "0.90000" in found["cells"]
     assert "1,234" in found["cells"]
     assert found["logloss_down"] == ["0", "1", "3", "2", "4"]

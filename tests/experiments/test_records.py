@@ -47,6 +47,7 @@ def test_the_record_of_a_run(run):
     assert json.loads(record.pop("config")) == {
         "framework": "plain",
         "backbone": "dnn",
+        "dataset": "toy",
         "dataset.name": "toy",
         "dataset.histories": "null",
         "backbone.complex.hidden_units": ["32", "16"],

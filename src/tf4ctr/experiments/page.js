@@ -109,13 +109,13 @@ function element(tag, properties, ...children) {
   return made;
 }
 
-function layout(x, y, more = {}) {
+function layout(x, y, { xaxis = {}, yaxis = {}, ...more } = {}) {
   const dark = matchMedia("(prefers-color-scheme: dark)").matches;
   const axis = { gridcolor: dark ? "#3a3f46" : "#e3e6ea", automargin: true };
   return {
     paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)", font: { color: dark ? "#e3e5e8" : "#1c1e21" },
-    margin: { t: 20, r: 20 }, showlegend: true, legend: { font: { size: 10 } },
-    xaxis: { ...axis, title: { text: x }, ...more }, yaxis: { ...axis, title: { text: y } },
+    margin: { t: 20, r: 20 }, showlegend: true, legend: { font: { size: 10 }, orientation: "h", y: -0.2 }, ...more,
+    xaxis: { ...axis, title: { text: x }, ...xaxis }, yaxis: { ...axis, title: { text: y }, ...yaxis },
   };
 }
 
@@ -157,9 +157,21 @@ function showRuns() {
     const texts = columns.map((column) => element("td", { textContent: shown(cells(run)[column]) }));
     return element("tr", { className: state.ticked.has(run) ? "ticked" : "" }, element("td", {}, box), ...texts);
   }));
+  showScatter(runs);
+}
+
+// Against the setting: one line per setting, the best first, as its text is long. Else two numbers.
+function showScatter(runs) {
   const [across, up] = [at("across").value, at("up").value];
-  const type = across === "setting" ? "category" : across === "epochs" ? "linear" : "log";
-  draw("scatter", scatterTraces(runs, across, up), layout(across, up, { type }));
+  if (across !== "setting") {
+    at("scatter").style.height = "";
+    draw("scatter", scatterTraces(runs, across, up), layout(across, up, { xaxis: { type: across === "epochs" ? "linear" : "log" } }));
+    return;
+  }
+  const traces = scatterTraces(sorted(runs, up, !up.endsWith("logloss")), up, "setting");
+  at("scatter").style.height = `${Math.max(16, 8 + 1.6 * traces.length)}rem`;
+  const lines = { type: "category", autorange: "reversed", title: { text: "" } };
+  draw("scatter", traces, layout(up, "", { yaxis: lines, showlegend: false }));
 }
 
 function showTicked() {
@@ -175,7 +187,7 @@ function showTicked() {
     at("validation").max = longest.length - 1;
     const validation = Math.min(Number(at("validation").value), longest.length - 1);
     at("epoch").textContent = `after epoch ${longest[validation]}`;
-    draw("q", focusTraces(seen, validation), layout("q", "share of rows", { range: [0, 1] }));
+    draw("q", focusTraces(seen, validation), layout("q", "share of rows", { xaxis: { range: [0, 1] } }));
   }
   fill(at("metrics"), metricRows(runs));
   fill(at("configs"), configRows(runs));

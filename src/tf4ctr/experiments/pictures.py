@@ -5,6 +5,7 @@ import logging
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import polars as pl
@@ -96,7 +97,7 @@ def cost(trained: pl.DataFrame) -> Figure | None:
             axis.set_xlabel(COSTS[name])
             axis.set_ylabel("test AUC" if len(parts) == 1 else f"test AUC, {part['dataset'][0]}")
             axis.grid(alpha=0.3)
-    _legend(figure, panels.flat)
+    _legend(figure, list(panels.flat))
     return figure
 
 
@@ -155,26 +156,28 @@ def grid(trained: pl.DataFrame, names: Sequence[str]) -> Figure | None:
     if len(names) != 2 or not metrics or any(trained[name].null_count() for name in names):
         return None
     parts = trained.partition_by("dataset", maintain_order=True)
-    tables = [[_grid_table(part, names, metric) for metric in metrics] for part in parts]
-    defined = [number for number in range(len(metrics)) if all(row[number] is not None for row in tables)]
-    if not defined:
+    tables = {metric: [_grid_table(part, names, metric) for part in parts] for metric in metrics}
+    whole = {metric: grids for metric, grids in tables.items() if not any(_has_gap(table) for table in grids)}
+    if not whole:
         return None
     rows, columns = (trained[name].n_unique() for name in names)
-    size = (len(defined) * (1.5 + 1.1 * columns), len(parts) * (1.2 + 0.6 * rows))
+    size = (len(whole) * (1.5 + 1.1 * columns), len(parts) * (1.2 + 0.6 * rows))
     figure = Figure(figsize=size, layout="constrained")
-    panels = figure.subplots(len(parts), len(defined), squeeze=False)
-    for axes, part, row in zip(panels, parts, tables, strict=True):
-        for axis, number in zip(axes, defined, strict=True):
-            title = METRICS[metrics[number]]
-            title = title if len(parts) == 1 else f"{title}, {part['dataset'][0]}"
-            _draw_grid(axis, row[number], names, title, metrics[number] in SMALLER_IS_BETTER)
+    panels = figure.subplots(len(parts), len(whole), squeeze=False)
+    for axes, (metric, grids) in zip(panels.T, whole.items(), strict=True):
+        for axis, part, table in zip(axes, parts, grids, strict=True):
+            title = METRICS[metric] if len(parts) == 1 else f"{METRICS[metric]}, {part['dataset'][0]}"
+            _draw_grid(axis, table, names, title, metric in SMALLER_IS_BETTER)
     return figure
 
 
-def _grid_table(part: pl.DataFrame, names: Sequence[str], metric: str) -> pl.DataFrame | None:
+def _grid_table(part: pl.DataFrame, names: Sequence[str], metric: str) -> pl.DataFrame:
     means = part.group_by(names, maintain_order=True).agg(pl.col(metric).mean())
-    table = means.pivot(names[1], index=names[0], values=metric)
-    return None if any(table.null_count().row(0)) else table
+    return means.pivot(names[1], index=names[0], values=metric)
+
+
+def _has_gap(table: pl.DataFrame) -> bool:
+    return any(table.null_count().row(0))
 
 
 def _draw_grid(axis: Axes, table: pl.DataFrame, names: Sequence[str], title: str, reverse: bool) -> None:
@@ -232,6 +235,6 @@ def draw_search(source: Path, folder: Path) -> None:
     for name, draw in draws.items():
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-            figure = draw().figure
+            figure = cast(Figure, draw().figure)
         figure.savefig(folder / f"{name}.png", dpi=120, bbox_inches="tight")
         pyplot.close(figure)

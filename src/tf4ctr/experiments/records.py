@@ -96,7 +96,7 @@ def read_run(folder: Path) -> dict[str, Any]:
     values = {name: text.partition("=")[2] for name, text in overrides.items()}
     return {
         "run": run_name(folder),
-        "dataset": config.get("dataset") or config.get("dataset.name") or values.get("dataset"),
+        "dataset": config.get("dataset") or values.get("dataset"),
         "framework": config.get("framework") or values.get("framework"),
         "seed": composed.get("seed") or values.get("seed"),
         "error": outcome.reason,
@@ -130,6 +130,8 @@ def flat_config(folder: Path, composed: Mapping[str, Any]) -> dict[str, Any]:
     """
     choices = _load(folder / ".hydra" / "hydra.yaml").get("hydra", {}).get("runtime", {}).get("choices", {})
     groups = {group: choices[group] for group in GROUPS if choices.get(group, "null") != "null"} if composed else {}
+    if name := composed.get("dataset", {}).get("name"):
+        groups.setdefault("dataset", name)
     return groups | {key: value for key, value in _flatten(composed).items() if counts(key, IGNORED)}
 
 
