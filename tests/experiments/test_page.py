@@ -8,7 +8,6 @@ import sys
 from html.parser import HTMLParser
 from pathlib import Path
 
-import polars as pl
 import pytest
 
 from tf4ctr.experiments import page as module
@@ -195,6 +194,11 @@ def test_the_page_works_in_a_browser(runs):
         browser.close()
 
 
-def test_numbers_that_are_undefined_stay_out_of_the_json(runs):
-    frame = collect([runs]).frame.with_columns(pl.lit(None, pl.Float64).alias("test/gauc"))
-    assert module.page_runs(frame)[0]["metrics"]["test/gauc"] is None
+def test_infinite_and_undefined_numbers_are_null(runs):
+    (runs / "1" / "metrics.json").write_text('{"test/auc": NaN, "test/logloss": Infinity}')
+    (runs / "1" / "metrics.csv").write_text("epoch,val/auc,val/logloss\n1,nan,inf\n2,0.7,0.65\n")
+    jobs = collect([runs])
+    content = json.loads(Loads(page(runs, jobs.frame, rows_of(summarise(jobs)), "")).scripts["data"])
+    run = content["runs"][1]
+    assert run["curves"] == {"epoch": [1, 2], "val/auc": [None, 0.7], "val/logloss": [None, 0.65]}
+    assert [run["metrics"][name] for name in ("test/auc", "test/logloss")] == [None, None]

@@ -120,5 +120,7 @@ def test_a_search_has_importance_and_parallel_coordinates(tmp_path):
     draw_search(tmp_path, tmp_path)
     assert not list(tmp_path.glob("*.png"))
     study.optimize(objective, n_trials=11)
+    style = dict(matplotlib.rcParams)
     draw_search(tmp_path, tmp_path)
+    assert dict(matplotlib.rcParams) == style
     assert {path.name for path in tmp_path.glob("*.png")} == {"importance.png", "parallel.png"}

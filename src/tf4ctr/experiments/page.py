@@ -4,6 +4,7 @@ import base64
 import html
 import json
 import logging
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -73,13 +74,17 @@ def page_runs(runs: pl.DataFrame) -> list[dict[str, Any]]:
     return [
         {
             **{name: row[name] for name in ("job", "run", "dataset", "setting", "seed", "error")},
-            "metrics": {name: row[name] for name in metrics},
+            "metrics": {name: _finite(row[name]) for name in metrics},
             "config": {key: config.get(key) for key in differing},
             "curves": json.loads(row["curves"] or "{}"),
             "focus": _focus(row["run"]),
         }
         for row, config in zip(rows, configs, strict=True)
     ]
+
+
+def _finite(value: float | None) -> float | None:
+    return value if value is not None and math.isfinite(value) else None  # JSON has no infinite value
 
 
 def _focus(run: str) -> dict[str, Any] | None:

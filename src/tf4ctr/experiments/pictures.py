@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import cast
 
+import matplotlib
 import numpy as np
 import polars as pl
 from matplotlib.axes import Axes
@@ -233,8 +234,9 @@ def draw_search(source: Path, folder: Path) -> None:
         "parallel": lambda: drawing.plot_parallel_coordinate(study, target_name=objective),
     }
     for name, draw in draws.items():
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), matplotlib.rc_context():  # Optuna sets a style for all pictures
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
             figure = cast(Figure, draw().figure)
-        figure.savefig(folder / f"{name}.png", dpi=120, bbox_inches="tight")
-        pyplot.close(figure)
+            figure.set_size_inches(12, 5)  # narrower, the numbers of the last axis are below the colour bar
+            figure.savefig(folder / f"{name}.png", dpi=120, bbox_inches="tight")
+            pyplot.close(figure)

@@ -75,7 +75,7 @@ def read_records(sources: Iterable[Path]) -> pl.DataFrame:
         InputError: a source contains no run.
     """
     frames = [read_table(source) if source.suffix in TABLES else _read_folders(source) for source in sources]
-    frame = pl.concat(frames, how="diagonal_relaxed")
+    frame = pl.concat(frames, how="diagonal_relaxed").with_columns(cs.float().fill_nan(None))
     return frame.unique("run", keep="last", maintain_order=True)
 
 
@@ -84,9 +84,8 @@ def _read_folders(source: Path) -> pl.DataFrame:
     frame = pl.DataFrame(
         rows, infer_schema_length=None, schema_overrides=dict.fromkeys(rows[0].keys() & TEXTS, pl.String)
     )
-    return frame.with_columns(
-        cs.float().fill_nan(None), (cs.by_dtype(pl.Null) - cs.by_name(*TEXTS, require_all=False)).cast(pl.Float64)
-    )
+    undefined = cs.by_dtype(pl.Null) - cs.by_name(*TEXTS, require_all=False)  # in all of these runs
+    return frame.with_columns(undefined.cast(pl.Float64))
 
 
 def read_run(folder: Path) -> dict[str, Any]:
@@ -156,14 +155,16 @@ def _flatten(node: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def read_curves(folder: Path) -> dict[str, list[float | None]]:
-    """`epoch` and `CURVES` of a run's metrics.csv, rounded to 6 digits; empty without one."""
+    """`epoch` and `CURVES` of a run's metrics.csv, with 6 digits; empty without one."""
     path = folder / "metrics.csv"
     if not path.exists():
         return {}
     # polars guesses a type from the first rows, and the epochs of these may all be whole numbers
     rows = pl.read_csv(path, infer_schema_length=None, schema_overrides={"epoch": pl.Float64})
     names = ["epoch", *(name for name in CURVES if name in rows.columns)]
-    return rows.select(pl.col(names).cast(pl.Float64).round(6).fill_nan(None)).to_dict(as_series=False)
+    values = rows.select(pl.col(names).cast(pl.Float64).round(6))
+    # JSON has no name for an infinite or undefined value
+    return values.select(pl.when(pl.all().is_finite()).then(pl.all())).to_dict(as_series=False)
 
 
 def read_table(path: Path) -> pl.DataFrame:
