@@ -5,7 +5,7 @@ import polars as pl
 import pytest
 
 from tf4ctr.errors import InputError
-from tf4ctr.experiments.differences import holm, paired
+from tf4ctr.experiments.differences import compare, holm, paired
 
 
 def test_holm_is_the_sequential_correction():
@@ -24,6 +24,18 @@ def test_the_t_test_is_paired():
     assert result["difference"] == pytest.approx(0.15)
     # Student's t distribution with one degree of freedom is the Cauchy distribution
     assert result["p"] == pytest.approx(2 * (0.5 - np.arctan(t) / np.pi))
+
+
+def test_runs_with_the_same_seed_are_one_pair():
+    rows = [("a", "1", 0.8), ("a", "1", 0.9), ("a", "2", 0.8), ("b", "1", 0.7), ("b", "2", 0.6), ("b", "2", 0.8)]
+    runs = pl.DataFrame(rows, ["setting", "seed", "test/auc"], orient="row").with_columns(dataset=pl.lit("toy"))
+    args = ["dataset", "setting"], ["dataset"]
+    table = compare(runs.filter(setting="a"), runs.filter(setting="b"), *args)
+    expected = paired(pl.DataFrame({"test/auc": [0.85, 0.8], "base": [0.7, 0.7]}))
+    assert table.select("dataset", "setting").rows() == [("toy", "a")]
+    assert table["difference"].to_list() == [pytest.approx(expected["difference"])]
+    assert table["p"].to_list() == table["p (Holm)"].to_list() == [pytest.approx(expected["p"])]
+    assert compare(runs.clear(), runs, *args).columns == table.columns
 
 
 @pytest.mark.filterwarnings("ignore:Precision loss")

@@ -87,6 +87,13 @@ def test_runs_that_did_not_train_are_listed(runs, tmp_path, capsys):
     assert "job failed, dnn: out of memory" in capsys.readouterr().out
 
 
+def test_without_a_trained_run_there_is_no_leaderboard(runs, tmp_path):
+    for path in runs.glob("*/metrics.json"):
+        path.unlink()
+    with pytest.raises(InputError, match="no run has trained:\njob fm, fm ssem=ser: stopped before its end"):
+        show_leaderboard([runs], tmp_path / "board.csv")
+
+
 def test_runs_without_configs_are_an_error(runs, tmp_path):
     for path in runs.glob("*/config.yaml"):
         path.unlink()

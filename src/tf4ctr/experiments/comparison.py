@@ -11,7 +11,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from tf4ctr.errors import InputError, did_you_mean
-from tf4ctr.experiments.differences import holm, paired
+from tf4ctr.experiments.differences import compare
 from tf4ctr.experiments.page import write_page
 from tf4ctr.experiments.pictures import draw_all, draw_search
 from tf4ctr.experiments.records import TEXTS, read_records, write_table
@@ -113,15 +113,8 @@ def _differences(trained: pl.DataFrame, baseline: str) -> pl.DataFrame:
     settings = trained["setting"].unique().to_list()
     if baseline not in settings:
         raise InputError(f"baseline='{baseline}': unknown setting, {did_you_mean(baseline, settings)}")
-    base = trained.filter(setting=baseline).select("dataset", "seed", base="test/auc")
-    pairs = trained.filter(pl.col("setting") != baseline).join(base, ["dataset", "seed"], "left", nulls_equal=True)
-    rows = [
-        {"dataset": group["dataset"][0], "setting": group["setting"][0], **paired(group)}
-        for group in pairs.partition_by("dataset", "setting", maintain_order=True)
-    ]
-    schema = {"dataset": pl.String, "setting": pl.String, "difference": pl.Float64, "p": pl.Float64}
-    table = pl.DataFrame(rows, schema)
-    return table.with_columns(pl.Series("p (Holm)", holm(table["p"].to_list()), pl.Float64))
+    others = trained.filter(pl.col("setting") != baseline)
+    return compare(others, trained.filter(setting=baseline), ["dataset", "setting"], ["dataset"])
 
 
 def rows_of(summary: pl.DataFrame) -> list[list[str]]:

@@ -8,6 +8,26 @@ import polars as pl
 from tf4ctr.errors import InputError
 
 
+def compare(trained: pl.DataFrame, base: pl.DataFrame, keys: Sequence[str], shared: Sequence[str]) -> pl.DataFrame:
+    """One row per value of `keys` with its `difference` from `base`, `p` and `p (Holm)`.
+
+    Runs with the same seed are one pair: their test AUCs are averaged first, as a repeated run is
+    no further evidence.
+
+    Args:
+        trained, base: runs to compare, and those to compare with; columns `keys`, seed, test/auc.
+        shared: of `keys`, those in which both runs of a pair are equal, beside the seed.
+    """
+    auc = pl.col("test/auc").mean()
+    own = trained.group_by([*keys, "seed"], maintain_order=True).agg(auc)
+    others = base.group_by([*shared, "seed"], maintain_order=True).agg(auc.alias("base"))
+    pairs = own.join(others, [*shared, "seed"], "left", nulls_equal=True, maintain_order="left")
+    groups = pairs.partition_by(keys, maintain_order=True)
+    rows = [{**{key: group[key][0] for key in keys}, **paired(group)} for group in groups]
+    table = pl.DataFrame(rows, {**dict.fromkeys(keys, pl.String), "difference": pl.Float64, "p": pl.Float64})
+    return table.with_columns(pl.Series("p (Holm)", holm(table["p"].to_list()), pl.Float64))
+
+
 def paired(pairs: pl.DataFrame) -> dict[str, float | None]:
     """`difference`, the mean of test/auc - base, and `p` of the two-sided paired t-test.
 

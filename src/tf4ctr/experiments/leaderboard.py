@@ -19,7 +19,7 @@ from tf4ctr.experiments.comparison import (
     stored,
     untrained_lines,
 )
-from tf4ctr.experiments.differences import holm, paired
+from tf4ctr.experiments.differences import compare
 from tf4ctr.experiments.records import read_records, write_table
 from tf4ctr.experiments.settings import AS_COMPOSED, by_config, label_of
 from tf4ctr.files import write_whole
@@ -44,9 +44,11 @@ def show_leaderboard(sources: Sequence[Path], out: Path) -> pl.DataFrame:
         the rows of `leaderboard`.
 
     Raises:
-        InputError: a source contains no run, or no run has its config.
+        InputError: a source contains no run, no run has its config, or none has trained.
     """
     jobs = collect_models(sources)
+    if not len(jobs.trained):
+        raise InputError("\n".join(["no run has trained:", *untrained_lines(jobs)]))
     table = leaderboard(jobs.trained)
     untrained = untrained_lines(jobs)
     parts = table.partition_by("dataset", maintain_order=True)
@@ -103,20 +105,11 @@ def leaderboard(trained: pl.DataFrame) -> pl.DataFrame:
     `p (Holm)` compare a setting with the plain model; they are null where there is none.
     """
     table = aggregate(trained, KEYS)
-    plain = trained.filter(framework="plain").select("dataset", "model", "seed", base="test/auc")
-    pairs = trained.filter(pl.col("framework") != "plain").join(
-        plain, ["dataset", "model", "seed"], "left", nulls_equal=True
-    )
-    rows = [
-        {**{key: group[key][0] for key in KEYS}, **paired(group)}
-        for group in pairs.partition_by(KEYS, maintain_order=True)
-    ]
-    schema = {**dict.fromkeys(KEYS, pl.String), "difference": pl.Float64, "p": pl.Float64}
-    differences = pl.DataFrame(rows, schema)
-    differences = differences.with_columns(pl.Series("p (Holm)", holm(differences["p"].to_list()), pl.Float64))
+    plain = pl.col("framework") == "plain"
+    differences = compare(trained.filter(~plain), trained.filter(plain), KEYS, ["dataset", "model"])
     table = table.join(differences, KEYS, "left", nulls_equal=True, maintain_order="left")
     best = pl.col("test/auc").max().over("dataset", "model")
-    order = ["dataset", best, "model", pl.col("framework") == "plain", "test/auc"]
+    order = ["dataset", best, "model", plain, "test/auc"]
     return table.sort(order, descending=[False, True, False, False, True], nulls_last=True, maintain_order=True)
 
 

@@ -34,12 +34,13 @@ def write_page(folder: Path, runs: pl.DataFrame, summary: Sequence[Sequence[str]
     Returns:
         the page's path; None, and a line in the log, if plotly is not installed.
     """
+    path = folder / "report.html"
+    path.unlink(missing_ok=True)  # of an earlier report
     try:
         from plotly.offline import get_plotlyjs  # an extra
     except ImportError:
         log.info('report.html was not written, because plotly is missing: pip install -e ".[report]"')
         return None
-    path = folder / "report.html"
     write_whole(path, page(folder, runs, summary, get_plotlyjs()))
     return path
 
