@@ -1,25 +1,83 @@
-"""Compare the runs of a sweep: python src/report.py runs=FOLDER baseline=framework=plain"""
+"""Compare runs: python src/report.py runs=FOLDER 'baseline="framework=plain"'"""
 
+import sys
 from pathlib import Path
 
-from omegaconf import DictConfig
+from omegaconf import DictConfig, ListConfig
 
 from tf4ctr import cli
 from tf4ctr.errors import InputError
 
 
 def main(config: DictConfig) -> None:
-    """Show the table of a sweep's settings; write it and its pictures into the sweep's folder."""
+    """Show the table of the settings of all runs; write it, pictures and a page into `out`."""
     from tf4ctr.experiments.comparison import rows_of, show_comparison
+    from tf4ctr.experiments.leaderboard import show_leaderboard
+    from tf4ctr.experiments.records import TABLES
 
-    if config.runs is None:
-        raise InputError("runs= is missing: name the folder of a sweep, runs=outputs/multirun/DATE/TIME")
-    folder = Path(config.runs).expanduser().absolute()
-    rows = rows_of(show_comparison(folder, config.baseline))
-    from tf4ctr.training.loggers import send_report  # after the table is shown: it imports Lightning
+    sources = sources_of(config)
+    out = out_of(config.out, sources)
+    if out.suffix in TABLES:
+        if config.baseline is not None:
+            raise InputError(f"baseline= is not for a table of runs: {out} compares tf4ctr with plain")
+        show_leaderboard(sources, out)
+        return
+    rows = rows_of(show_comparison(sources, out, config.baseline))
+    if sources == [out]:  # a sweep, whose runs may be in W&B
+        from tf4ctr.training.loggers import send_report  # after the table is shown: it imports Lightning
 
-    send_report(folder, rows)
+        send_report(out, rows)
+
+
+def sources_of(config: DictConfig) -> list[Path]:
+    """The files and folders of `runs=` and `run=`."""
+    named = [name for value in (config.runs, config.run) for name in as_list(value)]
+    if not named:
+        raise InputError(
+            "runs= is missing: name the folder of a sweep, runs=outputs/multirun/DATE/TIME, several folders"
+            " (runs=A,B), or a table of runs (runs=FILE.csv)"
+        )
+    return [Path(name).expanduser().absolute() for name in named]
+
+
+def as_list(value: object) -> list[str]:
+    """The values of an option that is empty, one value, or a list."""
+    if value is None:
+        return []
+    return [str(part) for part in value] if isinstance(value, ListConfig) else [str(value)]
+
+
+def out_of(out: str | None, sources: list[Path]) -> Path:
+    """Where to write: `out=`, else the table among the sources, else the only source."""
+    from tf4ctr.experiments.records import TABLES, is_run
+
+    tables = [source for source in sources if source.suffix in TABLES]
+    if out is not None:
+        path = Path(out).expanduser().absolute()
+    elif len(tables) == 1:
+        path = tables[0]
+    elif len(sources) == 1:
+        path = sources[0]
+    else:
+        raise InputError("out= is missing: there are several runs=, so name the folder to write the report to")
+    if is_run(path):
+        raise InputError(
+            f"{path} is the folder of a run, whose curves.png the report would replace: name another folder with out="
+        )
+    return path
+
+
+def joined(arguments: list[str]) -> list[str]:
+    """`runs=a,b` as Hydra writes a list, `runs=[a,b]`; with -m it stays several reports."""
+    if {"-m", "--multirun"} & {*arguments}:
+        return arguments
+    lists = [argument.startswith("runs=") and "," in argument and "[" not in argument for argument in arguments]
+    return [
+        f"runs=[{argument.partition('=')[2]}]" if is_list else argument
+        for argument, is_list in zip(arguments, lists, strict=True)
+    ]
 
 
 if __name__ == "__main__":
+    sys.argv[1:] = joined(sys.argv[1:])
     cli.run(main, "report")

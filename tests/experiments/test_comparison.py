@@ -5,7 +5,8 @@ import pytest
 
 from conftest import run_script
 from tf4ctr.errors import InputError
-from tf4ctr.experiments.comparison import collect, rows_of, show_comparison, summarise
+from tf4ctr.experiments.comparison import collect, job_names, rows_of, show_comparison, summarise
+from tf4ctr.experiments.differences import holm
 
 
 def make_job(folder, number, overrides, metrics=None, error=None):
@@ -41,7 +42,7 @@ def runs(tmp_path):
 
 
 def test_a_setting_is_the_overrides_that_differ_except_the_seed(sweep):
-    frame, overrides = collect(sweep)
+    frame, overrides = collect([sweep])
     assert overrides == ["dfm"]
     assert frame["job"].to_list() == ["0", "1", "2", "3", "10", "11"]
     assert frame["setting"].to_list() == ["dfm=wsf", "dfm=wsf", "dfm=sum", "dfm=sum", "dfm=vf", "dfm=cf"]
@@ -49,7 +50,7 @@ def test_a_setting_is_the_overrides_that_differ_except_the_seed(sweep):
 
 
 def test_overrides_of_only_some_jobs_are_part_of_the_setting(runs):
-    frame, overrides = collect(runs)
+    frame, overrides = collect([runs])
     assert overrides == ["dry_run", "loss.c", "~callbacks.focus"]
     assert frame["loss.c"].to_list() == [None, None, "0.8", "0.8", None, "0.9"]
     assert frame["setting"].to_list() == [
@@ -63,7 +64,7 @@ def test_overrides_of_only_some_jobs_are_part_of_the_setting(runs):
 
 
 def test_runs_that_did_not_train_are_not_in_the_table(runs):
-    summary = summarise(collect(runs))
+    summary = summarise(collect([runs]))
     assert summary["setting"].to_list() == ["as composed", "loss.c=0.8", "~callbacks.focus"]
     assert summary["runs"].to_list() == [1, 2, 1]
     assert summary["test/auc"].to_list() == pytest.approx([0.7, 0.7, 0.5])
@@ -85,7 +86,7 @@ def test_runs_that_did_not_train_are_listed_apart_with_the_reason(runs):
 
 
 def test_mean_and_deviation_over_seeds_best_first(sweep):
-    summary = summarise(collect(sweep))
+    summary = summarise(collect([sweep]))
     assert summary["setting"].to_list() == ["dfm=sum", "dfm=wsf"]
     assert summary["runs"].to_list() == [2, 2]
     assert summary["test/auc"].to_list() == pytest.approx([0.9, 0.75])
@@ -97,48 +98,85 @@ def test_mean_and_deviation_over_seeds_best_first(sweep):
 def test_an_undefined_auc_is_last(tmp_path, undefined):
     for number, auc in enumerate((undefined, 0.7, 0.8)):
         make_job(tmp_path, number, [f"dfm={number}"], {"test/auc": auc, "test/logloss": 0.5})
-    summary = summarise(collect(tmp_path))
+    summary = summarise(collect([tmp_path]))
     assert summary["setting"].to_list() == ["dfm=2", "dfm=1", "dfm=0"]
     assert rows_of(summary)[3] == ["dfm=0", "1", "", "0.5000"]
 
 
 def test_the_difference_from_a_baseline_is_paired_by_seed(sweep):
-    summary = summarise(collect(sweep), "dfm=wsf")
+    summary = summarise(collect([sweep]), "dfm=wsf")
     assert summary["setting"].to_list() == ["dfm=sum", "dfm=wsf"]
     differences = np.array([0.2, 0.1])
     t = differences.mean() / (differences.std(ddof=1) / 2**0.5)
     assert summary["difference"].to_list() == [pytest.approx(0.15), None]
     # Student's t distribution with one degree of freedom is the Cauchy distribution
     assert summary["p"][0] == pytest.approx(2 * (0.5 - np.arctan(t) / np.pi))
-    assert rows_of(summary)[1][-2:] == ["+0.15000", "0.205"]
+    assert rows_of(summary)[1][-3:] == ["+0.15000", "0.205", "0.205"]
     with pytest.raises(InputError, match="unknown setting, did you mean 'dfm=wsf'"):
-        summarise(collect(sweep), "dfm=wsv")
+        summarise(collect([sweep]), "dfm=wsv")
+
+
+def test_p_is_corrected_for_the_number_of_settings(tmp_path):
+    aucs = {"sum": (0.7, 0.71, 0.72), "wsf": (0.8, 0.82, 0.81), "vf": (0.7, 0.72, 0.71), "cf": (0.75, 0.75, 0.76)}
+    number = 0
+    for dfm, values in aucs.items():
+        for seed, auc in enumerate(values):
+            make_job(tmp_path, number, [f"dfm={dfm}", f"seed={seed}"], {"test/auc": auc})
+            number += 1
+    summary = summarise(collect([tmp_path]), "dfm=sum").drop_nulls("p")
+    assert summary["p (Holm)"].to_list() == pytest.approx(holm(summary["p"].to_list()))
+    assert max(summary["p (Holm)"] / summary["p"]) == pytest.approx(3)
+
+
+def test_settings_are_compared_within_a_dataset(tmp_path):
+    number = 0
+    for dataset, gain in (("frappe", 0.1), ("avazu", -0.1)):
+        for seed, base in ((1, 0.7), (2, 0.8)):
+            for dfm, auc in (("sum", base), ("wsf", base + gain + seed / 100)):
+                make_job(tmp_path, number, [f"dataset={dataset}", f"dfm={dfm}", f"seed={seed}"], {"test/auc": auc})
+                number += 1
+    summary = summarise(collect([tmp_path]), "dfm=sum")
+    assert summary.select("dataset", "setting").rows() == [
+        ("avazu", "dfm=sum"),
+        ("avazu", "dfm=wsf"),
+        ("frappe", "dfm=wsf"),
+        ("frappe", "dfm=sum"),
+    ]
+    assert summary["difference"].to_list() == [None, pytest.approx(-0.085), pytest.approx(0.115), None]
+    assert rows_of(summary)[1][:3] == ["avazu", "dfm=sum", "2"]
+
+
+def test_job_names_are_what_the_folders_do_not_have_in_common():
+    assert job_names(["outputs/a/0", "outputs/a/1"]) == ["0", "1"]
+    assert job_names(["outputs/a/0", "outputs/b/c/0"]) == ["a/0", "b/c/0"]
+    assert job_names(["/x/run"]) == ["run"]
+    assert job_names(["/x/run", "outputs/run"]) == ["/x/run", "outputs/run"]
 
 
 def test_a_single_run_has_a_difference_but_no_p(tmp_path):
     for number, auc in enumerate((0.7, 0.8)):
         make_job(tmp_path, number, [f"dfm={number}"], {"test/auc": auc})
-    summary = summarise(collect(tmp_path), "dfm=0")
+    summary = summarise(collect([tmp_path]), "dfm=0")
     assert summary["difference"].to_list() == [pytest.approx(0.1), None]
     assert summary["p"].to_list() == [None, None]
 
 
 def test_the_table_is_on_the_terminal_and_in_the_folder(sweep, capsys):
-    show_comparison(sweep)
+    show_comparison([sweep], sweep)
     terminal, report = capsys.readouterr().out, (sweep / "report.md").read_text()
     assert "0.75000" in terminal
     assert "| dfm=wsf | 2 | 0.75000 ± 0.07071 |" in report
     assert "- job 10, dfm=vf: ValueError: no" in report
-    assert len((sweep / "jobs.csv").read_text().splitlines()) == 7
+    assert len((sweep / "runs.csv").read_text().splitlines()) == 7
     assert len((sweep / "report.csv").read_text().splitlines()) == 3
 
 
 def test_a_sweep_without_a_trained_job_has_an_empty_table(tmp_path):
     make_job(tmp_path, 0, ["dfm=wsf"], {"parameters": 9})
-    show_comparison(tmp_path)
+    show_comparison([tmp_path], tmp_path)
     assert "- job 0, as composed: dry run, not trained" in (tmp_path / "report.md").read_text()
 
 
 def test_a_folder_without_jobs_is_an_error(tmp_path):
-    with pytest.raises(InputError, match="contains no job"):
-        collect(tmp_path)
+    with pytest.raises(InputError, match="contains no run"):
+        collect([tmp_path])

@@ -1,17 +1,21 @@
-"""Compare the jobs of a sweep: one row per setting, mean and deviation over seeds, best first."""
+"""Compare runs: one row per setting, mean and deviation over seeds, best first."""
 
-from pathlib import Path
+import os.path
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 import polars as pl
-from omegaconf import OmegaConf
-from polars import selectors as cs
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from tf4ctr.errors import InputError, did_you_mean
-from tf4ctr.experiments.outcomes import jobs_in, read_outcome
-from tf4ctr.experiments.pictures import draw_curves, draw_grid
+from tf4ctr.experiments.differences import compare
+from tf4ctr.experiments.page import write_page
+from tf4ctr.experiments.pictures import draw_all, draw_search
+from tf4ctr.experiments.records import TEXTS, read_records, write_table
+from tf4ctr.experiments.settings import settings_of
 from tf4ctr.files import write_whole
 
 SHOWN = {
@@ -23,16 +27,22 @@ SHOWN = {
     "seconds": "seconds",
 }
 DIGITS = {"test/auc": 5, "test/logloss": 4, "test/gauc": 5, "parameters": 0, "epochs": 1, "seconds": 0}
+COMPARED = {"difference": "AUC - baseline", "p": "p", "p (Holm)": "p (Holm)"}
+COMPARED_NOTE = (
+    "AUC - baseline: mean over the seeds that both have. p: two-sided paired t-test. p (Holm): corrected for the"
+    " number of differences."
+)
+LEFT = ("dataset", "setting", "framework")  # columns of text
 WIDE = 120  # a terminal with fewer columns has no room for all of SHOWN
 NARROW = ("test/auc", "test/logloss", "test/gauc")  # shown there; the files have all
 
 
 class Jobs(NamedTuple):
-    """The jobs of a sweep.
+    """Runs to compare.
 
-    `frame` has one row per job: `job` (name of its folder), `seed`, `setting` (its overrides that
-    differ from other jobs', except the seed), one column for each of `overrides`, `error` (why it
-    did not train, null if it did) and its metrics (null if undefined).
+    `frame` has one row per run: the columns of `records.read_records`; `job` (its folder, without
+    what all have in common), `setting` (see `settings.settings_of`), and a column for each of
+    `overrides`, the names that make the settings.
     """
 
     frame: pl.DataFrame
@@ -44,151 +54,151 @@ class Jobs(NamedTuple):
         return self.frame.filter(pl.col("error").is_null())
 
 
-def collect(folder: Path) -> Jobs:
-    """Read the jobs of the sweep in `folder`.
+def collect(sources: Iterable[Path]) -> Jobs:
+    """Read the runs of `sources`: folders of sweeps, of runs, of several runs, and tables of runs.
 
     Raises:
-        InputError: `folder` contains no job.
+        InputError: a source contains no run.
     """
-    folders = jobs_in(folder)
-    if not folders:
-        raise InputError(f"{folder} contains no job of a sweep (no folder with .hydra/overrides.yaml)")
-    texts = [_overrides(job) for job in folders]
-    names = dict.fromkeys(name for overrides in texts for name in overrides if name != "seed")
-    differing = [name for name in names if len({overrides.get(name) for overrides in texts}) > 1]
-    rows = [_row(job, overrides, differing) for job, overrides in zip(folders, texts, strict=True)]
-    return Jobs(pl.DataFrame(rows, infer_schema_length=None).with_columns(cs.float().fill_nan(None)), differing)
+    frame = read_records(sources)
+    settings = settings_of(frame)
+    known = {name: [row.get(name) for row in settings.values] for name in settings.names if name not in frame.columns}
+    extra = {"job": job_names(frame["run"].to_list()), "setting": settings.labels, **known}
+    return Jobs(pl.DataFrame(extra, dict.fromkeys(extra, pl.String)).hstack(frame), settings.names)
 
 
-def _overrides(job: Path) -> dict[str, str]:
-    """Name -> text of each override of a job, as in dfm -> dfm=sum. The + of `+a=1` is removed."""
-    texts = [str(text).lstrip("+") for text in OmegaConf.load(job / ".hydra" / "overrides.yaml")]
-    return {text.partition("=")[0]: text for text in texts}
-
-
-def _row(job: Path, overrides: dict[str, str], differing: list[str]) -> dict[str, object]:
-    outcome = read_outcome(job)
-    values = {name: text.partition("=")[2] or text for name, text in overrides.items()}
-    return {
-        "job": job.name,
-        "seed": values.get("seed"),
-        "setting": " ".join(overrides[name] for name in differing if name in overrides) or "as composed",
-        **{name: values.get(name) for name in differing},
-        "error": outcome.reason,
-        **outcome.metrics,
-    }
+def job_names(runs: Sequence[str]) -> list[str]:
+    """The folders without the part that all have in common."""
+    parents = [PurePosixPath(run).parent for run in runs]
+    if len({parent.is_absolute() for parent in parents}) > 1:
+        return list(runs)
+    common = os.path.commonpath(parents)
+    return [PurePosixPath(run).relative_to(common).as_posix() for run in runs]
 
 
 def summarise(jobs: Jobs, baseline: str | None = None) -> pl.DataFrame:
-    """One row per setting: number of runs, mean and deviation of `SHOWN` over seeds.
+    """One row per dataset and setting: number of runs, mean and deviation of `SHOWN` over seeds.
 
-    The best test AUC is first. Jobs that did not train take no part.
+    The best test AUC of a dataset is first. Runs that did not train take no part.
 
     Args:
         baseline: a setting to compare with. Adds `difference`, the mean over seeds of test AUC
-            minus the baseline's with the same seed, and `p` of the two-sided paired t-test. Both
-            are null without a seed in common, `p` also with only one.
+            minus the baseline's with the same dataset and seed; `p` of the two-sided paired
+            t-test; and `p (Holm)`, corrected for the number of differences. They are null without
+            a seed in common, the p also with only one.
 
     Raises:
         InputError: no trained job has the setting `baseline`, or scipy is missing.
     """
-    trained = jobs.trained
-    shown = [name for name in SHOWN if name in trained.columns]
-    deviations = [pl.col(name).std().alias(f"{name} std") for name in shown if name.startswith("test/")]
-    summary = trained.group_by("setting", maintain_order=True).agg(
-        pl.len().alias("runs"), *(pl.col(name).mean() for name in shown), *deviations
-    )
-    if "test/auc" in shown:
-        summary = summary.sort("test/auc", descending=True, nulls_last=True, maintain_order=True)
+    summary = aggregate(jobs.trained, ["dataset", "setting"])
+    if "test/auc" in summary.columns:
+        summary = summary.sort("dataset", "test/auc", descending=[False, True], nulls_last=True, maintain_order=True)
     if baseline is None:
         return summary
-    return summary.join(_differences(trained, baseline), "setting", "left", maintain_order="left")
+    differences = _differences(jobs.trained, baseline)
+    return summary.join(differences, ["dataset", "setting"], "left", nulls_equal=True, maintain_order="left")
+
+
+def aggregate(trained: pl.DataFrame, keys: Sequence[str]) -> pl.DataFrame:
+    """One row per value of `keys`: `runs`, the means of `SHOWN`, the deviations of metrics."""
+    shown = [name for name in SHOWN if name in trained.columns]
+    deviations = [pl.col(name).std().alias(f"{name} std") for name in shown if name.startswith("test/")]
+    return trained.group_by(keys, maintain_order=True).agg(
+        pl.len().alias("runs"), *(pl.col(name).mean() for name in shown), *deviations
+    )
 
 
 def _differences(trained: pl.DataFrame, baseline: str) -> pl.DataFrame:
-    """`difference` and `p` of each `setting` but the baseline."""
+    """`difference`, `p` and `p (Holm)` of each setting but the baseline."""
     settings = trained["setting"].unique().to_list()
     if baseline not in settings:
         raise InputError(f"baseline='{baseline}': unknown setting, {did_you_mean(baseline, settings)}")
-    base = trained.filter(setting=baseline).select("seed", base="test/auc")
-    pairs = trained.join(base, on="seed", nulls_equal=True).drop_nulls(["test/auc", "base"])
-    rows = [
-        {"setting": setting, **_paired(pairs.filter(setting=setting))} for setting in settings if setting != baseline
-    ]
-    return pl.DataFrame(rows, {"setting": pl.String, "difference": pl.Float64, "p": pl.Float64})
-
-
-def _paired(pairs: pl.DataFrame) -> dict[str, float | None]:
-    try:
-        from scipy.stats import ttest_rel  # an extra
-    except ImportError as error:
-        raise InputError('baseline= needs scipy: pip install -e ".[report]"') from error
-    auc, base = pairs["test/auc"].to_numpy(), pairs["base"].to_numpy()
-    return {
-        "difference": float((auc - base).mean()) if len(pairs) else None,
-        "p": float(ttest_rel(auc, base).pvalue) if len(pairs) > 1 else None,
-    }
+    others = trained.filter(pl.col("setting") != baseline)
+    return compare(others, trained.filter(setting=baseline), ["dataset", "setting"], ["dataset"])
 
 
 def rows_of(summary: pl.DataFrame) -> list[list[str]]:
-    """The summary as text, the row of titles first. Deviations are beside their means."""
+    """The summary as text, the row of titles first. Deviations are beside their means.
+
+    The dataset is named if there are several.
+    """
+    keys = ["dataset", "setting"] if summary["dataset"].n_unique() > 1 else ["setting"]
     shown = [name for name in SHOWN if name in summary.columns]
-    compared = "difference" in summary.columns
-    titles = ["setting", "runs", *(SHOWN[name] for name in shown), *(["AUC - baseline", "p"] if compared else [])]
-    return [titles, *(_texts(row, shown, compared) for row in summary.iter_rows(named=True))]
+    compared = [name for name in COMPARED if name in summary.columns]
+    titles = [*keys, "runs", *(SHOWN[name] for name in shown), *(COMPARED[name] for name in compared)]
+    return [titles, *(_texts(row, keys, shown, compared) for row in summary.iter_rows(named=True))]
 
 
-def _texts(row: dict[str, object], shown: list[str], compared: bool) -> list[str]:
-    cells = []
-    for name in shown:
-        cell = _text(row[name], f",.{DIGITS[name]}f")
-        if row.get(f"{name} std") is not None:
-            cell += f" ± {_text(row[f'{name} std'], f'.{DIGITS[name]}f')}"
-        cells.append(cell)
-    if compared:
-        cells += [_text(row["difference"], "+.5f"), _text(row["p"], ".3f")]
-    return [str(row["setting"]), str(row["runs"]), *cells]
+def _texts(row: dict[str, object], keys: list[str], shown: list[str], compared: list[str]) -> list[str]:
+    cells = [mean_text(row, name) for name in shown]
+    cells += [number_text(row[name], "+.5f" if name == "difference" else ".3f") for name in compared]
+    return [*(str(row[key] or "") for key in keys), str(row["runs"]), *cells]
 
 
-def _text(value: object, form: str) -> str:
+def mean_text(row: Mapping[str, object], name: str) -> str:
+    """The mean of a metric, and its deviation if there is one."""
+    cell = number_text(row[name], f",.{DIGITS[name]}f")
+    deviation = row.get(f"{name} std")
+    return cell if deviation is None else f"{cell} ± {number_text(deviation, f'.{DIGITS[name]}f')}"
+
+
+def number_text(value: object, form: str) -> str:
+    """A number as text; empty if it is undefined."""
     return "" if value is None else format(value, form)
 
 
-def show_comparison(folder: Path, baseline: str | None = None) -> pl.DataFrame:
-    """Print the table of the sweep in `folder`, and write it with its pictures there.
+def show_comparison(sources: Sequence[Path], out: Path, baseline: str | None = None) -> pl.DataFrame:
+    """Print the table of the runs in `sources`; write it, pictures and a page into `out`.
 
-    The files are report.md and report.csv, jobs.csv with one row per job, curves.png and, if the
-    settings are a grid of two overrides, grid.png. Jobs that did not train are listed below the
-    table with the reason.
+    The files are report.md, report.csv, runs.csv with one row per run, report.html if plotly is
+    installed, and the pictures: see `pictures.draw_all`. Runs that did not train are listed below
+    the table with the reason.
 
     Returns:
         the summary.
     """
-    jobs = collect(folder)
+    jobs = collect(sources)
     summary = summarise(jobs, baseline)
     titles, *rows = rows_of(summary)
-    untrained = [
-        f"job {job}, {setting}: {error}"
-        for job, setting, error in jobs.frame.select("job", "setting", "error").drop_nulls("error").iter_rows()
-    ]
-    _print(str(folder), titles, rows, untrained)
-    write_whole(folder / "report.md", _markdown(titles, rows, untrained))
-    summary.write_csv(folder / "report.csv")
-    jobs.frame.write_csv(folder / "jobs.csv")
-    draw_curves(folder, jobs.trained, summary["setting"].to_list())
-    draw_grid(folder, jobs.trained, jobs.overrides)
+    untrained = untrained_lines(jobs)
+    print_table(str(out), titles, rows, untrained)
+    out.mkdir(parents=True, exist_ok=True)
+    write_whole(out / "report.md", markdown(titles, rows, untrained, COMPARED_NOTE if baseline else None))
+    summary.write_csv(out / "report.csv")
+    write_table(stored(jobs), out / "runs.csv")
+    order = summary.select("dataset", "setting")  # of the legends
+    drawn = order.join(jobs.trained, ["dataset", "setting"], "left", nulls_equal=True, maintain_order="left")
+    draw_all(out, drawn, jobs.overrides)
+    for source in sources:
+        draw_search(source, out)
+    write_page(out, jobs.frame, rows_of(summary))
     return summary
 
 
-def _print(title: str, titles: list[str], rows: list[list[str]], untrained: list[str]) -> None:
+def stored(jobs: Jobs) -> pl.DataFrame:
+    """The runs as they are kept: of what depends on other runs, only `setting`."""
+    known = {"job", *jobs.overrides} - {*TEXTS}
+    last = ("overrides", "config", "curves")
+    frame = jobs.frame.drop(known, strict=False)
+    first = [name for name in TEXTS if name not in last]
+    return frame.select(*first, pl.exclude(*first, *last), *last)
+
+
+def untrained_lines(jobs: Jobs) -> list[str]:
+    """One line for each run that did not train, with the reason."""
+    rows = jobs.frame.select("job", "setting", "error").drop_nulls("error").iter_rows()
+    return [f"job {job}, {setting}: {error}" for job, setting, error in rows]
+
+
+def print_table(title: str, titles: list[str], rows: list[list[str]], untrained: list[str]) -> None:
     console = Console()
     hidden = {SHOWN[name] for name in SHOWN if name not in NARROW} if console.width < WIDE else set()
     places = [place for place, name in enumerate(titles) if name not in hidden]
     table = Table(title=title, title_justify="left")
     for place in places:
-        table.add_column(titles[place], justify="left" if titles[place] == "setting" else "right", overflow="fold")
+        table.add_column(titles[place], justify="left" if titles[place] in LEFT else "right", overflow="fold")
     for row in rows:
-        table.add_row(*(row[place] for place in places))
+        table.add_row(*(escape(row[place]) for place in places))
     console.print(table)
     if untrained:
         console.print("Jobs that did not train:")
@@ -196,8 +206,12 @@ def _print(title: str, titles: list[str], rows: list[list[str]], untrained: list
         console.print(line, markup=False)
 
 
-def _markdown(titles: list[str], rows: list[list[str]], untrained: list[str]) -> str:
-    lines = [f"| {' | '.join(row)} |" for row in (titles, ["---", *("---:" for _ in titles[1:])], *rows)]
+def markdown(titles: list[str], rows: list[list[str]], untrained: list[str], note: str | None = None) -> str:
+    """A table, a note below it, and the runs that did not train."""
+    rule = ["---" if title in LEFT else "---:" for title in titles]
+    lines = [f"| {' | '.join(row)} |" for row in (titles, rule, *rows)]
+    if note:
+        lines += ["", note]
     if untrained:
         lines += ["", "Jobs that did not train:", "", *(f"- {line}" for line in untrained)]
     return "\n".join(lines) + "\n"

@@ -99,7 +99,7 @@ class SweepEnd(Callback):
 
         failed = any(read_outcome(job).ending in (Ending.FAILED, Ending.STOPPED) for job in jobs)
         try:
-            show_comparison(folder)
+            show_comparison([folder], folder)
         except Exception:  # Hydra would reduce it to a warning
             log.exception("the table of the sweep in %s could not be shown", folder)
             failed = True

@@ -1,0 +1,133 @@
+"""The table of models by framework, from a file of runs: what docs/leaderboard.md is made from."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import polars as pl
+
+from tf4ctr.errors import InputError
+from tf4ctr.experiments.comparison import (
+    SHOWN,
+    Jobs,
+    aggregate,
+    job_names,
+    markdown,
+    mean_text,
+    number_text,
+    print_table,
+    stored,
+    untrained_lines,
+)
+from tf4ctr.experiments.differences import compare
+from tf4ctr.experiments.records import read_records, write_table
+from tf4ctr.experiments.settings import AS_COMPOSED, by_config, label_of
+from tf4ctr.files import write_whole
+
+PARTS = ("framework", "ssem", "dfm", "loss")  # what framework=plain takes away: they are not part of the model
+KEYS = ["dataset", "model", "setting", "framework"]
+NOTE = (
+    "Mean ± standard deviation over the seeds. A setting is the backbone and what else differs between the configs,"
+    " except the seed; ssem, dfm and loss belong to tf4ctr. AUC - plain: the test AUC minus that of the same model with"
+    " framework=plain, mean over the seeds that both have; p: two-sided paired t-test; p (Holm): corrected for the"
+    " number of differences in all tables here. logloss: smaller is better. seconds: the whole run, on the machine"
+    " where it ran; compare them only where that was the same."
+)
+
+
+def show_leaderboard(sources: Sequence[Path], out: Path) -> pl.DataFrame:
+    """Print one table per dataset, models by framework; write them and the runs.
+
+    The runs of `sources` are written as `out` (.csv or .parquet), and the tables beside it as .md.
+
+    Returns:
+        the rows of `leaderboard`.
+
+    Raises:
+        InputError: a source contains no run, no run has its config, or none has trained.
+    """
+    jobs = collect_models(sources)
+    if not len(jobs.trained):
+        raise InputError("\n".join(["no run has trained:", *untrained_lines(jobs)]))
+    table = leaderboard(jobs.trained)
+    untrained = untrained_lines(jobs)
+    parts = table.partition_by("dataset", maintain_order=True)
+    text = [f"# {out.stem.replace('_', ' ').capitalize()}", "", NOTE, ""]
+    for part in parts:
+        titles, *rows = rows_of(part)
+        title = part["dataset"][0] or "unknown dataset"
+        print_table(title, titles, rows, [])
+        text += [f"## {title}", "", markdown(titles, rows, [])]
+    if untrained:
+        text += ["Jobs that did not train:", "", *(f"- {line}" for line in untrained), ""]
+        print("Jobs that did not train:", *untrained, sep="\n")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    write_table(stored(jobs), out)
+    write_whole(out.with_suffix(".md"), "\n".join(text))
+    return table
+
+
+def collect_models(sources: Sequence[Path]) -> Jobs:
+    """The runs of `sources` with `model`, their backbone and how it differs without `PARTS`."""
+    frame = read_records(sources)
+    configs = [json.loads(text) for text in frame["config"]]
+    if not any(configs):
+        raise InputError("no run has its config.yaml, which says what model it is: use the folders of the runs")
+    rests = [{key: value for key, value in config.items() if _part(key) not in PARTS} for config in configs]
+    rest = by_config(rests, ("dataset",))
+    models = [
+        " ".join([config.get("backbone") or "", label_of(values | {"backbone": None})])
+        .removesuffix(AS_COMPOSED)
+        .strip()
+        for config, values in zip(configs, rest.values, strict=True)
+    ]
+    parts = [
+        {"model": model, **{key: value for key, value in config.items() if _part(key) in ("dataset", *PARTS)}}
+        for model, config in zip(models, configs, strict=True)
+    ]
+    part = by_config(parts, ("dataset", "model", "framework"))
+    settings = [
+        model if framework == "plain" or label == AS_COMPOSED else f"{model} {label}".strip()
+        for model, framework, label in zip(models, frame["framework"], part.labels, strict=True)
+    ]
+    extra = {"job": job_names(frame["run"].to_list()), "model": models, "setting": settings}
+    return Jobs(pl.DataFrame(extra, dict.fromkeys(extra, pl.String)).hstack(frame), ["model"])
+
+
+def _part(key: str) -> str:
+    return key.split(".")[0]
+
+
+def leaderboard(trained: pl.DataFrame) -> pl.DataFrame:
+    """One row per dataset, setting and framework, the best model of a dataset first.
+
+    Beside a model's best setting are its others, and plain is the last. `difference`, `p` and
+    `p (Holm)` compare a setting with the plain model; they are null where there is none.
+    """
+    table = aggregate(trained, KEYS)
+    plain = pl.col("framework") == "plain"
+    differences = compare(trained.filter(~plain), trained.filter(plain), KEYS, ["dataset", "model"])
+    table = table.join(differences, KEYS, "left", nulls_equal=True, maintain_order="left")
+    best = pl.col("test/auc").max().over("dataset", "model")
+    order = ["dataset", best, "model", plain, "test/auc"]
+    return table.sort(order, descending=[False, True, False, False, True], nulls_last=True, maintain_order=True)
+
+
+def rows_of(table: pl.DataFrame) -> list[list[str]]:
+    """The table as text, the titles first."""
+    metrics = [name for name in SHOWN if name.startswith("test/") and name in table.columns]
+    costs = [name for name in SHOWN if not name.startswith("test/") and name in table.columns]
+    titles = ["setting", "framework", "seeds", *(SHOWN[name] for name in metrics), "AUC - plain", "p", "p (Holm)"]
+    return [
+        [*titles, *(SHOWN[name] for name in costs)],
+        *(
+            [
+                *(row["setting"], row["framework"] or "", str(row["runs"])),
+                *(mean_text(row, name) for name in metrics),
+                number_text(row["difference"], "+.5f"),
+                *(number_text(row[name], ".3f") for name in ("p", "p (Holm)")),
+                *(mean_text(row, name) for name in costs),
+            ]
+            for row in table.iter_rows(named=True)
+        ),
+    ]

@@ -1,0 +1,118 @@
+"""The setting of a run: what tells it apart from the other runs of a report, except the seed."""
+
+import json
+from collections.abc import Sequence
+from pathlib import PurePosixPath
+from typing import Any, NamedTuple
+
+import polars as pl
+
+from tf4ctr.experiments.records import GROUPS, REPEATED, counts
+
+ALWAYS = ("backbone", "framework")  # what a reader looks for first
+LONGEST = 40  # characters of a value in a table
+AS_COMPOSED = "as composed"  # the setting of a run that differs in nothing
+
+
+class Settings(NamedTuple):
+    """The names that tell runs apart, and for each run its values as text, null if it has none."""
+
+    names: list[str]
+    values: list[dict[str, str | None]]
+    labels: list[str]
+
+
+def settings_of(frame: pl.DataFrame) -> Settings:
+    """The settings of the runs in `frame`, which is of `read_records`.
+
+    Within one sweep they are its overrides that differ; else the differences of the configs. The
+    dataset is part of it only if there is no more than one: else the runs are grouped by it.
+    """
+    grouped = ("dataset",) if frame["dataset"].drop_nulls().n_unique() > 1 else ()
+    overrides = [json.loads(text) for text in frame["overrides"]]
+    configs = [json.loads(text) for text in frame["config"]]
+    if _is_one_sweep(frame["run"].to_list()) or not any(configs):
+        return by_overrides(overrides, grouped)
+    return by_config(configs, grouped, overrides)
+
+
+def _is_one_sweep(runs: Sequence[str]) -> bool:
+    paths = [PurePosixPath(run) for run in runs]
+    return len({path.parent for path in paths}) == 1 and all(path.name.isdigit() for path in paths)
+
+
+def by_overrides(overrides: Sequence[dict[str, str]], grouped: Sequence[str] = ()) -> Settings:
+    """Settings as the overrides (name -> text) that differ between the runs.
+
+    Args:
+        grouped: names that take no part.
+    """
+    ignored = (*REPEATED, *grouped)
+    known = dict.fromkeys(name for texts in overrides for name in texts if counts(name, ignored))
+    names = [name for name in known if len({texts.get(name) for texts in overrides}) > 1]
+    values = [
+        {name: texts[name].partition("=")[2] or texts[name] if name in texts else None for name in names}
+        for texts in overrides
+    ]
+    labels = [" ".join(texts[name] for name in names if name in texts) or AS_COMPOSED for texts in overrides]
+    return Settings(names, values, labels)
+
+
+def by_config(
+    configs: Sequence[dict[str, Any]], grouped: Sequence[str] = (), overrides: Sequence[dict[str, str]] | None = None
+) -> Settings:
+    """Settings as the differences of the configs, in few words.
+
+    A key is named only if it tells runs apart that the keys before it do not: where every run with
+    backbone=dnn has the same width, the width is not named. `ALWAYS` are named if they differ.
+
+    Args:
+        configs: key -> value, see `records.flat_config`; empty if unknown.
+        grouped: keys that tell runs apart without being named.
+        overrides: of the runs; they name a run whose config is unknown.
+    """
+    known = [config for config in configs if config]
+    keys = dict.fromkeys([*grouped, *GROUPS, *sorted({key for config in known for key in config})])
+    apart: list[tuple[str, ...]] = [()] * len(known)
+    names = []
+    for key in keys:
+        finer = [(*part, json.dumps(config.get(key))) for part, config in zip(apart, known, strict=True)]
+        differs = len({part[-1] for part in finer}) > 1
+        if len({*finer}) > len({*apart}) or (key in ALWAYS and differs):
+            apart = finer
+            names += [] if key in grouped else [key]
+    texts = {name: _short_texts([config[name] for config in known if name in config]) for name in names}
+    values = [
+        {name: texts[name][json.dumps(config[name])] if name in config else None for name in names}
+        for config in configs
+    ]
+    labels = [label_of(row) for row in values]
+    for number, config in enumerate(configs):
+        if not config and overrides is not None:
+            labels[number] = " ".join(overrides[number].values()) or AS_COMPOSED
+    return Settings(names, values, labels)
+
+
+def _short_texts(values: Sequence[Any]) -> dict[str, str]:
+    """JSON of each value -> a short text. Long values that would have the same text get numbers."""
+    texts: dict[str, str] = {}
+    for value in values:
+        key = json.dumps(value)
+        if key not in texts:
+            text = _short(value)
+            same = sum(other.partition(" #")[0] == text for other in texts.values())
+            texts[key] = f"{text} #{same + 1}" if same else text
+    return texts
+
+
+def _short(value: Any) -> str:
+    """Text as it is; a list of parts with names as the names."""
+    if isinstance(value, list):
+        value = [part["name"] if isinstance(part, dict) and "name" in part else part for part in value]
+    text = value if isinstance(value, str) else json.dumps(value, separators=(",", ":")).replace('"', "")
+    return text if len(text) <= LONGEST else f"{text[: LONGEST - 1]}…"
+
+
+def label_of(values: dict[str, str | None]) -> str:
+    """A setting in words: NAME=VALUE of each name with a value."""
+    return " ".join(f"{name}={value}" for name, value in values.items() if value is not None) or AS_COMPOSED
