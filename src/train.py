@@ -1,6 +1,7 @@
 """Train a CTR model and test it: python src/train.py backbone=deepfm dataset=frappe"""
 
 import logging
+import sys
 import time
 import warnings
 from pathlib import Path
@@ -70,6 +71,7 @@ def start(config: DictConfig) -> Run:
 
     from tf4ctr import assembly, reporting
     from tf4ctr.data.spec import DatasetSpec
+    from tf4ctr.experiments import environment
     from tf4ctr.training.tables import settings_table
 
     clock = time.perf_counter()
@@ -89,6 +91,7 @@ def start(config: DictConfig) -> Run:
         runs.check_same_run(folder, settings)
     if cli.is_first_rank():
         runs.write_config(folder, config)
+        environment.record_start(folder, sys.argv, HydraConfig.get().overrides.task, resumed=checkpoint is not None)
     reporting.show(settings_table(HydraConfig.get().runtime.choices, settings))
     log.info("run folder: %s", folder)
     return Run(config, settings, spec, folder, checkpoint, warm, clock)

@@ -47,6 +47,9 @@ def test_a_run_writes_everything_into_its_folder(toy, tmp_path):
     assert {"train/tf_simple", "train/tf_complex", "val/complex/logloss", "val/simple/auc", "lr"} <= set(best)
     assert (folder / "curves.png").read_bytes().startswith(b"\x89PNG")
     assert yaml.safe_load((folder / "config.yaml").read_text())["loss"]["alpha"] == 0.25
+    (start,) = json.loads((folder / "environment.json").read_text())
+    assert start["command"].startswith(f"{ROOT}/src/train.py dataset=frappe ")
+    assert start["overrides"][0] == "dataset=frappe"
     assert {path.name for path in (folder / "checkpoints").iterdir()} == {"best.ckpt", "last.ckpt"}
     assert "fields" in torch.load(folder / "checkpoints" / "best.ckpt", weights_only=True)["schema"]
     log = (folder / "train.log").read_text()

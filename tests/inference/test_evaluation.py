@@ -17,7 +17,6 @@ from tf4ctr.data.schema import NUMBERS, SEQUENCES, Field, Scaling, Schema
 from tf4ctr.errors import InputError
 from tf4ctr.inference.evaluation import (
     Scores,
-    bootstrap,
     calibration_error,
     draw_reliability,
     measure,
@@ -99,6 +98,7 @@ def test_weighted_intervals_contain_the_weighted_metric():
     results = measure(scores, 200, 1)
     assert results["auc_low"] < results["auc"] < results["auc_high"]
     assert results["logloss_low"] < results["logloss"] < results["logloss_high"]
+    assert results["gauc_low"] < results["gauc"] < results["gauc_high"]
 
 
 @pytest.mark.parametrize("field", ["user", "tags"])
@@ -110,24 +110,14 @@ def test_weighted_values_are_those_of_repeated_rows(folder, field):
     assert table["rows"].to_list() == by_value(make_scores(), SCHEMA, field, folder).sort("value")["rows"].to_list()
 
 
-def test_bootstrap_equals_resampling_by_hand():
-    scores = make_scores(60)
-    fused, label = scores.logits["fused"].numpy(), scores.label.numpy()
-    loss = np.random.default_rng(1).random(60)
-    samples = bootstrap(fused, label, loss, 20, seed=5)
-    random, order = np.random.default_rng(5), np.argsort(fused)
-    for auc, mean in samples:
-        rows = np.repeat(order, random.poisson(1.0, 60))
-        assert auc == pytest.approx(roc_auc_score(label[rows], fused[rows]), abs=1e-12)
-        assert mean == pytest.approx(loss[rows].mean())
-
-
 def test_intervals_contain_the_metric_and_shrink_with_the_rows():
     small, large = (measure(make_scores(rows), 300, 1) for rows in (400, 6400))
     widths = []
     for results in (small, large):
-        assert results["auc_low"] < results["auc"] < results["auc_high"]
-        assert results["logloss_low"] < results["logloss"] < results["logloss_high"]
+        for head in ("", "simple/", "complex/"):
+            assert results[f"{head}auc_low"] < results[f"{head}auc"] < results[f"{head}auc_high"]
+            assert results[f"{head}logloss_low"] < results[f"{head}logloss"] < results[f"{head}logloss_high"]
+        assert results["gauc_low"] < results["gauc"] < results["gauc_high"]
         widths.append(results["auc_high"] - results["auc_low"])
     assert widths[1] == pytest.approx(widths[0] / 4, rel=0.3)
 
