@@ -24,6 +24,7 @@ from tf4ctr.inference.evaluation import (
     score,
 )
 from tf4ctr.inference.examples import extremes, rows_table
+from tf4ctr.inference.importance import shuffled_columns
 from tf4ctr.inference.slices import by_value, length_bins, values_table
 
 SCHEMA = Schema("toy", (Field("user", 5), Field("tags", 4, 2)), "click", "user")
@@ -310,7 +311,7 @@ def test_extreme_rows_show_raw_numbers(folder):
 def test_the_kinds_of_a_run_are_evaluated_with_its_weights(kinds_run):
     """`by` a number, from the command line; the metrics are weighted as the run's config says."""
     run = kinds_run("csv")
-    process = run_script("evaluate.py", f"run={run}", "by=price", "bootstrap=5", "samples=3")
+    process = run_script("evaluate.py", f"run={run}", "by=price", "bootstrap=5", "samples=3", "importance=true")
     assert process.returncode == 0, process.stdout + process.stderr
     assert "test, 200 weighted rows" in process.stdout
     rows = kinds_rows()
@@ -324,6 +325,11 @@ def test_the_kinds_of_a_run_are_evaluated_with_its_weights(kinds_run):
     table = pl.read_csv(run / "evaluation" / "test-by-price.csv")
     assert table["rows"].sum() == 200
     assert table.filter(value="(missing)")["rows"].item() == rows["price"].null_count()
+    importance = pl.read_csv(run / "evaluation" / "test-importance.csv")
+    assert set(importance["field"]) == {column.name for column in shuffled_columns(schema)}
+    assert importance["auc_loss"].to_list() == sorted(importance["auc_loss"], reverse=True)
+    for name in ("roc", "importance"):
+        assert (run / "evaluation" / f"test-{name}.png").read_bytes().startswith(b"\x89PNG")
     hardest = pl.read_csv(run / "evaluation" / "test-hardest.csv")
     for row in hardest.iter_rows(named=True):
         original = rows.row(row["row"] - 1, named=True)
@@ -387,6 +393,7 @@ def test_evaluation_gives_the_metrics_of_the_runs_own_test(toy, tmp_path):
         ([], "run= is missing"),
         ([f"run={tmp_path}"], "no config.yaml"),
         ([f"run={tmp_path}/run", "split=tset"], "'test'"),
+        ([f"run={tmp_path}/run", "importance_rows=0"], "expected a number of rows from 1 on"),
     ):
         refused = run_script("evaluate.py", *arguments)
         assert refused.returncode == 2

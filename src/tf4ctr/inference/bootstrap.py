@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-Measure = Callable[[NDArray[np.float64]], float]  # times_N, how often each row counts -> a metric
+Measure = Callable[[NDArray[np.float64]], float]  # how often each row counts, [N] -> a metric
 
 
 def bootstrap(
