@@ -24,6 +24,11 @@ SUCCESSORS = {"torch.optim.Adam": "tf4ctr.training.optim.RowwiseAdam"}
 
 @functools.cache  # a config asks several times while it is composed; the folder is created once
 def run_folder(ckpt: str | None, name: str) -> Path:
+    """`folder_of`, with the same folder for the whole process."""
+    return folder_of(ckpt, name)
+
+
+def folder_of(ckpt: str | None, name: str) -> Path:
     """Return the folder of the run that `ckpt` belongs to, else create outputs/DATE/TIME-NAME.
 
     A new folder is unique, also if several runs start in the same second.

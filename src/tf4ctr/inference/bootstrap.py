@@ -15,11 +15,11 @@ Measure = Callable[[NDArray[np.float64]], float]  # how often each row counts, [
 def bootstrap(
     measures: Mapping[str, Measure], rows: int, resamples: int, seed: int, weight_N: NDArray[Any] | None = None
 ) -> dict[str, NDArray[np.float64]]:
-    """Each metric of `resamples` resamples of the rows, [resamples]; all metrics have the same ones.
+    """Measure resamples of the rows: -> each metric of them, [resamples].
 
-    A resample contains each row Poisson(1) times. For the sizes of click logs, this is the same as
-    drawing as many rows with replacement, and the rows are sorted only once. Rows count as
-    independent of each other, also those of one group.
+    All metrics are measured on the same resamples. A resample contains each row Poisson(1) times.
+    For the sizes of click logs, this is the same as drawing as many rows with replacement, and the
+    rows are sorted only once. Rows count as independent of each other, also those of one group.
 
     Args:
         measures: name -> function of how often each row counts, [N].
