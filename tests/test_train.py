@@ -117,6 +117,8 @@ def test_ctrl_c_saves_and_ckpt_resumes_to_the_same_end(toy, tmp_path):
     assert first == second
     first, second = (read(folder / "metrics.csv") for folder in folders)
     assert first == second
+    starts = json.loads((tmp_path / "run" / "environment.json").read_text())
+    assert [f"ckpt={last}" in start["overrides"] for start in starts] == [False, True]
 
 
 def test_a_run_without_optional_callbacks_trains_and_tests(toy, tmp_path):

@@ -90,15 +90,14 @@ def importance(
         losses = []
         for _ in range(SHUFFLES):
             order = torch.randperm(len(label_N), generator=random)
-            losses.append(whole - measured(_shuffled(ids_NW, ids, order), _shuffled(numbers_NM, numbers, order)))
+            shuffled_NM = None if numbers_NM is None else _shuffled(numbers_NM, numbers, order)
+            losses.append(whole - measured(_shuffled(ids_NW, ids, order), shuffled_NM))
         table.append({"field": name, "auc_loss": float(np.mean(losses)), "deviation": float(np.std(losses, ddof=1))})
     return pl.DataFrame(table).sort("auc_loss", descending=True, maintain_order=True)
 
 
-def _shuffled(rows_NX: Tensor | None, columns: list[int], order: Tensor) -> Tensor | None:
+def _shuffled(rows_NX: Tensor, columns: list[int], order: Tensor) -> Tensor:
     """The rows with the values of some columns in another order of rows."""
-    if not columns or rows_NX is None:
-        return rows_NX
     shuffled_NX = rows_NX.clone()
     shuffled_NX[:, columns] = rows_NX[:, columns][order]
     return shuffled_NX
