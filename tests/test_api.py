@@ -34,8 +34,8 @@ def test_importing_tf4ctr_is_light():
         "import sys, tf4ctr; assert tf4ctr.__version__; sys.exit(bool({'torch', 'polars', 'hydra'} & {*sys.modules}))"
     )
     assert subprocess.run([sys.executable, "-c", light], cwd=ROOT / "src", check=False).returncode == 0
-    with pytest.raises(AttributeError, match="no attribute 'lod'"):
-        tf4ctr.lod  # noqa: B018
+    with pytest.raises(AttributeError, match="no attribute 'predict'"):
+        tf4ctr.predict  # noqa: B018
 
 
 def test_a_frame_gets_the_probabilities_of_a_file_to_the_last_digit(run, tmp_path):
