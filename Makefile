@@ -8,10 +8,10 @@ FUXICTR := .venv-fuxictr
 DEEPCTR := .venv-deepctr
 TORCHREC := .venv-torchrec
 
-.PHONY: help setup train test bench bench-gpu lint format clean
+.PHONY: help setup train test bench bench-gpu notebooks lint format clean
 
 help:  ## list all targets
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## ?/  make \1\t/' | expand -t 16
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## ?/  make \1\t/' | expand -t 20
 
 setup: $(READY)  ## build .venv with everything the project needs
 
@@ -58,6 +58,9 @@ $(TORCHREC)/.ready:
 		pyre-extensions iopath psutil
 	$(TORCHREC)/bin/pip install --disable-pip-version-check --no-deps torchrec==1.8.0 fbgemm-gpu-cpu==1.8.0
 	@touch $(TORCHREC)/.ready
+
+notebooks: $(READY)  ## run all notebooks and keep their outputs
+	cd notebooks && ../$(VENV)/bin/jupyter execute --inplace --NotebookClient.record_timing=False *.ipynb
 
 lint: $(READY)  ## check with ruff, mypy and codespell
 	$(RUN) -m ruff check

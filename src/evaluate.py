@@ -19,8 +19,14 @@ def main(config: DictConfig) -> None:
     split = "valid" if config.split == "val" else str(config.split)
     if split not in SPLITS:
         raise InputError(f"split={split}: {did_you_mean(split, SPLITS)}")
+    if config.importance_rows is not None and not (
+        isinstance(config.importance_rows, int) and config.importance_rows > 0
+    ):
+        raise InputError(
+            f"importance_rows={config.importance_rows}: expected a number of rows from 1 on, or null for all"
+        )
     from tf4ctr import assembly, reporting
-    from tf4ctr.inference import attention, evaluation, examples, slices
+    from tf4ctr.inference import attention, evaluation, examples, importance, roc, slices
 
     folder = Path(config.run).expanduser().absolute()
     network, schema, trained = assembly.load_run(folder)
@@ -37,6 +43,7 @@ def main(config: DictConfig) -> None:
     console.print(evaluation.metrics_table(f"{split}, {rows}", results))
     reporting.write_metrics(results, out / f"{split}.json")
     evaluation.draw_reliability(scores, out / f"{split}-reliability.png")
+    roc.draw_roc(scores, out / f"{split}-roc.png")
     if profiles := attention.profiles(network, schema, scores.ids):
         attention.draw_attention(profiles, out / f"{split}-attention.png")
     if config.samples:
@@ -49,6 +56,11 @@ def main(config: DictConfig) -> None:
         table = slices.by_value(scores, schema, config.by, vocabulary, spec.fields)
         console.print(slices.values_table(config.by, table))
         table.write_csv(out / f"{split}-by-{config.by}.csv")
+    if config.importance:
+        table = importance.importance(network, schema, scores, batch_size, config.importance_rows, config.seed)
+        console.print(importance.importance_table(table))
+        table.write_csv(out / f"{split}-importance.csv")
+        importance.draw_importance(table, out / f"{split}-importance.png")
     console.print(f"written to {out}", soft_wrap=True)
 
 

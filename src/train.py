@@ -1,6 +1,7 @@
 """Train a CTR model and test it: python src/train.py backbone=deepfm dataset=frappe"""
 
 import logging
+import sys
 import time
 import warnings
 from pathlib import Path
@@ -72,6 +73,7 @@ def start(config: DictConfig) -> Run:
 
     from tf4ctr import assembly, reporting
     from tf4ctr.data.spec import DatasetSpec
+    from tf4ctr.experiments import environment
     from tf4ctr.experiments.origins import read_settings
     from tf4ctr.training.tables import origins_table, settings_table
 
@@ -92,6 +94,7 @@ def start(config: DictConfig) -> Run:
         runs.check_same_run(checkpoint.parent.parent if config.dry_run else folder, settings)
     if cli.is_first_rank():
         runs.write_config(folder, config)
+        environment.record_start(folder, sys.argv, HydraConfig.get().overrides.task, resumed=checkpoint is not None)
     hydra = HydraConfig.get()
     sources = [Path(source.path) for source in hydra.runtime.config_sources if source.schema == "file"]
     reporting.show(origins_table(read_settings(config, hydra.runtime.choices, hydra.overrides.task, sources)))

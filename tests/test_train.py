@@ -48,6 +48,9 @@ def test_a_run_writes_everything_into_its_folder(toy, tmp_path):
     assert {"train/tf_simple", "train/tf_complex", "val/complex/logloss", "val/simple/auc", "lr"} <= set(best)
     assert (folder / "curves.png").read_bytes().startswith(b"\x89PNG")
     assert yaml.safe_load((folder / "config.yaml").read_text())["loss"]["alpha"] == 0.25
+    (start,) = json.loads((folder / "environment.json").read_text())
+    assert start["command"].startswith(f"{ROOT}/src/train.py dataset=frappe ")
+    assert start["overrides"][0] == "dataset=frappe"
     assert {path.name for path in (folder / "checkpoints").iterdir()} == {"best.ckpt", "last.ckpt"}
     assert "fields" in torch.load(folder / "checkpoints" / "best.ckpt", weights_only=True)["schema"]
     log = (folder / "train.log").read_text()
@@ -142,6 +145,8 @@ def test_ctrl_c_saves_and_ckpt_resumes_to_the_same_end(toy, tmp_path):
     assert first == second
     first, second = (read(folder / "metrics.csv") for folder in folders)
     assert first == second
+    starts = json.loads((tmp_path / "run" / "environment.json").read_text())
+    assert [f"ckpt={last}" in start["overrides"] for start in starts] == [False, True]
 
 
 def test_a_run_without_optional_callbacks_trains_and_tests(toy, tmp_path):

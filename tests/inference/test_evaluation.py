@@ -17,7 +17,6 @@ from tf4ctr.data.schema import NUMBERS, SEQUENCES, Field, Scaling, Schema
 from tf4ctr.errors import InputError
 from tf4ctr.inference.evaluation import (
     Scores,
-    bootstrap,
     calibration_error,
     draw_reliability,
     measure,
@@ -25,6 +24,7 @@ from tf4ctr.inference.evaluation import (
     score,
 )
 from tf4ctr.inference.examples import extremes, rows_table
+from tf4ctr.inference.importance import shuffled_columns
 from tf4ctr.inference.slices import by_value, length_bins, values_table
 
 SCHEMA = Schema("toy", (Field("user", 5), Field("tags", 4, 2)), "click", "user")
@@ -99,6 +99,7 @@ def test_weighted_intervals_contain_the_weighted_metric():
     results = measure(scores, 200, 1)
     assert results["auc_low"] < results["auc"] < results["auc_high"]
     assert results["logloss_low"] < results["logloss"] < results["logloss_high"]
+    assert results["gauc_low"] < results["gauc"] < results["gauc_high"]
 
 
 @pytest.mark.parametrize("field", ["user", "tags"])
@@ -110,24 +111,14 @@ def test_weighted_values_are_those_of_repeated_rows(folder, field):
     assert table["rows"].to_list() == by_value(make_scores(), SCHEMA, field, folder).sort("value")["rows"].to_list()
 
 
-def test_bootstrap_equals_resampling_by_hand():
-    scores = make_scores(60)
-    fused, label = scores.logits["fused"].numpy(), scores.label.numpy()
-    loss = np.random.default_rng(1).random(60)
-    samples = bootstrap(fused, label, loss, 20, seed=5)
-    random, order = np.random.default_rng(5), np.argsort(fused)
-    for auc, mean in samples:
-        rows = np.repeat(order, random.poisson(1.0, 60))
-        assert auc == pytest.approx(roc_auc_score(label[rows], fused[rows]), abs=1e-12)
-        assert mean == pytest.approx(loss[rows].mean())
-
-
 def test_intervals_contain_the_metric_and_shrink_with_the_rows():
     small, large = (measure(make_scores(rows), 300, 1) for rows in (400, 6400))
     widths = []
     for results in (small, large):
-        assert results["auc_low"] < results["auc"] < results["auc_high"]
-        assert results["logloss_low"] < results["logloss"] < results["logloss_high"]
+        for head in ("", "simple/", "complex/"):
+            assert results[f"{head}auc_low"] < results[f"{head}auc"] < results[f"{head}auc_high"]
+            assert results[f"{head}logloss_low"] < results[f"{head}logloss"] < results[f"{head}logloss_high"]
+        assert results["gauc_low"] < results["gauc"] < results["gauc_high"]
         widths.append(results["auc_high"] - results["auc_low"])
     assert widths[1] == pytest.approx(widths[0] / 4, rel=0.3)
 
@@ -320,7 +311,7 @@ def test_extreme_rows_show_raw_numbers(folder):
 def test_the_kinds_of_a_run_are_evaluated_with_its_weights(kinds_run):
     """`by` a number, from the command line; the metrics are weighted as the run's config says."""
     run = kinds_run("csv")
-    process = run_script("evaluate.py", f"run={run}", "by=price", "bootstrap=5", "samples=3")
+    process = run_script("evaluate.py", f"run={run}", "by=price", "bootstrap=5", "samples=3", "importance=true")
     assert process.returncode == 0, process.stdout + process.stderr
     assert "test, 200 weighted rows" in process.stdout
     rows = kinds_rows()
@@ -334,6 +325,11 @@ def test_the_kinds_of_a_run_are_evaluated_with_its_weights(kinds_run):
     table = pl.read_csv(run / "evaluation" / "test-by-price.csv")
     assert table["rows"].sum() == 200
     assert table.filter(value="(missing)")["rows"].item() == rows["price"].null_count()
+    importance = pl.read_csv(run / "evaluation" / "test-importance.csv")
+    assert set(importance["field"]) == {column.name for column in shuffled_columns(schema)}
+    assert importance["auc_loss"].to_list() == sorted(importance["auc_loss"], reverse=True)
+    for name in ("roc", "importance"):
+        assert (run / "evaluation" / f"test-{name}.png").read_bytes().startswith(b"\x89PNG")
     hardest = pl.read_csv(run / "evaluation" / "test-hardest.csv")
     for row in hardest.iter_rows(named=True):
         original = rows.row(row["row"] - 1, named=True)
@@ -397,6 +393,7 @@ def test_evaluation_gives_the_metrics_of_the_runs_own_test(toy, tmp_path):
         ([], "run= is missing"),
         ([f"run={tmp_path}"], "no config.yaml"),
         ([f"run={tmp_path}/run", "split=tset"], "'test'"),
+        ([f"run={tmp_path}/run", "importance_rows=0"], "expected a number of rows from 1 on"),
     ):
         refused = run_script("evaluate.py", *arguments)
         assert refused.returncode == 2

@@ -11,6 +11,7 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 from pydantic import ValidationError
 
+import tf4ctr
 from conftest import ROOT
 from tf4ctr import __version__
 from tf4ctr.assembly import build, build_network, load_run
@@ -222,6 +223,17 @@ def test_a_history_of_the_input_gives_the_probabilities_of_the_joined_one(run, t
         both = both.with_columns(pl.lit("").alias("user"))
     assert predicted(run, both, tmp_path / f"both{suffix}")[0] == joined
     assert predicted(run, both.drop("user"), tmp_path / f"given{suffix}")[0] == joined
+
+
+@pytest.mark.filterwarnings("ignore:.*all its times are unknown")
+def test_a_frame_has_the_histories_of_a_file(run, tmp_path):
+    model = tf4ctr.load(run)
+    for number, rows in enumerate((mixed_rows(), LOG.drop("time"), LOG.with_columns(time=2_500))):
+        assert model.predict(rows).to_list() == predicted(run, rows, tmp_path / f"{number}.parquet")[0]
+    empty = pl.lit([], pl.List(pl.String))
+    given = model.predict(LOG.with_columns(history=empty, history_category=empty))
+    assert not given.equals(model.predict(LOG))
+    assert model.embedding("history")["value"].equals(model.embedding("item")["value"])
 
 
 @pytest.mark.parametrize("suffix", WRITERS)

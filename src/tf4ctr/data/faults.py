@@ -57,12 +57,21 @@ class Check(NamedTuple):
     expected: str
 
 
+def label_check(spec: DatasetSpec) -> Check:
+    """What must hold of a row's label."""
+    return Check(spec.label, _bad_label(spec), _expected_label(spec))
+
+
+def weight_check(column: str) -> Check:
+    """What must hold of a row's weight."""
+    return Check(column, ~(finite(pl.col(column)) >= 0).fill_null(False), "a finite number from 0 on")
+
+
 def row_checks(spec: DatasetSpec, dtypes: Mapping[str, pl.DataType]) -> dict[str, Check]:
     """All checks by name, beside that of short rows; `dtypes` are those of the raw columns."""
-    checks = {"label": Check(spec.label, _bad_label(spec), _expected_label(spec))}
+    checks = {"label": label_check(spec)}
     if spec.weight:
-        weight = finite(pl.col(spec.weight))
-        checks["weight"] = Check(spec.weight, ~(weight >= 0).fill_null(False), "a finite number from 0 on")
+        checks["weight"] = weight_check(spec.weight)
     if spec.split and (spec.split.values or spec.split.moments):
         expected = "one of dataset.split.values" if spec.split.values else EXPECTED_MOMENT
         checks["split"] = Check(spec.split.by, spec.split.number().is_null(), expected)

@@ -30,7 +30,16 @@ from tf4ctr.data.text_readers import (
     line_of,
     text_of,
 )
-from tf4ctr.data.typed_readers import INTEGERS, arrow, as_text, ndjson, ndjson_bad_rows, no_bad_rows, parquet
+from tf4ctr.data.typed_readers import (
+    INTEGERS,
+    arrow,
+    as_text,
+    check_columns,
+    ndjson,
+    ndjson_bad_rows,
+    no_bad_rows,
+    parquet,
+)
 
 __all__ = [
     "INTEGERS",
@@ -39,6 +48,7 @@ __all__ = [
     "BadRow",
     "Reader",
     "as_text",
+    "check_columns",
     "compressed",
     "csv_lines",
     "line_of",

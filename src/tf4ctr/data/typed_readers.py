@@ -1,7 +1,7 @@
 """Raw layouts whose values have types: parquet, Arrow IPC, and one JSON object per line."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -56,12 +56,21 @@ def _typed(scan: Callable[[Path], pl.LazyFrame], kind: str, paths: list[Path], c
             dtypes = scan(path).collect_schema()
         except (pl.exceptions.ComputeError, OSError) as error:
             raise InputError(f"{path} is not a readable {kind} file ({error}): write or download it again") from None
-        for column in columns:
-            if column not in dtypes:
-                raise InputError(f"{path}: no column '{column}' ({did_you_mean(column, dtypes)})")
-            _check_type(path, column, dtypes[column])
+        check_columns(path, dtypes, columns)
         frames.append(scan(path).select(*columns, pl.lit(False).alias(SHORT)))
     return _alike(frames, paths)
+
+
+def check_columns(source: Path | str, dtypes: Mapping[str, pl.DataType], columns: Sequence[str]) -> None:
+    """Check that `source`, a file or a frame with these types, has the columns.
+
+    Raises:
+        InputError: it lacks one, or one has a type that holds no values.
+    """
+    for column in columns:
+        if column not in dtypes:
+            raise InputError(f"{source}: no column '{column}' ({did_you_mean(column, dtypes)})")
+        _check_type(source, column, dtypes[column])
 
 
 def no_bad_rows(path: Path, columns: list[str]) -> list[BadRow]:
@@ -90,10 +99,10 @@ def _is_list(dtype: pl.DataType) -> bool:
     return isinstance(dtype, pl.List | pl.Array)
 
 
-def _check_type(path: Path, column: str, dtype: pl.DataType) -> None:
+def _check_type(source: Path | str, column: str, dtype: pl.DataType) -> None:
     value = dtype.inner if isinstance(dtype, pl.List | pl.Array) else dtype
     if value.is_nested() or value in (pl.Binary, pl.Object):
-        raise InputError(f"{path}: column '{column}' is {dtype}, expected text, numbers, or a list of them")
+        raise InputError(f"{source}: column '{column}' is {dtype}, expected text, numbers, or a list of them")
 
 
 def ndjson(paths: list[Path], columns: list[str]) -> pl.LazyFrame:

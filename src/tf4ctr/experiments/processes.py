@@ -3,13 +3,19 @@
 import multiprocessing
 import os
 import runpy
+import subprocess
 import sys
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from filelock import FileLock
+from hydra import compose, initialize_config_dir
+from hydra.core.override_parser.types import Quote, QuotedString
 
 from tf4ctr.errors import InputError
+from tf4ctr.experiments import runs
 from tf4ctr.experiments.outcomes import Ending, read_outcome
+from tf4ctr.experiments.resolvers import register_resolvers
 from tf4ctr.experiments.runs import ROOT
 
 SHOWN_LINES = 30  # of what a failed training printed
@@ -44,14 +50,85 @@ def train(overrides: list[str], folder: Path) -> None:
         process.terminate()  # SIGTERM: the training saves, then ends
         process.join()
         raise
-    if process.exitcode == 0:
+    _raise_failure(folder, process.exitcode, (folder / "output.txt").read_text(errors="replace").splitlines())
+
+
+def _raise_failure(folder: Path, status: int | None, lines: Sequence[str]) -> None:
+    """Raise what `train` says for an exit status that is not 0, given the printed lines."""
+    if status == 0:
         return
-    if process.exitcode == 130:
+    if status == 130:
         raise KeyboardInterrupt
-    printed = "\n".join((folder / "output.txt").read_text(errors="replace").splitlines()[-SHOWN_LINES:])
-    if process.exitcode == 2:
+    printed = "\n".join(lines[-SHOWN_LINES:])
+    if status == 2:
         raise InputError(f"{folder}: the training was refused: {printed.rpartition('error:')[2].strip()}")
-    raise RuntimeError(f"{folder}: the training ended with exit status {process.exitcode}:\n{printed}")
+    raise RuntimeError(f"{folder}: the training ended with exit status {status}:\n{printed}")
+
+
+def folder_for(overrides: list[str]) -> Path:
+    """The folder that a training with these overrides gets: a new one, or that of `ckpt=`.
+
+    Raises:
+        HydraException: the overrides do not fit the config.
+    """
+    register_resolvers()
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        config = compose("train", overrides, return_hydra_config=True)
+    if any(override.startswith("hydra.run.dir=") for override in overrides):
+        return Path(config.hydra.run.dir).expanduser().absolute()
+    choices = config.hydra.runtime.choices
+    return runs.folder_of(config.ckpt, f"{choices.backbone}-{choices.dataset}")
+
+
+def quoted(text: str) -> str:
+    """A text in the grammar of Hydra's overrides."""
+    return QuotedString(text, Quote.single).with_quotes()
+
+
+def train_shown(overrides: list[str], folder: Path, quiet: bool) -> None:
+    """Run a training and print what it prints, line by line.
+
+    `train` forks from a server, which imports the caller's main module again: a script without
+    `if __name__ == "__main__"` would start itself. Here the caller is any script or notebook.
+
+    Args:
+        overrides: of the command line.
+        folder: of the run.
+        quiet: print nothing.
+
+    Raises:
+        InputError, RuntimeError, KeyboardInterrupt: see `train`.
+    """
+    command = [sys.executable, str(ROOT / "src" / "train.py"), *overrides, f"hydra.run.dir={quoted(str(folder))}"]
+    process = subprocess.Popen(
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+        env={"COLUMNS": "120", **os.environ},
+        start_new_session=True,  # Ctrl-C reaches this process once, as it is handed on
+    )
+    assert process.stdout is not None
+    try:
+        lines = _shown(process.stdout, quiet)
+        process.wait()
+    except BaseException:
+        process.terminate()  # SIGTERM: the training saves, then ends
+        process.communicate()
+        raise
+    _raise_failure(folder, process.returncode, lines)
+
+
+def _shown(output: Iterable[str], quiet: bool) -> list[str]:
+    """The lines of an output, printed as they come."""
+    lines = []
+    for line in output:
+        lines.append(line.rstrip("\n"))
+        if not quiet:
+            print(lines[-1], flush=True)
+    return lines
 
 
 def _train(overrides: list[str], folder: Path) -> None:

@@ -29,14 +29,21 @@ _temporary: list[Path] = []  # the folder of a dry run
 
 @functools.cache  # a config asks several times while it is composed; the folder is created once
 def run_folder(ckpt: str | None, name: str, dry_run: bool = False) -> Path:
-    """Return the folder of the run that `ckpt` belongs to, else create outputs/DATE/TIME-NAME.
+    """`folder_of`, with the same folder for the whole process.
 
-    A new folder is unique, also if several runs start in the same second. That of a dry run is
-    temporary, so that it changes nothing in the folder of a run.
+    That of a dry run is temporary, so that it changes nothing in the folder of a run.
     """
     if dry_run:
         _temporary.append(Path(tempfile.mkdtemp(prefix=f"{name}-")))
         return _temporary[-1]
+    return folder_of(ckpt, name)
+
+
+def folder_of(ckpt: str | None, name: str) -> Path:
+    """Return the folder of the run that `ckpt` belongs to, else create outputs/DATE/TIME-NAME.
+
+    A new folder is unique, also if several runs start in the same second.
+    """
     if ckpt:
         path = find_checkpoint(ckpt)
         if (path.parent.parent / "config.yaml").exists():

@@ -47,7 +47,7 @@ def shares(network: Network, ids_NW: Tensor) -> dict[str, dict[str, Tensor]]:
     device = next(network.parameters()).device
     parts: dict[str, dict[str, list[Tensor]]] = {}
     for ids_BW in ids_NW.split(BATCH_ROWS):
-        for table, embedding in _tables(network).items():
+        for table, embedding in tables(network).items():
             for history, weight_BL in embedding.attention(ids_BW.to(device)).items():
                 weights = parts.setdefault(history, {}).setdefault(table, [])
                 weights.append(weight_BL.abs().cpu().double())
@@ -62,7 +62,7 @@ def _normalized(weight_NL: Tensor) -> Tensor:
     return weight_NL / total_N1.where(total_N1 > 0, 1)
 
 
-def _tables(network: Network) -> dict[str, FieldEmbedding]:
+def tables(network: Network) -> dict[str, FieldEmbedding]:
     """The embedding tables that encoders read; see `shares` for the names."""
     ssem = network.ssem
     if isinstance(ssem, SeparateRepresentation):

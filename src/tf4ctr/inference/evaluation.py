@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -14,6 +14,7 @@ from torch import Tensor
 from tf4ctr.data.schema import Schema
 from tf4ctr.data.stream import Batch, DiskStream
 from tf4ctr.errors import InputError
+from tf4ctr.inference.bootstrap import Measure, Ranking, bootstrap, mean
 from tf4ctr.metrics import auc, grouped_auc
 from tf4ctr.models.network import Network
 
@@ -93,9 +94,9 @@ def measure(scores: Scores, resamples: int, seed: int) -> dict[str, float]:
 
     Returns:
         `auc` and `logloss` of the fused head; `HEAD/auc` and `HEAD/logloss` of the other heads. Of
-        the fused head also `gauc` (if the rows have groups), `ece` (see `calibration_error`),
-        `predicted_over_observed` clicks, and the 95 % intervals `auc_low`, `auc_high`,
-        `logloss_low` and `logloss_high`. All of them are weighted if the rows have weights.
+        the fused head also `gauc` (if the rows have groups), `ece` (see `calibration_error`) and
+        `predicted_over_observed` clicks. The 95 % intervals of each AUC, logloss and gAUC are
+        `auc_low`, `auc_high`, ... All of them are weighted if the rows have weights.
     """
     results = {}
     label_N, weight_N = scores.label, scores.weight
@@ -144,13 +145,18 @@ def calibration_error(p_N: Tensor, label_N: Tensor, weight_N: Tensor | None = No
 
 
 def _intervals(scores: Scores, resamples: int, seed: int) -> dict[str, float]:
-    """The 95 % intervals of the fused head's AUC and logloss."""
-    fused_N = scores.logits["fused"]
-    loss_N = _logloss(fused_N, scores.label)
-    weight_N = None if scores.weight is None else scores.weight.numpy()
-    samples = bootstrap(fused_N.numpy(), scores.label.numpy(), loss_N.numpy(), resamples, seed, weight_N)
+    """The 95 % intervals of AUC and logloss of all heads, and of gAUC."""
+    measures: dict[str, Measure] = {}
+    for name, logit_N in scores.logits.items():
+        prefix = "" if name == "fused" else f"{name}/"
+        measures[f"{prefix}auc"] = Ranking(logit_N.numpy(), scores.label.numpy()).auc
+        measures[f"{prefix}logloss"] = mean(_logloss(logit_N, scores.label).numpy())
+    if scores.group is not None:
+        fused_N = scores.logits["fused"].float().numpy()  # as `grouped_auc` takes it
+        measures["gauc"] = Ranking(fused_N, scores.label.numpy(), scores.group.numpy()).auc
+    weight_N = None if scores.weight is None else scores.weight.double().numpy()
     results: dict[str, float] = {}
-    for name, values in zip(("auc", "logloss"), samples.T, strict=True):
+    for name, values in bootstrap(measures, len(scores.label), resamples, seed, weight_N).items():
         low, high = np.quantile(values, (0.025, 0.975))
         results |= {f"{name}_low": float(low), f"{name}_high": float(high)}
     return results
@@ -158,35 +164,6 @@ def _intervals(scores: Scores, resamples: int, seed: int) -> dict[str, float]:
 
 def _logloss(logit_N: Tensor, label_N: Tensor) -> Tensor:
     return torch.nn.functional.binary_cross_entropy_with_logits(logit_N, label_N.to(logit_N.dtype), reduction="none")
-
-
-def bootstrap(
-    score_N: NDArray[Any],
-    label_N: NDArray[Any],
-    loss_N: NDArray[Any],
-    resamples: int,
-    seed: int,
-    weight_N: NDArray[Any] | None = None,
-) -> NDArray[np.float64]:
-    """AUC and mean loss of `resamples` resamples of the rows, [resamples, 2].
-
-    A resample contains each row Poisson(1) times. For the sizes of click logs, this is the same as
-    drawing as many rows with replacement, and the rows are sorted only once. With weights both
-    figures are weighted.
-    """
-    order = np.argsort(score_N)
-    weight = None if weight_N is None else weight_N[order].astype(np.float64)
-    label, loss = label_N[order].astype(np.float64), loss_N[order]
-    ties = np.flatnonzero(np.diff(score_N[order], prepend=np.nan) != 0)  # first row of each run of equal scores
-    random, samples = np.random.default_rng(seed), np.empty((resamples, 2))
-    for number in range(resamples):
-        times = random.poisson(1.0, len(label)).astype(np.float64)
-        times = times if weight is None else times * weight
-        positive, rows = np.add.reduceat(times * label, ties), np.add.reduceat(times, ties)
-        negative = rows - positive
-        below = np.cumsum(negative) - negative / 2  # a tie counts half
-        samples[number] = (positive @ below) / (positive.sum() * negative.sum()), (times @ loss) / times.sum()
-    return samples
 
 
 def metrics_table(title: str, results: Mapping[str, float]) -> Table:

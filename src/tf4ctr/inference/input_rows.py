@@ -7,7 +7,7 @@ import polars as pl
 
 from tf4ctr.data.encoding import RowEncoder
 from tf4ctr.data.raw_files import RawFiles, text_or_number
-from tf4ctr.data.readers import READERS, SHORT, csv_lines
+from tf4ctr.data.readers import READERS, SHORT, check_columns, csv_lines
 from tf4ctr.data.spec import DatasetSpec
 from tf4ctr.data.splits import ALL
 from tf4ctr.data.vectors import BY_SUFFIX
@@ -144,6 +144,18 @@ def _check(spec: DatasetSpec, raw: RawFiles, encoder: RowEncoder, rows: pl.LazyF
     if raw.reader in TYPED:
         raw.rows(raw.files[ALL], names)  # raises for a type that holds no values
     encoder.check(rows.select(prepared_values(spec, dtypes, names)).collect_schema())
+
+
+def frame_rows(spec: DatasetSpec, frame: pl.DataFrame, encoder: RowEncoder) -> pl.LazyFrame:
+    """The raw columns of a frame as `open_rows` has those of a file, its rows counted from 1.
+
+    Raises:
+        InputError: see `open_rows`.
+    """
+    names = raw_columns(encoder, frame.columns)
+    check_columns("frame", frame.schema, names)
+    encoder.check(frame.lazy().select(prepared_values(spec, frame.schema, names)).collect_schema())
+    return frame.lazy().select(*names, pl.lit(False).alias(SHORT)).with_row_index(LINE, offset=1)
 
 
 def own_columns(columns: Iterable[str]) -> list[str]:

@@ -32,6 +32,7 @@ from tf4ctr.inference.input_rows import (
     LINE,
     complete_lines,
     faulty_rows,
+    frame_rows,
     open_rows,
     own_columns,
     prepared_values,
@@ -150,9 +151,8 @@ def predict(run: Path, source: Path, output: Path, heads: bool = False, bad_rows
     network, schema, config = load_run(run)
     spec = DatasetSpec.from_config(OmegaConf.to_container(config.dataset, resolve=True))  # type: ignore[arg-type]
     encoder = RowEncoder(schema, spec.fields, run / "vocabulary")
-    names = {"p": "fused", **({f"p_{name}": name for name in network.heads} if heads else {})}
     raw = raw_files(spec, source)
-    scorer = _Scorer(network, encoder, names, bad_rows == "skip", spec)
+    scorer = _Scorer(network, encoder, heads, bad_rows == "skip", spec)
     output.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{output.name}.", dir=output.parent) as scratch:
         partial, complete = Path(scratch) / output.name, raw
@@ -169,6 +169,42 @@ def predict(run: Path, source: Path, output: Path, heads: bool = False, bad_rows
             (Path(scratch) / "bad.csv").replace(output.with_suffix(".bad.csv"))
         partial.replace(output)
     return scorer.result()
+
+
+def predict_frame(
+    network: Network,
+    encoder: RowEncoder,
+    spec: DatasetSpec,
+    frame: pl.DataFrame,
+    heads: bool = False,
+    logits: bool = False,
+) -> tuple[pl.DataFrame, Prediction]:
+    """The probabilities of a frame's rows, scored as `predict` scores a file with these rows.
+
+    Args:
+        network: of the run, on the CPU.
+        encoder: of the run.
+        spec: of its dataset.
+        frame: rows with the raw columns; it may have others too.
+        heads: whether to add the probability of each head too, as `p_simple`, ...
+        logits: logits instead of probabilities, in the same columns.
+
+    Returns:
+        A row for each row of `frame`, with `p` and those of the heads; and what is unknown.
+
+    Raises:
+        InputError: a column is missing or has a type that its fields do not take, or a row is
+            invalid; it names the first such row, counted from 1.
+    """
+    scorer = _Scorer(network, encoder, heads, False, spec, logits)
+    try:
+        scored = _scored(frame_rows(spec, frame, encoder), scorer).collect(engine="streaming")
+    except (pl.exceptions.PolarsError, ValueError):
+        if not scorer.bad:
+            raise
+        number, reason, _ = scorer.bad_rows().row(0)
+        raise InputError(f"frame, row {number} (counted from 1): {reason}") from None
+    return scored.select(list(scorer.names)), scorer.result()
 
 
 def _check_options(output: Path, bad_rows: str) -> None:
@@ -191,18 +227,26 @@ def _refuse(spec: DatasetSpec, raw: RawFiles, scorer: "_Scorer", error: Exceptio
 
 def _write(rows: pl.LazyFrame, scorer: "_Scorer", path: Path) -> None:
     """Score all rows into a .parquet or .csv file."""
-    dtypes = rows.collect_schema()
-    columns = {name: dtypes[name] for name in own_columns(dtypes)}
     if path.suffix == ".csv":
-        _check_csv(columns)
-    scored_schema = pl.Schema({**columns, **dict.fromkeys(scorer.names, pl.Float32())})
+        _check_csv(_own_types(rows))
     with Progress(
         TextColumn("score"), BarColumn(), MofNCompleteColumn(), TextColumn("rows"), TimeElapsedColumn()
     ) as bar:
         task = bar.add_task("score", total=None)
         scorer.advance = lambda count: bar.advance(task, count)
-        scored = rows.map_batches(scorer, schema=scored_schema, validate_output_schema=False, streamable=True)
+        scored = _scored(rows, scorer)
         (scored.sink_parquet if path.suffix == ".parquet" else scored.sink_csv)(path, engine="streaming")
+
+
+def _scored(rows: pl.LazyFrame, scorer: "_Scorer") -> pl.LazyFrame:
+    """The rows with their probabilities, batch by batch, once they are collected or written."""
+    schema = pl.Schema({**_own_types(rows), **dict.fromkeys(scorer.names, pl.Float32())})
+    return rows.map_batches(scorer, schema=schema, validate_output_schema=False, streamable=True)
+
+
+def _own_types(rows: pl.LazyFrame) -> dict[str, pl.DataType]:
+    dtypes = rows.collect_schema()
+    return {name: dtypes[name] for name in own_columns(dtypes)}
 
 
 def _check_csv(columns: Mapping[str, pl.DataType]) -> None:
@@ -220,9 +264,11 @@ class _Scorer:
     """
 
     def __init__(
-        self, network: Network, encoder: RowEncoder, names: dict[str, str], skip: bool, spec: DatasetSpec
+        self, network: Network, encoder: RowEncoder, heads: bool, skip: bool, spec: DatasetSpec, logits: bool = False
     ) -> None:
-        self.network, self.encoder, self.names, self.skip, self.spec = network, encoder, names, skip, spec
+        self.network, self.encoder, self.skip, self.spec = network, encoder, skip, spec
+        self.output = torch.nn.Identity() if logits else torch.sigmoid
+        self.names = {"p": "fused", **({f"p_{name}": name for name in network.heads} if heads else {})}
         self.schema, self.fields = encoder.schema, {field.name: field for field in encoder.fields}
         self.lock = threading.Lock()
         self.rows, self.sum = 0, 0.0
@@ -253,7 +299,7 @@ class _Scorer:
         numbers_NM = self.encoder.numbers(rows) if self.schema.number_columns else None
         logits = self.network(torch.from_numpy(ids_NW), None if numbers_NM is None else torch.from_numpy(numbers_NM))
         of_head = {"fused": logits.fused, **logits.heads()}
-        probability = {name: torch.sigmoid(of_head[head]).numpy() for name, head in self.names.items()}
+        probability = {name: self.output(of_head[head]).numpy() for name, head in self.names.items()}
         with self.lock:
             self.rows, self.sum = self.rows + len(frame), self.sum + float(probability["p"].sum())
             self.counts += self.encoder.count(ids_NW)
