@@ -44,6 +44,8 @@ def test_a_resumed_run_keeps_earlier_epochs_and_drops_later_ones(tmp_path):
         ("1", "0.1"),
         ("1.5", "0.9"),
     ]
+    second.log_metrics({"val/auc": 0.8, "epoch": 1}, 2)  # outside of fit, Lightning gives an int
+    assert [row["epoch"] for row in read(tmp_path / "metrics.csv")] == ["0.5", "1"]
 
 
 def records(data):

@@ -53,7 +53,7 @@ class EpochCSV(Logger):
         kept = {key: value for key, value in metrics.items() if key.startswith(("train/", "val/", "lr"))}
         if not kept:
             return
-        epoch = round(metrics["epoch"], 4)  # as it was before it became a float32
+        epoch = round(float(metrics["epoch"]), 4)  # as it was before it became a float32; an int outside of fit
         if epoch.is_integer():
             epoch = int(epoch)
         self.rows = {number: row for number, row in self.rows.items() if number <= epoch}
