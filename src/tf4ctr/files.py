@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all, and links to them."""
+"""Files that are there whole or not at all, links to them, and sizes in words."""
 
 import shutil
 from pathlib import Path
@@ -31,3 +31,8 @@ def link_file(path: Path, link: Path) -> None:
         link.hardlink_to(path)
     except OSError:  # the folders are on different disks, or the file system has no links
         shutil.copy2(path, link)
+
+
+def size_text(size: float) -> str:
+    """Bytes in words: 1.5 GB, 20.0 MB."""
+    return f"{size / 1e9:,.1f} GB" if size >= 1e9 else f"{size / 1e6:,.1f} MB"

@@ -30,6 +30,7 @@ from tf4ctr.data.spec import DatasetSpec
 from tf4ctr.data.splits import ALL, SPLITS
 from tf4ctr.data.vocabulary import Counts
 from tf4ctr.errors import InputError, did_you_mean
+from tf4ctr.files import size_text
 
 log = logging.getLogger(__name__)
 
@@ -280,11 +281,11 @@ def _describe(folder: Path, known: Known, counted: Counted) -> list[str]:
 
 def _check_space(spec: DatasetSpec, raw: RawFiles, folder: Path) -> None:
     needed, free = raw.bytes * BYTES_PER_RAW_BYTE, shutil.disk_usage(folder).free
-    sizes = (_size(raw.bytes), _size(needed), _size(free))
+    sizes = (size_text(raw.bytes), size_text(needed), size_text(free))
     log.info("preparing %s: %s of raw files, at most %s to write, %s free", spec.name, *sizes)
     if needed > free:
         raise InputError(
-            f"{spec.name} may need {_size(needed)} in {spec.prepared_dir.parent}, {_size(free)} are free:"
+            f"{spec.name} may need {size_text(needed)} in {spec.prepared_dir.parent}, {size_text(free)} are free:"
             " make room, or name another disk with dataset.prepared_dir=FOLDER"
         )
 
@@ -295,14 +296,10 @@ def _check_sequence_space(spec: DatasetSpec, schema: Schema, rows: int, folder: 
     needed, free = 4 * columns * rows, shutil.disk_usage(folder).free
     if needed > free:
         raise InputError(
-            f"{spec.name}: {columns} columns of sequences for {rows:,} rows may need {_size(needed)} in"
-            f" {spec.prepared_dir.parent}, {_size(free)} are free: make room, lower their width, or name another disk"
-            " with dataset.prepared_dir=FOLDER"
+            f"{spec.name}: {columns} columns of sequences for {rows:,} rows may need {size_text(needed)} in"
+            f" {spec.prepared_dir.parent}, {size_text(free)} are free: make room, lower their width, or name another"
+            " disk with dataset.prepared_dir=FOLDER"
         )
-
-
-def _size(count: float) -> str:
-    return f"{count / 1e9:,.1f} GB" if count >= 1e9 else f"{count / 1e6:,.1f} MB"
 
 
 def _best_auc(spec: DatasetSpec, rows: pl.LazyFrame) -> float:

@@ -15,6 +15,7 @@ import psutil
 import torch
 
 from tf4ctr.errors import InputError
+from tf4ctr.files import size_text
 from tf4ctr.models.network import Network
 
 NUMBER = 4  # bytes of a float32
@@ -113,8 +114,3 @@ def machine_memory(root: Path = Path("/")) -> int:
                 text = (folder / name).read_text().strip()
                 limits += [int(text)] if text.isdigit() else []  # `max` is no limit
     return min(limits)
-
-
-def size_text(size: float) -> str:
-    """Bytes in words: 1.5 GB, 20.0 MB."""
-    return f"{size / 1e9:,.1f} GB" if size >= 1e9 else f"{size / 1e6:,.1f} MB"

@@ -9,9 +9,10 @@ from rich.table import Table
 from torch import nn
 
 from tf4ctr.data.schema import Schema
+from tf4ctr.files import size_text
 from tf4ctr.models.embedding import FieldEmbedding
 from tf4ctr.models.network import Network
-from tf4ctr.training.memory import TableMemory, size_text
+from tf4ctr.training.memory import TableMemory
 
 # options that config.yaml has and the table leaves out: paths, and what nobody changes
 UNSHOWN = (
