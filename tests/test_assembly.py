@@ -99,6 +99,15 @@ def test_the_tables_of_an_encoder_follow_the_embedding_group(schema, backbone):
     assert named.backbone.simple.init_std == 0.5
 
 
+def test_the_lambda_of_an_encoder_comes_from_its_yaml(schema):
+    module = build_module(
+        composed("backbone=wide_deep", "embedding.l2=0.2", "backbone.complex.embedding_l2=0.4"), schema
+    )
+    assert (module.embedding_l2, module.encoder_l2) == (0.2, {"simple": 0.2, "complex": 0.4})
+    with pytest.raises(InputError, match=r"backbone\.simple\.embedding_l2 is -1"):
+        build_module(composed("backbone.simple.embedding_l2=-1"), schema)
+
+
 @pytest.mark.parametrize("backbone", ["lr", "dnn"])
 @pytest.mark.parametrize(
     "overrides", [(), ("framework=plain", "ssem=gm"), ("framework=plain", "dfm=cf"), ("framework=plain", "loss=tf")]

@@ -59,7 +59,7 @@ def build_network(config: DictConfig, schema: Schema) -> Network:
     parts = {
         "embedding": build(config.embedding.table, **ways),
         "ssem": build(config.ssem),
-        "encoders": {name: build(node) for name, node in config.backbone.items() if name != "interaction"},
+        "encoders": {name: _build_encoder(node) for name, node in encoders(config).items()},
         "dfm": build(config.dfm),
     }
     try:
@@ -77,7 +77,22 @@ def build_module(config: DictConfig, schema: Schema) -> CTRModule:
     network, loss, optimizer = build_network(config, schema), build(config.loss), build(config.optimizer)
     options = {"compiled": config.trainer.get("compile", False)}
     options["weighted_metrics"] = config.dataset.get("weighted_metrics", False)
+    # runs of older versions have one lambda for all tables
+    options["encoder_l2"] = {
+        name: node.get("embedding_l2", config.embedding.l2) for name, node in encoders(config).items()
+    }
     return CTRModule(schema, network, loss, optimizer, config.embedding.l2, **options)
+
+
+def encoders(config: DictConfig) -> dict[str, DictConfig]:
+    """The nodes of the backbone's encoders by name; `interaction` belongs to the fusion."""
+    return {str(name): node for name, node in config.backbone.items() if name != "interaction"}
+
+
+def _build_encoder(node: DictConfig) -> Any:
+    factory = build(node)
+    factory.keywords.pop("embedding_l2", None)  # it is for the optimiser
+    return factory
 
 
 def load_vectors(network: Network, schema: Schema, prepared_dir: Path) -> None:

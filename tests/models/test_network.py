@@ -12,7 +12,7 @@ from tf4ctr.models.encoders.linear import Linear
 from tf4ctr.models.encoders.mlp import MLP
 from tf4ctr.models.inputs import Inputs
 from tf4ctr.models.network import Network
-from tf4ctr.models.ssem import SeparateRepresentation, Shared
+from tf4ctr.models.ssem import GatingMechanism, MixtureOfExperts, SeparateRepresentation, Shared
 
 mlp = partial(MLP, hidden_units=[8, 6])
 
@@ -51,6 +51,24 @@ def test_tables_include_the_linear_weights(schema):
         (16, 2),
         (16, 4),
     ]  # the linear weights, the simple encoder's and the complex encoder's table
+
+
+@pytest.mark.parametrize(
+    ("ssem", "simple", "complex_", "readers"),
+    [
+        (SeparateRepresentation, FM, mlp, ["simple", "complex", "simple"]),  # the last one has FM's linear weights
+        (SeparateRepresentation, Linear, mlp, ["complex", "simple"]),
+        (Shared, FM, mlp, [None, "simple"]),
+        (Shared, Linear, mlp, ["complex", "simple"]),
+        (GatingMechanism, FM, mlp, [None, "simple"]),
+        (MixtureOfExperts, Linear, mlp, [None, "simple"]),  # the experts read the table, too
+    ],
+)
+def test_a_table_is_of_the_encoder_that_reads_it_alone(schema, ssem, simple, complex_, readers):
+    net = network(schema, ssem, simple, complex_)
+    assert net.readers() == readers
+    alone = Network(schema, FieldEmbedding, 4, Shared, {"only": FM}, Sum)
+    assert alone.readers() == ["only", "only"]
 
 
 def test_all_tables_have_sparse_gradients(schema):

@@ -64,6 +64,17 @@ def test_l2_as_weight_decay_equals_half_lambda_times_the_squared_norm(schema):
         assert torch.allclose(a, b, atol=1e-6)
 
 
+def test_an_encoder_has_a_lambda_of_its_own_for_the_tables_that_it_reads_alone(schema):
+    module = make_module(schema, l2=0.3)
+    module.encoder_l2 = {"simple": 0.0, "complex": 0.5}
+    groups = module.configure_optimizers().param_groups
+    simple, complex_, linear = module.network.tables()  # the last one has FM's linear weights
+    assert [group["weight_decay"] for group in groups] == [0.0, 0.5, 0.0]
+    assert [id(table) for table in groups[0]["params"]] == [id(simple), id(linear)]
+    assert [id(table) for table in groups[1]["params"]] == [id(complex_)]
+    assert sum(len(group["params"]) for group in groups) == len(list(module.network.parameters()))
+
+
 def test_every_parameter_is_optimised_once(schema):
     groups = make_module(schema, l2=0.3).configure_optimizers().param_groups
     assert [group["weight_decay"] for group in groups] == [0.3, 0.0]

@@ -126,6 +126,14 @@ class Network(nn.Module):
         """The weights of all embedding tables, also of the linear encoder: L2 applies to them."""
         return (embedding.weight for embedding in self.embeddings())
 
+    def readers(self) -> list[str | None]:
+        """For each of `tables`, the encoder that reads it alone; None if several do."""
+        own: dict[int, str] = {}
+        tables = self.ssem.own_tables()  # type: ignore[operator]
+        for (name, encoder), table in zip(self.encoders.items(), tables, strict=True):
+            own |= {id(module): name for module in (table, *encoder.modules()) if isinstance(module, FieldEmbedding)}
+        return [own.get(id(embedding)) for embedding in self.embeddings()]
+
     def embeddings(self) -> Iterable[FieldEmbedding]:
         """All embedding tables, also the linear encoder's."""
         return (module for module in self.modules() if isinstance(module, FieldEmbedding))

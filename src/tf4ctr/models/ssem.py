@@ -3,7 +3,7 @@
 Every module maps `Inputs` to e_k [B, F, D_k] for each of the K encoders, from the simple to the
 complex one; `dims` lists the D_k. The paper has K = 2. `uses_embeddings` says for each encoder
 whether it reads embeddings. An encoder that does not (linear) gets None or unused embeddings, and
-has no parameters here.
+has no parameters here. `own_tables()` lists for each encoder the table that it reads alone, if any.
 """
 
 from collections.abc import Callable, Sequence
@@ -27,11 +27,16 @@ class Shared(nn.Module):
     def __init__(self, schema: Schema, embedding: EmbeddingFactory, dim: int, uses_embeddings: Sequence[bool]) -> None:
         super().__init__()
         self.dims = [dim] * len(uses_embeddings)
+        self.uses_embeddings = tuple(uses_embeddings)
         self.table = embedding(schema, dim) if any(uses_embeddings) else None
 
     def forward(self, x: Inputs) -> list[Tensor | None]:
         """-> K times the same [B, F, D]"""
         return [None if self.table is None else self.table(*x)] * len(self.dims)
+
+    def own_tables(self) -> list[FieldEmbedding | None]:
+        is_own = sum(self.uses_embeddings) == 1
+        return [self.table if is_own and reads else None for reads in self.uses_embeddings]
 
 
 class SeparateRepresentation(nn.Module):
@@ -59,6 +64,10 @@ class SeparateRepresentation(nn.Module):
         """-> e_k [B, F, D_k]"""
         tables = iter(self.tables)
         return [next(tables)(*x) if has_table else None for has_table in self.uses_embeddings]
+
+    def own_tables(self) -> list[FieldEmbedding | None]:
+        tables = iter(self.tables)
+        return [next(tables) if has_table else None for has_table in self.uses_embeddings]  # type: ignore[misc]
 
 
 class GatingMechanism(nn.Module):
@@ -94,6 +103,9 @@ class GatingMechanism(nn.Module):
         """-> e_k [B, F, D]"""
         emb_BFD = self.table(*x)
         return [share_B[:, None, None] * emb_BFD for share_B in self.shares(emb_BFD).unbind(1)]
+
+    def own_tables(self) -> list[FieldEmbedding | None]:
+        return [None] * len(self.dims)
 
     def shares(self, emb_BFD: Tensor) -> Tensor:
         """g [B, K]: the share of each sample that each encoder gets. Rows sum to 1."""
@@ -146,3 +158,6 @@ class MixtureOfExperts(nn.Module):
             return (expert_BNK @ torch.softmax(gate(flat_BN), 1).unsqueeze(2)).view_as(emb_BFD)
 
         return [mix(next(gates)) if has_gate else None for has_gate in self.uses_embeddings]
+
+    def own_tables(self) -> list[FieldEmbedding | None]:
+        return [None] * len(self.dims)

@@ -4,8 +4,9 @@ import logging
 import math
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -75,6 +76,7 @@ class CTRModule(LightningModule):
         compiled: network and loss of a training step run as one graph of `torch.compile`, built at
             the first step of each batch size.
         weighted_metrics: rows count their weight in the metrics, too, not only in the loss.
+        encoder_l2: lambda by the encoder's name, for the tables that this encoder reads alone.
 
     Raises:
         InputError: an option is invalid or does not fit the network.
@@ -89,14 +91,18 @@ class CTRModule(LightningModule):
         embedding_l2: float = 0.0,
         compiled: bool = False,
         weighted_metrics: bool = False,
+        encoder_l2: Mapping[str, float] = MappingProxyType({}),
     ) -> None:
         super().__init__()
-        if embedding_l2 < 0:
-            raise InputError(f"embedding.l2 is {embedding_l2}: it must not be negative")
+        lambdas = {"embedding.l2": embedding_l2}
+        lambdas |= {f"backbone.{name}.embedding_l2": value for name, value in encoder_l2.items()}
+        for name, value in lambdas.items():
+            if not value >= 0:
+                raise InputError(f"{name} is {value}: it must not be negative")
         if isinstance(loss, HeadsLoss):
             loss.check_heads(len(network.encoders))
         self.schema, self.network, self.loss = schema, network, loss
-        self.make_optimizer, self.embedding_l2 = optimizer, embedding_l2
+        self.make_optimizer, self.embedding_l2, self.encoder_l2 = optimizer, embedding_l2, dict(encoder_l2)
         self.weighted_metrics = weighted_metrics
         self.metrics = nn.ModuleDict({stage: self._make_metrics() for stage in ("val", "test")})
         self.results: dict[str, float] = {}  # of the latest evaluation, in full precision (the trainer's are float32)
@@ -181,10 +187,13 @@ class CTRModule(LightningModule):
 
     def _parameter_groups(self) -> list[dict[str, Any]]:
         """The optimiser's parameter groups; the checkpoint numbers the parameters in this order."""
-        tables = list(self.network.tables())
-        under_l2 = {id(table) for table in tables}
+        by_lambda: dict[float, list[nn.Parameter]] = {}
+        for table, encoder in zip(self.network.tables(), self.network.readers(), strict=True):
+            by_lambda.setdefault(self.encoder_l2.get(encoder or "", self.embedding_l2), []).append(table)
+        under_l2 = {id(table) for tables in by_lambda.values() for table in tables}
         others = [parameter for parameter in self.network.parameters() if id(parameter) not in under_l2]
-        return [{"params": tables, "weight_decay": self.embedding_l2}, {"params": others, "weight_decay": 0.0}]
+        groups = [{"params": tables, "weight_decay": l2} for l2, tables in by_lambda.items()]
+        return [*groups, {"params": others, "weight_decay": 0.0}]
 
     def configure_optimizers(self) -> Optimizer:
         """Build the optimiser.
