@@ -10,6 +10,7 @@ import sys
 
 import polars as pl
 import pytest
+from omegaconf import OmegaConf
 
 from conftest import ROOT
 from tf4ctr.data.schema import LABEL
@@ -72,8 +73,17 @@ def test_the_files_of_the_page_train_together(project):
     environment = os.environ | {"PYTHONPATH": "mine", "COLUMNS": "160"}
     result = subprocess.run(command, cwd=project, env=environment, capture_output=True, text=True, timeout=300)
     assert result.returncode == 0, result.stdout + result.stderr
-    for shown in ("Residual", "deep_crossing"):
-        assert shown in result.stdout, result.stdout
+    config = OmegaConf.load(project / "run" / "config.yaml")
+    assert config.backbone.complex == {
+        "_target_": "tf4ctr.models.encoders.residual.Residual",
+        "_partial_": True,
+        "num_units": 3,
+        "hidden": 128,
+    }
+    assert [config.number._target_, config.loss._target_] == [
+        "tf4ctr.models.number_mlp.MLPNumbers",
+        "pair_loss.PairLoss",
+    ]
 
     metrics = json.loads((project / "run" / "metrics.json").read_text())
     clicks = pl.read_parquet(project / "data/prepared/news_domains/test.parquet")[LABEL]
