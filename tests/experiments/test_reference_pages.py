@@ -26,10 +26,10 @@ def test_every_choice_and_every_option_is_on_the_page_of_options(pages):
     for group in read_groups("train"):
         section = text.partition(f"\n### {group.name}\n")[2].partition("\n### ")[0]
         for name in choice_names(group.name):
-            assert f"| `{name}` |" in section or f"| `{name}` (default) |" in section
+            assert re.search(rf"^\| \[?`{name}`(\]\(models.md#{group.name}-{name}\))?( \(default\))? \|", section, re.M)
             for value in read_choice(group.name, name).values:
                 assert f"{value.key.rpartition('.')[2]}" in section
-        defaults = re.findall(r"^\| `(\S+)` \(default\)", section, re.MULTILINE)
+        defaults = re.findall(r"^\| \[?`(\S+)`\S* \(default\)", section, re.MULTILINE)
         assert defaults == ([group.default] if group.default else [])
     for path in CONF.glob("*.yaml"):
         assert re.search(rf"^#+ {path.stem}\.py$", text, re.MULTILINE)

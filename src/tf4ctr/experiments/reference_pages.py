@@ -132,7 +132,8 @@ def _group_section(group: Group) -> Iterator[str]:
     rows = []
     for choice in choices:
         default = " (default)" if choice.name == group.default else ""
-        rows.append([_code(choice.name) + default, _prose(choice.title), "<br>".join(composed[choice.name])])
+        name = f"[`{choice.name}`](models.md#{group.name}-{choice.name})" if group.name in PARTS else _code(choice.name)
+        rows.append([name + default, _prose(choice.title), "<br>".join(composed[choice.name])])
     yield from _table(titles, rows)
     if group.name in AS_YAML:
         for choice in choices:
