@@ -140,7 +140,8 @@ def _group_section(group: Group) -> Iterator[str]:
             lines = (CONF / group.name / f"{choice.name}.yaml").read_text().splitlines()
             yield from ("", *_folded(f"<code>{group.name}={choice.name}</code>", ["```yaml", *lines, "```"]))
     elif rows := [row for choice in choices for row in _choice_options(group.name, choice)]:
-        table = _table([f"`{group.name}=`", *OPTION], rows)
+        of_several = sum(bool(choice.values) for choice in choices) > 1
+        table = _table([f"`{group.name}=`", *OPTION], rows) if of_several else _table(OPTION, (row[1:] for row in rows))
         yield from ("", *(_folded("Options of each", table) if group.name == "encoder" else table))
 
 
@@ -191,7 +192,7 @@ def _part_section(group: str, choice: Choice, default: bool) -> Iterator[str]:
     part = _part(group, choice)
     yield from (f"### {choice.name} {{#{group}-{choice.name}}}", "")
     title = choice.title + (f" {part.paper}" if group == "encoder" and part.paper not in choice.title else "")
-    yield _prose(_sentence(title)) + (" The default." if default else "")
+    yield _prose(_sentence(title)) + (" **The default.**" if default else "")
     for base in choice.bases:
         yield from ("", f"As [`{base}`](#{group}-{base}), with another default:")
     if not choice.bases and part.text:
