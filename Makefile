@@ -8,7 +8,7 @@ FUXICTR := .venv-fuxictr
 DEEPCTR := .venv-deepctr
 TORCHREC := .venv-torchrec
 
-.PHONY: help setup train test bench bench-gpu notebooks lint format clean
+.PHONY: help setup train test bench bench-gpu notebooks lint format docs docs-serve clean
 
 help:  ## list all targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## ?/  make \1\t/' | expand -t 20
@@ -72,6 +72,13 @@ format: $(READY)  ## format and fix with ruff
 	$(RUN) -m ruff check --fix
 	$(RUN) -m ruff format
 
+docs: $(READY)  ## build the documentation in site/
+	$(RUN) -m tf4ctr.experiments.reference_pages
+	$(RUN) -m mkdocs build --strict
+
+docs-serve: $(READY)  ## show the documentation at http://127.0.0.1:8000 while you write it
+	$(RUN) -m mkdocs serve
+
 clean:  ## remove .venv and caches; data/ and outputs/ stay
-	rm -rf $(VENV) $(FUXICTR) $(DEEPCTR) .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(FUXICTR) $(DEEPCTR) .pytest_cache .mypy_cache .ruff_cache .hypothesis site
 	find src tests -name __pycache__ -type d -prune -exec rm -rf {} +
