@@ -293,10 +293,14 @@ def _composed(name: str, overrides: Sequence[str], made: Path) -> DictConfig:
     slow, and the commands of the pages have few different choices.
     """
     parsed = OverridesParser.create().parse_overrides(list(overrides))
-    groups = [override for override in parsed if (ROOT / "conf" / override.key_or_group).is_dir()]
+    groups = [override for override in parsed if _is_group(override.key_or_group)]
     config = copy.deepcopy(_with_choices(name, tuple(str(override.input_line) for override in groups), made))
     ConfigLoaderImpl._apply_overrides_to_config([override for override in parsed if override not in groups], config)
     return config
+
+
+def _is_group(key: str) -> bool:
+    return "/" in key or (ROOT / "conf" / key).is_dir()
 
 
 @functools.cache

@@ -59,9 +59,10 @@ def read_page(text: str, file: str) -> tuple[list[Command], list[Fault]]:
             number += 1
         block, language = lines[start:number], fence[2]
         number += 1
-        if language in OTHER_NAMES:
+        is_file = "".join(block).lstrip().startswith("#!")  # a script, as for sbatch
+        if language in OTHER_NAMES and not is_file:
             faults.append(Fault(file, start, line.strip(), "write ```sh: other blocks of commands are not checked"))
-        elif language == "sh":
+        elif language in ("sh", *OTHER_NAMES):
             reason = _reason(before)
             if reason is not None and not _is_known(reason):
                 what = f"no reason ({', '.join(REASONS)}), and no test that exists"

@@ -118,6 +118,8 @@ def test_a_marked_block_is_checked_as_far_as_the_project_knows_it(mark, command,
 def test_commands_cannot_hide_from_the_checks(made):
     assert "write ```sh" in faults("```bash\npython src/train.py\n```\n", made)[0]
     assert "outside of a ```sh block" in faults("Start it:\n\n    python src/train.py loss=tf\n", made)[0]
+    script = "```bash\n#!/bin/bash\n#SBATCH --nodes=2\nsrun python src/train.py trainer=slurm\n```\n"
+    assert "page.md:4" in faults(script, made)[0]
     tab = '=== "pip"\n\n    ```sh\n    python src/train.py sed=1\n    ```\n'
     assert "page.md:4" in faults(tab, made)[0]
 
