@@ -153,7 +153,7 @@ def _check_python(arguments: Sequence[str], reason: str | None, made: Path) -> N
             compile(arguments[1], "command", "exec")
         except SyntaxError as error:
             raise InputError(f"python -c: {error}") from error
-    elif arguments:
+    elif arguments and arguments[0] != "-":  # which reads a program from <<
         path = re.sub(r".*?(?=\b(?:src|tests)/)", "", arguments[0], count=1)
         if not (ROOT / path).is_file():
             raise InputError(f"{arguments[0]}: there is no such file")

@@ -135,7 +135,7 @@ python src/train.py output=of a program
 RUN="python src/train.py -m dataset=frappe"
 $RUN seed=1,2 \\
     backbone=dnn,dcnv2 framework=plain   # one run for each
-cat > new.csv <<END
+python - <<END > new.csv
 no, program
 END
 python -c 'import tf4ctr
