@@ -363,8 +363,8 @@ def test_multirun_gives_each_job_a_folder(toy, tmp_path):
 
 
 def test_a_user_dataset_is_one_yaml(tmp_path, raw_dir):
-    """The yaml that README.md shows, with this dataset's columns."""
-    (shown,) = re.findall(r"```yaml\n(name: shop.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    """The yaml that docs/datasets.md shows, with this dataset's columns."""
+    (shown,) = re.findall(r"```yaml\n(name: shop.*?)```", (ROOT / "docs" / "datasets.md").read_text(), re.DOTALL)
     shown = (
         shown.replace("- product", "- item")
         .replace("name: tags", "name: hour")
