@@ -198,7 +198,7 @@ def _predict(members: Sequence[Member], frame: Any, heads: bool) -> Any:
 
 
 @overload
-def load(folder: str | Path) -> TrainedRun: ...
+def load(folder: str | Path) -> TrainedRun: ...  # type: ignore[overload-overlap]  # a text is a sequence of texts, too
 @overload
 def load(folder: Sequence[str | Path]) -> Ensemble: ...
 def load(folder: str | Path | Sequence[str | Path]) -> TrainedRun | Ensemble:
