@@ -3,10 +3,11 @@
 import sys
 from pathlib import Path
 
-from omegaconf import DictConfig, ListConfig
+from omegaconf import DictConfig
 
 from tf4ctr import cli
 from tf4ctr.errors import InputError
+from tf4ctr.experiments.several import as_paths, joined
 
 
 def main(config: DictConfig) -> None:
@@ -31,20 +32,13 @@ def main(config: DictConfig) -> None:
 
 def sources_of(config: DictConfig) -> list[Path]:
     """The files and folders of `runs=` and `run=`."""
-    named = [name for value in (config.runs, config.run) for name in as_list(value)]
-    if not named:
+    sources = [*as_paths(config.runs), *as_paths(config.run)]
+    if not sources:
         raise InputError(
             "runs= is missing: name the folder of a sweep, runs=outputs/multirun/DATE/TIME, several folders"
             " (runs=A,B), or a table of runs (runs=FILE.csv)"
         )
-    return [Path(name).expanduser().absolute() for name in named]
-
-
-def as_list(value: object) -> list[str]:
-    """The values of an option that is empty, one value, or a list."""
-    if value is None:
-        return []
-    return [str(part) for part in value] if isinstance(value, ListConfig) else [str(value)]
+    return sources
 
 
 def out_of(out: str | None, sources: list[Path]) -> Path:
@@ -67,17 +61,6 @@ def out_of(out: str | None, sources: list[Path]) -> Path:
     return path
 
 
-def joined(arguments: list[str]) -> list[str]:
-    """`runs=a,b` as Hydra writes a list, `runs=[a,b]`; with -m it stays several reports."""
-    if {"-m", "--multirun"} & {*arguments}:
-        return arguments
-    lists = [argument.startswith("runs=") and "," in argument and "[" not in argument for argument in arguments]
-    return [
-        f"runs=[{argument.partition('=')[2]}]" if is_list else argument
-        for argument, is_list in zip(arguments, lists, strict=True)
-    ]
-
-
 if __name__ == "__main__":
-    sys.argv[1:] = joined(sys.argv[1:])
+    sys.argv[1:] = joined(sys.argv[1:], "runs")
     cli.run(main, "report")

@@ -10,10 +10,11 @@ import polars as pl
 import pytest
 import torch
 from omegaconf import DictConfig
+from sklearn.metrics import roc_auc_score
 
 import tf4ctr
 from conftest import ROOT
-from inference.fixtures import kinds_rows
+from inference.fixtures import kinds_rows, with_other_weights
 from tf4ctr.api import as_overrides
 from tf4ctr.assembly import load_run
 from tf4ctr.errors import InputError
@@ -249,3 +250,37 @@ def test_a_mapping_is_written_in_the_grammar_of_overrides():
     values = {"a": None, "b": True, "c": 1e-4, "d": [1, "x y"], "e": {"k": "it's"}, "f": Path("p"), "g": np.float32(2)}
     expected = ["a=null", "b=true", "c=0.0001", "d=[1,'x y']", r"e={k:'it\'s'}", "f='p'", "g=2.0"]
     assert as_overrides(values) == expected
+
+
+def test_several_runs_are_an_ensemble(run, tmp_path):
+    folders = [run, with_other_weights(run, tmp_path / "other")]
+    rows = pl.read_csv(run.parent / "raw" / "test.csv")
+    singles = [tf4ctr.load(folder) for folder in folders]
+    ensemble = tf4ctr.load([*map(str, folders)])
+    assert repr(ensemble) == "Ensemble(run, other)"
+    assert [one.folder for one in ensemble.runs] == folders
+    p = ensemble.predict(rows)
+    own = [one.predict(rows).cast(pl.Float64).to_numpy() for one in singles]
+    np.testing.assert_allclose(p, (own[0] + own[1]) / 2, atol=1e-6)
+    heads = ensemble.predict(rows.to_pandas(), heads=True)
+    assert list(heads.columns) == ["p", "p_run_1", "p_run_2"]
+    np.testing.assert_allclose(heads["p_run_2"], own[1], atol=1e-6)
+    results = ensemble.evaluate(rows, bootstrap=5)
+    auc = [one.evaluate(rows)["auc"] for one in singles]
+    assert [results["run_1/auc"], results["run_2/auc"]] == pytest.approx(auc, abs=1e-7)
+    assert results["auc"] == pytest.approx(roc_auc_score(rows["click"], p), abs=1e-6)
+    assert results["gain/auc"] == pytest.approx(results["auc"] - sum(auc) / 2, abs=1e-7)
+    assert {"gain/logloss_low", "gain/gauc_high", "run_2/gauc"} <= set(results)
+    with pytest.warns(UserWarning, match="^field 'user': all its values are out of vocabulary"):
+        ensemble.predict(rows.with_columns(pl.lit("nobody").alias("user")))
+
+
+def test_an_ensemble_needs_runs_that_differ_and_read_the_same_columns(run, kinds_run):
+    for folders, message in (
+        ([], "names no run"),
+        ([run, run], "twice: an ensemble has each run once"),
+        ([run, kinds_run("csv")], "do not read the same raw columns, they differ in 'age', 'clicks', 'hour', 'ip'"),
+    ):
+        with pytest.raises(InputError) as caught:
+            tf4ctr.load(folders)
+        assert message in str(caught.value)

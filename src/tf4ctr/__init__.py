@@ -4,7 +4,7 @@ import importlib
 from typing import Any
 
 __version__ = "0.1.0"
-__all__ = ["TrainedRun", "load", "train"]
+__all__ = ["Ensemble", "TrainedRun", "load", "train"]
 
 
 def __getattr__(name: str) -> Any:

@@ -1,6 +1,7 @@
-"""The Python API: load a finished run, or train one, and use it on frames.
+"""The Python API: load a finished run or several, or train one, and use it on frames.
 
-`tf4ctr.load`, `tf4ctr.train` and `tf4ctr.TrainedRun` are these; see docs/python.md.
+`tf4ctr.load`, `tf4ctr.train`, `tf4ctr.TrainedRun` and `tf4ctr.Ensemble` are these; see
+docs/python.md.
 """
 
 import json
@@ -9,20 +10,20 @@ from collections.abc import Mapping, Sequence
 from functools import cached_property
 from numbers import Real
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 import polars as pl
-from omegaconf import OmegaConf
 
 from tf4ctr import cli
 from tf4ctr.assembly import load_run
-from tf4ctr.data.encoding import RowEncoder, value_names
-from tf4ctr.data.spec import DatasetSpec
+from tf4ctr.data.encoding import value_names
 from tf4ctr.errors import InputError, did_you_mean
 from tf4ctr.experiments import processes
 from tf4ctr.inference.attention import tables
+from tf4ctr.inference.findings import shared_findings, unknown_warnings
 from tf4ctr.inference.log_rows import measure_frame
-from tf4ctr.inference.prediction import predict_frame, unknown_warnings
+from tf4ctr.inference.members import Member, as_member, check_columns, check_different
+from tf4ctr.inference.prediction import predict_frame
 
 # pandas is not needed: its frames are known by the name of their module
 PANDAS = "pandas"
@@ -47,8 +48,7 @@ class TrainedRun:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.network, self.schema, self.config = load_run(folder)
-        self._spec = DatasetSpec.from_config(OmegaConf.to_container(self.config.dataset, resolve=True))  # type: ignore[arg-type]
-        self._encoder = RowEncoder(self.schema, self._spec.fields, folder / "vocabulary")
+        self._member = as_member(folder, self.network, self.schema, self.config)
 
     def __repr__(self) -> str:
         return f"TrainedRun({self.folder.name})"
@@ -82,15 +82,7 @@ class TrainedRun:
         Raises:
             InputError: a column is missing or has a wrong type, or a row is invalid.
         """
-        scored, result = predict_frame(self.network, self._encoder, self._spec, _as_polars(frame), heads)
-        for warning in unknown_warnings(result):
-            warnings.warn(warning, stacklevel=2)
-        probabilities: Any = scored if heads else scored["p"]
-        if not _is_pandas(frame):
-            return probabilities
-        probabilities = probabilities.to_pandas()
-        probabilities.index = frame.index
-        return probabilities
+        return _predict([self._member], frame, heads)
 
     def evaluate(self, frame: Any, bootstrap: int = 0, seed: int = 2019) -> dict[str, float]:
         """Metrics on raw rows with labels, those of src/evaluate.py.
@@ -107,7 +99,7 @@ class TrainedRun:
         Raises:
             InputError: see `predict`; a label or a weight is invalid.
         """
-        return measure_frame(self.network, self._encoder, self._spec, _as_polars(frame), bootstrap, seed)
+        return measure_frame([self._member], _as_polars(frame), bootstrap, seed)
 
     def embedding(self, field: str) -> pl.DataFrame:
         """The rows of the embedding table that belong to a field.
@@ -140,13 +132,84 @@ class TrainedRun:
         return pl.DataFrame({"value": value_names(self.schema[field], self.folder / "vocabulary"), **columns})
 
 
-def load(folder: str | Path) -> TrainedRun:
-    """Load a finished run: `load("outputs/DATE/RUN")`.
+class Ensemble:
+    """Several finished runs whose probabilities are averaged: those of other seeds, for example.
+
+    Attributes:
+        runs: the runs.
 
     Raises:
-        InputError: see `TrainedRun`.
+        InputError: there is no run, one is there twice, or they do not read the same raw columns.
     """
-    return TrainedRun(Path(folder).expanduser().absolute())
+
+    def __init__(self, runs: Sequence[TrainedRun]) -> None:
+        if not runs:
+            raise InputError("load([]) names no run: expected the folders of one run or more")
+        self.runs = list(runs)
+        self._members = [run._member for run in runs]
+        check_different([run.folder for run in runs])
+        check_columns(self._members)
+
+    def __repr__(self) -> str:
+        return f"Ensemble({', '.join(run.folder.name for run in self.runs)})"
+
+    def predict(self, frame: Any, heads: bool = False) -> Any:
+        """The mean of the runs' probabilities, as src/predict.py computes it.
+
+        Args:
+            frame: see `TrainedRun.predict`.
+            heads: whether to add the probability of each run too.
+
+        Returns:
+            As `TrainedRun.predict` returns it, with `heads` a frame with `p`, `p_run_1`, ...
+
+        Raises:
+            InputError: see `TrainedRun.predict`.
+        """
+        return _predict(self._members, frame, heads)
+
+    def evaluate(self, frame: Any, bootstrap: int = 0, seed: int = 2019) -> dict[str, float]:
+        """Metrics on raw rows with labels, those of src/evaluate.py.
+
+        Args:
+            frame, bootstrap, seed: see `TrainedRun.evaluate`.
+
+        Returns:
+            `auc`, `logloss`, ... of the ensemble, `run_1/auc`, ... of the runs, `gain/auc`, ...;
+            see `inference.ensemble_metrics.gains`.
+
+        Raises:
+            InputError: see `TrainedRun.evaluate`.
+        """
+        return measure_frame(self._members, _as_polars(frame), bootstrap, seed)
+
+
+def _predict(members: Sequence[Member], frame: Any, heads: bool) -> Any:
+    scored, result = predict_frame(members, _as_polars(frame), heads)
+    for names, findings in shared_findings(result.findings):
+        for warning in unknown_warnings(findings):
+            warnings.warn(f"{names}: {warning}" if names else warning, stacklevel=3)
+    probabilities: Any = scored if heads else scored["p"]
+    if not _is_pandas(frame):
+        return probabilities
+    probabilities = probabilities.to_pandas()
+    probabilities.index = frame.index
+    return probabilities
+
+
+@overload
+def load(folder: str | Path) -> TrainedRun: ...  # type: ignore[overload-overlap]  # a text is a sequence of texts, too
+@overload
+def load(folder: Sequence[str | Path]) -> Ensemble: ...
+def load(folder: str | Path | Sequence[str | Path]) -> TrainedRun | Ensemble:
+    """Load a finished run, `load("outputs/DATE/RUN")`, or several as an ensemble, `load([A, B])`.
+
+    Raises:
+        InputError: see `TrainedRun` and `Ensemble`.
+    """
+    if isinstance(folder, str | Path):
+        return TrainedRun(Path(folder).expanduser().absolute())
+    return Ensemble([TrainedRun(Path(one).expanduser().absolute()) for one in folder])
 
 
 def train(overrides: Sequence[str] | Mapping[str, Any] = (), quiet: bool = False) -> TrainedRun:

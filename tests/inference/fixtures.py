@@ -1,5 +1,6 @@
 """Runs with fields of every kind and with other raw types, written without training."""
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from omegaconf import OmegaConf
 
 from conftest import ROOT
 from tf4ctr import __version__
-from tf4ctr.assembly import build_network
+from tf4ctr.assembly import build_network, load_run
 from tf4ctr.data import encoding
 from tf4ctr.data.preparation import prepare
 from tf4ctr.data.schema import Schema
@@ -65,6 +66,17 @@ def write_run(folder: Path, rows: pl.DataFrame, fields: list[Any], kind: str, st
 def make_run(tmp_path: Path) -> Callable[..., Path]:
     """`write_run` with a new folder for each call."""
     return lambda *args, **options: write_run(tmp_path / f"run_{len(list(tmp_path.iterdir()))}", *args, **options)
+
+
+def with_other_weights(run: Path, folder: Path, std: float = 0.3) -> Path:
+    """A copy of a run with other random weights, as another seed of its training has."""
+    shutil.copytree(run, folder)
+    network, path = load_run(run)[0], folder / "checkpoints" / "best.ckpt"
+    for parameter in network.parameters():
+        parameter.data.normal_(std=std)
+    weights = {f"network.{name}": tensor for name, tensor in network.state_dict().items()}
+    torch.save(torch.load(path, weights_only=True) | {"state_dict": weights}, path)
+    return folder
 
 
 TAGS = {

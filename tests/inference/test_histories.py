@@ -26,8 +26,9 @@ from tf4ctr.experiments.resolvers import register_resolvers
 from tf4ctr.inference import exporting
 from tf4ctr.inference.evaluation import score
 from tf4ctr.inference.exporting import Probability, export, load_safetensors, random_ids, random_inputs
+from tf4ctr.inference.findings import Findings, unknown_table, unknown_warnings
 from tf4ctr.inference.input_rows import open_rows, own_columns, prepared_values, raw_columns, raw_files
-from tf4ctr.inference.prediction import Prediction, predict, unknown_table, unknown_warnings
+from tf4ctr.inference.prediction import predict
 from tf4ctr.inference.request_rows import _moment, cell_type, example_row, request_columns, row_type
 from tf4ctr.inference.serving import ServedModel, create_app
 from tf4ctr.models.embedding import FieldEmbedding
@@ -217,7 +218,7 @@ def test_a_history_of_the_input_gives_the_probabilities_of_the_joined_one(run, t
     given = pl.DataFrame([past(user) for user in rows["user"]]).drop("history_gap")
     assert given["history"].list.len().min() == 0
     joined, result = predicted(run, rows, tmp_path / f"user{suffix}")
-    assert [times.field for times in result.unknown_times] == ["history_gap"]
+    assert [times.field for times in result.findings[0].unknown_times] == ["history_gap"]
     both = pl.concat([rows.with_columns(user=-1), given], how="horizontal")
     if suffix == ".csv":  # there an empty history is null
         both = both.with_columns(pl.lit("").alias("user"))
@@ -241,7 +242,7 @@ def test_a_row_with_a_moment_gets_the_events_before_it(run, tmp_path, suffix):
     rows = LOG.drop("click").unique("user", maintain_order=True).with_columns(time=pl.lit(2_500))
     given = pl.DataFrame([past(user, 2_500) for user in rows["user"]])
     joined, result = predicted(run, rows, tmp_path / f"joined{suffix}")
-    assert result.unknown_times == []
+    assert result.findings[0].unknown_times == []
     assert joined != predicted(run, rows.with_columns(time=pl.lit(5_001)), tmp_path / f"all{suffix}")[0]
     both = pl.concat([rows.drop("user", "time"), given], how="horizontal")
     assert predicted(run, both, tmp_path / f"given{suffix}")[0] == joined
@@ -260,7 +261,7 @@ def test_the_rows_of_the_test_split_get_the_probabilities_of_the_evaluation(run,
     for suffix in WRITERS:
         p, result = predicted(run, rows, tmp_path / f"test{suffix}")
         np.testing.assert_allclose(p, expected, atol=1e-6)
-        assert result.empty_histories == result.all_unknown == []
+        assert result.findings[0].empty_histories == result.findings[0].all_unknown == []
 
 
 def test_prediction_onnx_and_http_agree(run, exported, client, tmp_path):
@@ -271,7 +272,7 @@ def test_prediction_onnx_and_http_agree(run, exported, client, tmp_path):
         places = [number for number in range(len(rows)) if suffix != ".csv" or number != EMPTY]
         p, again = predicted(run, rows[places], tmp_path / f"again{suffix}")
         np.testing.assert_allclose(p, np.array(expected)[places], atol=1e-6)
-        assert suffix == ".csv" or again.out_of_vocabulary == result.out_of_vocabulary
+        assert suffix == ".csv" or again.findings[0].out_of_vocabulary == result.findings[0].out_of_vocabulary
 
     model = ServedModel(exported)
     assert model.encoder.columns == ["item", "category", "age", "seen", "places"]
@@ -387,12 +388,14 @@ def test_unknown_values_of_a_sequence_are_counted_among_its_values(run, tmp_path
         history_category=pl.Series([["a", "b"], [], [], []]),
     )
     _, result = predicted(run, rows, tmp_path / "new.parquet")
-    shares = {name: result.out_of_vocabulary[name] for name in ("seen", "places", "history", "history_category")}
+    shares = {
+        name: result.findings[0].out_of_vocabulary[name] for name in ("seen", "places", "history", "history_category")
+    }
     assert shares == {"seen": 0.5, "places": 0.0, "history": 0.5, "history_category": 0.0}
-    assert [*result.out_of_vocabulary] == ["item", "category", *shares, "history_gap"]
-    assert "50.00%" in str(list(unknown_table(result).columns[1].cells))
-    assert result.all_unknown == result.empty_histories == []
-    assert result.missing == {"age": 0.0}
+    assert [*result.findings[0].out_of_vocabulary] == ["item", "category", *shares, "history_gap"]
+    assert "50.00%" in str(list(unknown_table(result.findings[0]).columns[1].cells))
+    assert result.findings[0].all_unknown == result.findings[0].empty_histories == []
+    assert result.findings[0].missing == {"age": 0.0}
 
 
 def test_sequences_without_a_known_value_are_reported(run, tmp_path):
@@ -403,24 +406,26 @@ def test_sequences_without_a_known_value_are_reported(run, tmp_path):
     own = {"history": [["i1"], [], None, None], "history_category": [["a"], [], None, None]}
     given = rows.with_columns(user=pl.lit("3"), **{name: pl.Series(value) for name, value in own.items()})
     _, result = predicted(run, given, tmp_path / "given.parquet")
-    assert [unknown.field for unknown in result.all_unknown] == ["seen", "history"]
-    assert [sorted(unknown.values) for unknown in result.all_unknown] == [["s1", "s2"], ["i1"]]
-    assert result.all_unknown[0].known == result.all_unknown[1].known
+    assert [unknown.field for unknown in result.findings[0].all_unknown] == ["seen", "history"]
+    assert [sorted(unknown.values) for unknown in result.findings[0].all_unknown] == [["s1", "s2"], ["i1"]]
+    assert result.findings[0].all_unknown[0].known == result.findings[0].all_unknown[1].known
     _, result = predicted(run, rows.with_columns(user=pl.lit("3")), tmp_path / "joined.parquet")
-    assert [unknown.field for unknown in result.all_unknown] == ["seen"]
+    assert [unknown.field for unknown in result.findings[0].all_unknown] == ["seen"]
 
 
 def test_users_who_have_no_history_are_reported(run, tmp_path):
     rows = NEW.with_columns(user=pl.Series([None, *["nobody"] * 11]))
     _, result = predicted(run, rows, tmp_path / "new.parquet")
-    assert result.empty_histories == [("history", "user", ["nobody"], ["0", "1"])]
-    assert result.all_unknown == result.unknown_times == []
+    assert result.findings[0].empty_histories == [("history", "user", ["nobody"], ["0", "1"])]
+    assert result.findings[0].all_unknown == result.findings[0].unknown_times == []
     _, early = predicted(run, NEW.with_columns(user=pl.lit(1), time=pl.lit(-1)), tmp_path / "early.parquet")
-    assert [empty.users for empty in early.empty_histories] == [["1"]]
+    assert [empty.users for empty in early.findings[0].empty_histories] == [["1"]]
     _, found = predicted(run, rows.with_columns(user=pl.Series([*["nobody"] * 11, "1"])), tmp_path / "found.parquet")
-    assert found.empty_histories == []
-    assert [times.column for times in found.unknown_times] == ["time"]
-    assert unknown_warnings(Prediction(1, 0.5, {}, 0, [], {}, [], result.empty_histories, found.unknown_times)) == [
+    assert found.findings[0].empty_histories == []
+    assert [times.column for times in found.findings[0].unknown_times] == ["time"]
+    assert unknown_warnings(
+        Findings({}, [], {}, [], result.findings[0].empty_histories, found.findings[0].unknown_times)
+    ) == [
         "history 'history': it is empty in all rows that have a user. The input has 'nobody' in column 'user';"
         " histories are kept of '0', '1'. Check that both write the users in the same form, and that the rows are not"
         " before all events",

@@ -98,8 +98,8 @@ def test_every_file_format_gives_the_probabilities_of_the_prepared_rows(kinds_ru
             continue  # the other runs have lists
         scores, result = predicted(run, kinds_rows(), tmp_path / f"new{suffix}")
         np.testing.assert_allclose(scores["p"], expected, atol=1e-6)
-        assert result.missing == gaps
-        assert result.all_unknown == result.all_missing == []
+        assert result.findings[0].missing == gaps
+        assert result.findings[0].all_unknown == result.findings[0].all_missing == []
         if suffix != ".csv":
             assert scores.drop("p").equals(kinds_rows())
 
@@ -134,7 +134,7 @@ def test_texts_that_mean_a_missing_value_are_missing(kinds_run, client, tmp_path
     np.testing.assert_allclose(p, float(scores["p"][0]), atol=1e-6)
     columns = pl.DataFrame(typed, schema=NEW.schema, strict=False)
     _, result = predicted(kinds_run("csv"), columns, tmp_path / "typed.parquet")
-    assert result.missing == dict.fromkeys(NUMBERS, 1)
+    assert result.findings[0].missing == dict.fromkeys(NUMBERS, 1)
 
 
 @pytest.mark.parametrize("value", ["cheap", "1,5", "", " 1", "inf", float("inf"), True])
@@ -156,12 +156,12 @@ def test_a_price_that_is_not_a_number_is_a_bad_row(kinds_run, tmp_path, value):
 def test_nan_in_a_float_column_is_missing(kinds_run, tmp_path):
     rows = NEW.with_columns(price=pl.lit(float("nan")))
     scores, result = predicted(kinds_run("csv"), rows, tmp_path / "nan.parquet")
-    assert result.missing["price"] == 1
+    assert result.findings[0].missing["price"] == 1
     without = predicted(kinds_run("csv"), rows.with_columns(price=pl.lit(None, pl.Float64)), tmp_path / "gaps.parquet")[
         0
     ]
     assert scores["p"].equals(without["p"])
-    assert [field for field, _, _ in result.all_missing] == ["price", "rank"]
+    assert [field for field, _, _ in result.findings[0].all_missing] == ["price", "rank"]
 
 
 @pytest.mark.parametrize(
@@ -207,18 +207,21 @@ def test_a_column_without_a_number_is_reported(kinds_run, tmp_path):
     """Of `invalid: missing` with examples of its texts."""
     rows = NEW.with_columns(age=pl.lit("old"), clicks=pl.lit(None, pl.Int64))
     _, result = predicted(kinds_run("csv"), rows, tmp_path / "new.parquet")
-    assert [(field, values) for field, _, values in result.all_missing] == [("age", ["old"]), ("clicks", [])]
-    assert result.missing["age"] == result.missing["clicks"] == 1
+    assert [(field, values) for field, _, values in result.findings[0].all_missing] == [
+        ("age", ["old"]),
+        ("clicks", []),
+    ]
+    assert result.findings[0].missing["age"] == result.findings[0].missing["clicks"] == 1
 
 
 def test_shared_and_hashed_fields_in_the_warning_of_unknown_values(kinds_run, tmp_path):
     """A list shares item's vocabulary, and every text is known to a hashed field."""
     rows = NEW.with_columns(liked=pl.lit(["y", "z"]), ip=pl.lit("never seen"))
     _, result = predicted(kinds_run("csv"), rows, tmp_path / "new.parquet")
-    assert [tuple(unknown) for unknown in result.all_unknown] == [
+    assert [tuple(unknown) for unknown in result.findings[0].all_unknown] == [
         (name, ["y", "z"], ["b", "c"]) for name in ("liked", "seen")
     ]
-    assert result.out_of_vocabulary["ip"] == 0
+    assert result.findings[0].out_of_vocabulary["ip"] == 0
 
 
 def test_the_example_row_can_be_sent_and_is_in_the_docs(exported, client):
@@ -246,7 +249,7 @@ def test_vectors_of_rows_agree_too(make_run, tmp_path):
     rows = pl.DataFrame({"click": [0, 1] * 25, "user": [i % 9 for i in range(50)], "image": [None, *image[1:]]})
     run = make_run(rows, ["user", {"name": "image", "kind": "vector", "width": 3}], "parquet")
     scores, result = predicted(run, rows, tmp_path / "new.parquet")
-    assert result.missing == {"image": 1 / 50}
+    assert result.findings[0].missing == {"image": 1 / 50}
     model = ServedModel(export(run, "onnx", tmp_path / "onnx").folder)
     assert example_row(model.encoder) == {"user": "0", "image": [0.0, 0.0, 0.0]}
     with TestClient(create_app(model)) as client:

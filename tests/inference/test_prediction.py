@@ -9,18 +9,13 @@ import torch
 from omegaconf import OmegaConf
 
 from conftest import ROOT, run_script
+from inference.fixtures import with_other_weights
 from tf4ctr import __version__
 from tf4ctr.assembly import load_run
 from tf4ctr.errors import InputError
 from tf4ctr.inference.evaluation import score
-from tf4ctr.inference.prediction import (
-    AllMissing,
-    AllUnknown,
-    Prediction,
-    predict,
-    unknown_table,
-    unknown_warnings,
-)
+from tf4ctr.inference.findings import unknown_table
+from tf4ctr.inference.prediction import predict
 
 
 @pytest.fixture
@@ -78,9 +73,9 @@ def test_unseen_and_missing_values_are_out_of_vocabulary_and_counted(run, tmp_pa
     assert scores.columns == ["user", "item", "hour", "p"]
     assert len(scores) == 4
     assert scores["p"][1] == pytest.approx(scores["p"][2])
-    assert result.out_of_vocabulary["user"] == 0.5
-    assert "50.00%" in str(list(unknown_table(result).columns[1].cells))
-    assert result.all_unknown == []
+    assert result.findings[0].out_of_vocabulary["user"] == 0.5
+    assert "50.00%" in str(list(unknown_table(result.findings[0]).columns[1].cells))
+    assert result.findings[0].all_unknown == []
 
 
 IDS = [1.0, 2.0, 30.0, None]
@@ -104,8 +99,8 @@ def test_whole_floats_and_integers_are_the_same_ids(make_run, tmp_path, trained)
         frame.write_csv(source) if source.suffix == ".csv" else frame.write_parquet(source)
         result = predict(run, source, tmp_path / "scores.parquet")
         scores[name] = pl.read_parquet(tmp_path / "scores.parquet")["p"].to_list()
-        assert result.out_of_vocabulary == {"user": 0.25, "item": 0.0}  # only the missing user
-        assert result.all_unknown == []
+        assert result.findings[0].out_of_vocabulary == {"user": 0.25, "item": 0.0}  # only the missing user
+        assert result.findings[0].all_unknown == []
     assert scores == dict.fromkeys(inputs, scores["integers.csv"])
     assert len(set(scores["integers.csv"])) == 4
 
@@ -116,42 +111,15 @@ def test_a_field_whose_values_are_all_unknown_is_reported_with_examples(run, tmp
     source = tmp_path / f"new.{kind}"
     pl.DataFrame(rows).write_csv(source) if kind == "csv" else pl.DataFrame(rows).write_parquet(source)
     result = predict(run, source, tmp_path / "scores.parquet")
-    (unknown,) = result.all_unknown
+    (unknown,) = result.findings[0].all_unknown
     assert (unknown.field, unknown.known) == ("user", ["0", "1"])
     assert set(unknown.values) < {"u0", "u1", "u2"}  # the first ones that a thread reads
     assert len(unknown.values) == 2
 
 
-def test_the_warning_shows_two_values_of_each_side():
-    fields = [AllUnknown("user", ["u0", "x" * 50], ["0", "1"]), AllUnknown("item", ["3"], [])]
-    assert unknown_warnings(Prediction(3, 0.5, {}, 0, fields)) == [
-        f"field 'user': all its values are out of vocabulary. The input has 'u0', '{'x' * 40}'; the vocabulary has"
-        " '0', '1'. Check that both write the values in the same form",
-        "field 'item': all its values are out of vocabulary. The input has '3'; the vocabulary has no values."
-        " Check that both write the values in the same form",
-    ]
-
-
-def test_a_missing_number_has_a_warning_and_a_column_of_the_table():
-    missing = [AllMissing("price", "eur", []), AllMissing("age", "age", ["old", "x" * 50])]
-    result = Prediction(3, 0.5, {"user": 0.25}, 0, [], {"price": 1.0, "age": 1.0, "clicks": 0.5}, missing)
-    advice = "Check that the column is the right one, and that its values are numbers"
-    assert unknown_warnings(result) == [
-        f"field 'price': it is missing in all rows. The input has no values in column 'eur'. {advice}",
-        f"field 'age': it is missing in all rows. The input has 'old', '{'x' * 40}' in column 'age'. {advice}",
-    ]
-    table = unknown_table(result)
-    assert [column.header for column in table.columns] == ["field", "out of vocabulary", "missing"]
-    assert [list(column.cells) for column in table.columns] == [
-        ["user", "price", "age", "clicks"],
-        ["25.00%", "", "", ""],
-        ["", "100.00%", "100.00%", "50.00%"],
-    ]
-
-
 def test_a_field_without_values_is_not_reported_as_unknown(run, tmp_path):
     (tmp_path / "new.csv").write_text("user,item,hour\n,1,2\n,2,3\n")
-    assert predict(run, tmp_path / "new.csv", tmp_path / "scores.csv").all_unknown == []
+    assert predict(run, tmp_path / "new.csv", tmp_path / "scores.csv").findings[0].all_unknown == []
 
 
 def test_all_unknown_is_decided_over_all_batches(run, tmp_path):
@@ -160,7 +128,9 @@ def test_all_unknown_is_decided_over_all_batches(run, tmp_path):
     rows = pl.DataFrame({"user": users, "item": ["none"] * 399_999 + ["no"], "hour": ["1"] * 400_000})
     rows.write_parquet(tmp_path / "new.parquet", row_group_size=50_000)
     result = predict(run, tmp_path / "new.parquet", tmp_path / "scores.parquet")
-    assert [(field, sorted(values)) for field, values, _ in result.all_unknown] == [("item", ["no", "none"])]
+    assert [(field, sorted(values)) for field, values, _ in result.findings[0].all_unknown] == [
+        ("item", ["no", "none"])
+    ]
 
 
 @pytest.mark.parametrize("trained", ["csv", "parquet"])
@@ -174,7 +144,7 @@ def test_lists_of_parquet_get_the_ids_of_training(tags_run, tmp_path, trained):
     assert scores.drop("p").equals(rows)
     assert scores["p"][:4].n_unique() == 1  # the first two values; missing elements do not count
     assert scores["p"][4] == scores["p"][5] != scores["p"][0]
-    assert result.out_of_vocabulary == {"user": 0.0, "tags.0": 2 / 6, "tags.1": 0.0}
+    assert result.findings[0].out_of_vocabulary == {"user": 0.0, "tags.0": 2 / 6, "tags.1": 0.0}
 
 
 def test_lists_of_parquet_and_texts_of_csv_get_the_same_probabilities(tags_run, tmp_path):
@@ -194,7 +164,7 @@ def test_lists_of_numbers_are_lists_of_their_texts(make_run, tmp_path):
     run = make_run(rows, ["user", {"name": "tags", "width": 2}], "parquet")
     rows.with_columns(pl.col("tags").cast(pl.List(pl.Int32))).write_parquet(tmp_path / "new.parquet")
     result = predict(run, tmp_path / "new.parquet", tmp_path / "scores.parquet")
-    assert result.out_of_vocabulary == {"user": 0.0, "tags.0": 0.0, "tags.1": 0.0}
+    assert result.findings[0].out_of_vocabulary == {"user": 0.0, "tags.0": 0.0, "tags.1": 0.0}
 
 
 @pytest.mark.parametrize(
@@ -333,6 +303,89 @@ def test_libsvm_has_the_columns_in_the_datasets_order(run, tmp_path):
     assert first.equals(second)
 
 
+def mean_of(*probabilities):
+    return np.mean([column.to_numpy().astype(np.float64) for column in probabilities], 0)
+
+
+def test_several_runs_give_the_mean_of_their_probabilities(make_run, tmp_path):
+    """Each has its own vocabulary and transform, and its own findings."""
+    few = pl.DataFrame({"click": [0, 1, 1, 0], "user": [1, 2, 3, 4], "price": [1.0, 2.0, 8.0, 9.0]})
+    many = few.with_columns(user=pl.Series([3, 4, 5, 6]), click=pl.Series([1, 0, 0, 1]))
+    runs = [
+        make_run(few, ["user", {"name": "price", "kind": "number"}], "csv"),
+        make_run(many, ["user", {"name": "price", "kind": "number", "transform": "log1p"}], "csv"),
+        make_run(many, ["user", "price"], "csv"),
+    ]
+    rows = pl.DataFrame({"note": ["a", "b", "c", "d"], "user": [3, 1, 6, 7], "price": [2.0, None, 8.0, 5.5]})
+    rows.write_csv(tmp_path / "new.csv")
+    singles, own = [], []
+    for run in runs:
+        singles += predict(run, tmp_path / "new.csv", tmp_path / "scores.parquet").findings
+        own.append(pl.read_parquet(tmp_path / "scores.parquet")["p"])
+    result = predict(runs, tmp_path / "new.csv", tmp_path / "scores.parquet", heads=True)
+    scores = pl.read_parquet(tmp_path / "scores.parquet")
+    assert scores.columns == ["note", "user", "price", "p", "p_run_1", "p_run_2", "p_run_3"]
+    assert scores["note"].to_list() == ["a", "b", "c", "d"]
+    for name, expected in zip(("p_run_1", "p_run_2", "p_run_3"), own, strict=True):
+        np.testing.assert_allclose(scores[name], expected, atol=1e-6)
+    np.testing.assert_allclose(scores["p"], mean_of(*own), atol=1e-6)
+    assert np.ptp([*map(mean_of, own)], 0).max() > 0.01  # they do differ
+    assert result.mean == pytest.approx(scores["p"].mean(), abs=1e-6)
+    assert result.findings == singles
+    assert [findings.out_of_vocabulary["user"] for findings in result.findings] == [0.5, 0.5, 0.5]
+    assert [findings.missing for findings in result.findings] == [{"price": 0.25}, {"price": 0.25}, {}]
+    assert result.findings[2].out_of_vocabulary["price"] == 0.5
+
+
+def test_an_ensemble_keeps_the_order_over_many_batches(run, tmp_path):
+    random = np.random.default_rng(0)
+    rows = pl.DataFrame({name: random.integers(0, 60, 250_000) for name in ("user", "item", "hour")}).with_row_index()
+    rows.write_parquet(tmp_path / "new.parquet")
+    runs = [run, with_other_weights(run, tmp_path / "other")]
+    assert predict(runs, tmp_path / "new.parquet", tmp_path / "scores.parquet", heads=True).rows == 250_000
+    scores = pl.read_parquet(tmp_path / "scores.parquet")
+    assert scores["index"].equals(rows["index"])
+    np.testing.assert_allclose(scores["p"], mean_of(scores["p_run_1"], scores["p_run_2"]), atol=1e-6)
+    some = rows.sample(500, seed=1)
+    some.write_parquet(tmp_path / "some.parquet")
+    predict(runs[1], tmp_path / "some.parquet", tmp_path / "single.parquet")
+    np.testing.assert_allclose(
+        pl.read_parquet(tmp_path / "single.parquet")["p"], scores["p_run_2"].gather(some["index"]), atol=1e-6
+    )
+
+
+def test_a_row_that_one_run_of_an_ensemble_cannot_read_is_invalid(make_run, tmp_path):
+    rows = pl.DataFrame({"click": [0, 1], "user": [1, 2], "hour": [3, 4]})
+    runs = [make_run(rows, ["user", field], "csv") for field in ("hour", {"name": "hour", "transform": "log_bucket"})]
+    (tmp_path / "new.csv").write_text("user,hour\n1,3\n2,noon\n2,4\n")
+    predict(runs[0], tmp_path / "new.csv", tmp_path / "scores.csv")
+    with pytest.raises(InputError, match="line 3: column 'hour' is 'noon', expected a number"):
+        predict(runs, tmp_path / "new.csv", tmp_path / "scores.csv")
+    result = predict(runs, tmp_path / "new.csv", tmp_path / "scores.csv", bad_rows="skip")
+    assert (result.rows, result.set_aside) == (2, 1)
+    assert pl.read_csv(tmp_path / "scores.csv")["hour"].to_list() == [3, 4]
+    pl.DataFrame({"user": [1], "hour": [[3]]}).write_parquet(tmp_path / "new.parquet")
+    with pytest.raises(InputError, match="field 'hour': its column 'hour' is a list"):
+        predict(runs, tmp_path / "new.parquet", tmp_path / "scores.parquet")
+
+
+@pytest.mark.parametrize("kind", ["csv", "libsvm"])
+def test_runs_that_read_a_file_in_different_ways_are_refused(run, tmp_path, kind):
+    other = with_other_weights(run, tmp_path / "other")
+    config = OmegaConf.load(other / "config.yaml")
+    if kind == "csv":
+        config.dataset.layouts[0].separator = ";"
+    else:
+        config.dataset.fields = [config.dataset.fields[place] for place in (1, 0, 2)]
+    OmegaConf.save(config, other / "config.yaml")
+    (tmp_path / "new.csv").write_text("user,item,hour\n0,1,2\n")
+    (tmp_path / "new.libsvm").write_text("1 0:1 1:1 2:1\n")
+    with pytest.raises(InputError, match=r"run and .*other read this file in different ways \(dataset.layouts"):
+        predict([run, other], tmp_path / f"new.{kind}", tmp_path / "scores.parquet")
+    pl.DataFrame({"user": [0], "item": [1], "hour": [2]}).write_parquet(tmp_path / "new.parquet")
+    assert predict([run, other], tmp_path / "new.parquet", tmp_path / "scores.parquet").rows == 1
+
+
 def test_from_the_command_line(run, raw, tmp_path):
     rows = pl.read_csv(raw / "test.csv").with_columns(pl.format("[u]{}", "user").alias("user"))
     rows.write_csv(tmp_path / "new.csv")
@@ -343,6 +396,11 @@ def test_from_the_command_line(run, raw, tmp_path):
     assert "100 rows, mean probability" in process.stdout
     assert "warning: field 'user': all its values are out of vocabulary. The input has '[u]" in process.stdout
     assert pl.read_csv(tmp_path / "scores.csv").columns[-3:] == ["p", "p_simple", "p_complex"]
+    ensemble = f"run={run},{with_other_weights(run, tmp_path / 'other')}"
+    process = run_script("predict.py", ensemble, f"input={tmp_path}/new.csv", f"output={tmp_path}/scores.csv")
+    assert process.returncode == 0, process.stdout + process.stderr
+    assert f"run_1: {run}\nrun_2: {tmp_path}/other\n" in process.stdout
+    assert process.stdout.count("warning: field 'user'") == 1  # the runs have one vocabulary
     for arguments, message in (
         ([], "run= is missing"),
         ([f"run={run}", f"input={raw}/test.csv", f"output={tmp_path}/s.csv", "bad_rows=skp"], "did you mean 'skip'?"),
@@ -433,8 +491,8 @@ def test_keys_of_objects_are_read_from_ndjson_and_the_rows_are_kept(make_run, tm
     scores = pl.read_parquet(tmp_path / "scores.parquet")
     assert scores.drop("p").equals(new)
     assert scores["p"][0] == scores["p"][3] != scores["p"][1] == scores["p"][2]
-    assert result.out_of_vocabulary == {"user.id": 0, "city": 0}
-    assert result.missing == {"price": 0.5}
+    assert result.findings[0].out_of_vocabulary == {"user.id": 0, "city": 0}
+    assert result.findings[0].missing == {"price": 0.5}
     with (tmp_path / "new.ndjson").open("a") as file:
         file.write('{"user": {"id": 7, "city": "x"}, "price": "cheap"}\n')
     with pytest.raises(InputError, match="line 6: column 'price' is 'cheap', expected a finite number"):

@@ -110,7 +110,7 @@ def measure(scores: Scores, resamples: int, seed: int) -> dict[str, float]:
     p_N = torch.sigmoid(fused_N)
     results["ece"] = float(calibration_error(p_N, label_N, weight_N))
     results["predicted_over_observed"] = float(_weighted(p_N, weight_N).sum() / _weighted(label_N, weight_N).sum())
-    return results | (_intervals(scores, resamples, seed) if resamples else {})
+    return results | (intervals(scores, _measures(scores), resamples, seed) if resamples else {})
 
 
 def _weighted(values_N: Tensor, weight_N: Tensor | None) -> Tensor:
@@ -144,16 +144,31 @@ def calibration_error(p_N: Tensor, label_N: Tensor, weight_N: Tensor | None = No
     return (distance.abs() * (rows / rows.sum())).sum()
 
 
-def _intervals(scores: Scores, resamples: int, seed: int) -> dict[str, float]:
-    """The 95 % intervals of AUC and logloss of all heads, and of gAUC."""
+def _measures(scores: Scores) -> dict[str, Measure]:
+    """AUC and logloss of all heads, and gAUC."""
     measures: dict[str, Measure] = {}
     for name, logit_N in scores.logits.items():
-        prefix = "" if name == "fused" else f"{name}/"
-        measures[f"{prefix}auc"] = Ranking(logit_N.numpy(), scores.label.numpy()).auc
-        measures[f"{prefix}logloss"] = mean(_logloss(logit_N, scores.label).numpy())
-    if scores.group is not None:
-        fused_N = scores.logits["fused"].float().numpy()  # as `grouped_auc` takes it
-        measures["gauc"] = Ranking(fused_N, scores.label.numpy(), scores.group.numpy()).auc
+        prefix, is_grouped = ("", scores.group is not None) if name == "fused" else (f"{name}/", False)
+        own = measures_of(scores, logit_N, is_grouped)
+        measures |= {f"{prefix}{metric}": measure for metric, measure in own.items()}
+    return measures
+
+
+def measures_of(scores: Scores, logit_N: Tensor, is_grouped: bool) -> dict[str, Measure]:
+    """`auc` and `logloss` of logits for the rows of `scores`, and `gauc` if `is_grouped`."""
+    label_N = scores.label.numpy()
+    measures: dict[str, Measure] = {
+        "auc": Ranking(logit_N.numpy(), label_N).auc,
+        "logloss": mean(_logloss(logit_N, scores.label).numpy()),
+    }
+    if is_grouped and scores.group is not None:
+        # float32 as `grouped_auc` takes it
+        measures["gauc"] = Ranking(logit_N.float().numpy(), label_N, scores.group.numpy()).auc
+    return measures
+
+
+def intervals(scores: Scores, measures: Mapping[str, Measure], resamples: int, seed: int) -> dict[str, float]:
+    """The 95 % intervals of measures, `NAME_low` and `NAME_high`, see `bootstrap`."""
     weight_N = None if scores.weight is None else scores.weight.double().numpy()
     results: dict[str, float] = {}
     for name, values in bootstrap(measures, len(scores.label), resamples, seed, weight_N).items():

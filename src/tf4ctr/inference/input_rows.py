@@ -123,7 +123,7 @@ def open_rows(spec: DatasetSpec, raw: RawFiles, encoder: RowEncoder) -> pl.LazyF
         # `__short` is also true if the last cell is empty: ask whether a row really is short
         if LINE in names or not raw.bad_rows(source, names):
             rows = rows.with_columns(pl.lit(False).alias(SHORT))
-    _check(spec, raw, encoder, rows)
+    check_types(spec, raw, encoder, rows)
     return rows if LINE in rows.collect_schema() else rows.with_row_index(LINE, offset=raw.first_line)
 
 
@@ -137,8 +137,13 @@ def _inside(name: str, dtypes: pl.Schema) -> pl.Expr | None:
     return value if keys and dtype is not None else None
 
 
-def _check(spec: DatasetSpec, raw: RawFiles, encoder: RowEncoder, rows: pl.LazyFrame) -> None:
-    """Check the types of the columns that are encoded."""
+def check_types(spec: DatasetSpec, raw: RawFiles, encoder: RowEncoder, rows: pl.LazyFrame) -> None:
+    """Check the types of the columns that are encoded.
+
+    Raises:
+        InputError: a type that its fields do not take; a history that is incomplete, or can neither
+            be read nor joined.
+    """
     dtypes = rows.collect_schema()
     names = raw_columns(encoder, dtypes)
     if raw.reader in TYPED:

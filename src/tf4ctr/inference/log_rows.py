@@ -1,7 +1,7 @@
-"""Measures a trained run on raw rows with labels, through `prediction`."""
+"""Measures trained runs on raw rows with labels, through `prediction`."""
 
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import polars as pl
@@ -9,15 +9,15 @@ import torch
 from torch import Tensor
 
 from tf4ctr.data import faults
-from tf4ctr.data.encoding import RowEncoder
 from tf4ctr.data.readers import check_columns
 from tf4ctr.data.spec import DatasetSpec
 from tf4ctr.data.transforms import finite
 from tf4ctr.errors import InputError
+from tf4ctr.inference.ensemble_metrics import measure_runs
 from tf4ctr.inference.evaluation import Scores, measure
 from tf4ctr.inference.input_rows import prepared_values
+from tf4ctr.inference.members import Member, head_names
 from tf4ctr.inference.prediction import predict, predict_frame
-from tf4ctr.models.network import Network
 
 SMALLEST = 1e-7  # probabilities are float32: nearer to 0 and 1 a logloss would be infinite
 
@@ -47,24 +47,23 @@ def measure_rows(run: Path, spec: DatasetSpec, sources: Iterable[Path]) -> dict[
     return {name: results[name] for name in ("auc", "logloss", "gauc") if name in results}
 
 
-def measure_frame(
-    network: Network, encoder: RowEncoder, spec: DatasetSpec, frame: pl.DataFrame, resamples: int, seed: int
-) -> dict[str, float]:
-    """All metrics of `evaluation.measure` of a run on the rows of a frame, with all heads.
+def measure_frame(members: Sequence[Member], frame: pl.DataFrame, resamples: int, seed: int) -> dict[str, float]:
+    """All metrics of `measure_runs` on the rows of a frame, with all heads.
 
     Args:
-        network, encoder, spec: see `predict_frame`.
+        members: the run, or those of an ensemble. The first one's dataset says what the label, the
+            group and the weight are.
         frame: rows with the raw columns, and those of label, group and weight.
-        resamples, seed: see `evaluation.measure`.
+        resamples, seed: see `measure_runs`.
 
     Raises:
         InputError: see `predict_frame`; a label or a weight is invalid.
     """
-    rows = _checked(spec, frame)
-    scored, _ = predict_frame(network, encoder, spec, frame, heads=True, logits=True)
-    heads = {"p": "fused", **{f"p_{name}": name for name in network.heads}}
+    rows = _checked(members[0].spec, frame)
+    scored, _ = predict_frame(members, frame, heads=True, logits=True)
+    heads = {"p": "fused", **{f"p_{name}": name for name in head_names(members)}}
     logits = {head: scored[name].cast(pl.Float64).to_torch() for name, head in heads.items()}
-    return measure(_scores(logits, rows), resamples, seed)
+    return measure_runs(_scores(logits, rows), len(members), resamples, seed)
 
 
 def _checked(spec: DatasetSpec, frame: pl.DataFrame) -> pl.DataFrame:
