@@ -7,14 +7,15 @@ import signal
 
 import pytest
 import torch
-from lightning import Trainer
+from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
+from torch.utils.data import DataLoader
 
 import tf4ctr.training.module
 from tf4ctr import __version__
 from tf4ctr.errors import InputError
 from tf4ctr.training.checkpoints import LastCheckpoint, random_state, saved_random_state, seed_rank
-from training.small_run import KillAt, SignalAt, assert_same, run
+from training.small_run import QUIET, KillAt, SignalAt, assert_same, run
 
 
 # 5 steps per epoch: in the middle of an epoch, in its last two steps, in the first and later ones
@@ -76,6 +77,19 @@ class Orders(Callback):
 
     def on_train_batch_start(self, trainer, module, batch, batch_idx):
         self.epochs[-1] += batch.ids[:, 0].tolist()
+
+
+def test_sigterm_ends_the_test_at_once(tmp_path):
+    class Terminated(LightningModule):
+        def test_step(self, batch):
+            os.kill(os.getpid(), signal.SIGTERM)
+            raise AssertionError("the signal has not interrupted the step")
+
+    before = signal.getsignal(signal.SIGTERM)
+    trainer = Trainer(accelerator="cpu", callbacks=LastCheckpoint(str(tmp_path)), **QUIET)
+    with pytest.raises(SystemExit):  # Lightning turns Ctrl-C into SystemExit
+        trainer.test(Terminated(), DataLoader(range(3)), verbose=False)
+    assert signal.getsignal(signal.SIGTERM) is before
 
 
 def test_without_last_checkpoint_a_run_is_the_same(dataset, unbroken, tmp_path):

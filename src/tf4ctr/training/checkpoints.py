@@ -210,6 +210,12 @@ class LastCheckpoint(Checkpoint):
             self._save(trainer)
             self._stepping = trainer.fit_loop.batch_idx + 1 < trainer.num_training_batches and not trainer.should_stop
 
+    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        # Lightning's handler waits there for the other ranks, which can be in another exchange: all
+        # would wait for ever. It restores this one after the test.
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, signal.default_int_handler)
+
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._restore_handlers()
 
