@@ -25,7 +25,7 @@ MODELS = {
     "afn_plus": ("AFN+", 4_482_205, 1000 - 53_890 - 3),
     "aoanet": ("AOANet", 418_331, 1),
     "autoint": ("AutoInt", 306_051, 5 * 128 * 128),
-    "autoint_plus": ("AutoInt+", 622_180, 4 * 128 * 128 - 5 * 2 * 128),
+    "autoint_plus": ("AutoInt+", 622_180, 4 * 128 * 128),
     "cin": ("CIN", 147_984, 2),
     "crossnet": ("CrossNet", 55_191, 0),
     "crossnetv2": ("CrossNetv2", 94_391, 0),

@@ -58,10 +58,12 @@ def layers(encoder: DictConfig, units: str = "hidden_units") -> dict[str, Any]:
 
 
 def autoint(backbone: DictConfig) -> dict[str, Any]:
-    attention = backbone.simple
-    sizes = {"attention_layers": attention.num_layers, "num_heads": attention.num_heads}
-    theirs = {"layer_norm": True, "use_scale": True}  # BARS' settings, which our encoder does not have
-    return {**layers(backbone.complex, "dnn_hidden_units"), "attention_dim": attention.units, **sizes, **theirs}
+    attention, mlp = backbone.simple, backbone.complex
+    if attention.dropout != mlp.dropout:
+        raise ValueError("FuxiCTR's AutoInt has one dropout for its attention and its MLP")
+    sizes = {"attention_layers": attention.num_layers, "attention_dim": attention.units}
+    options = {"num_heads": attention.num_heads, "use_scale": attention.scale, "layer_norm": attention.layer_norm}
+    return {**layers(mlp, "dnn_hidden_units"), **sizes, **options}
 
 
 def finalmlp(backbone: DictConfig) -> dict[str, Any]:
