@@ -49,7 +49,7 @@ MODELS = {
     "hofm": ("HOFM", 113_170, 0),
     "ipnn": ("IPNN", 433_491, 0),
     "lr": ("LR", 5_390, 0),
-    "masknet": ("MaskNet", 571_691, 2 * 100),
+    "masknet": ("MaskNet", 571_691, 0),
     "nfm": ("NFM", 384_880, 1),
     "sam": ("SAM", 58_791, 0),
     "wide_deep": ("WideDeep", 423_280, 1),

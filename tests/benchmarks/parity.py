@@ -77,10 +77,12 @@ def finalmlp(backbone: DictConfig) -> dict[str, Any]:
 
 def masknet(backbone: DictConfig) -> dict[str, Any]:
     encoder = backbone.complex
+    if encoder.block_dropout != encoder.dropout or encoder.batch_norm:
+        raise ValueError("FuxiCTR's MaskNet has one dropout for its blocks and its MLP, and no batch norm")
     blocks = {"parallel_num_blocks": len(encoder.block_units), "parallel_block_dim": encoder.block_units[0]}
     mlp = {"dnn_hidden_units": list(encoder.hidden_units), "net_dropout": encoder.dropout}
-    theirs = {"model_type": "ParallelMaskNet", "emb_layernorm": False, "net_layernorm": True}
-    return {**blocks, **mlp, "reduction_ratio": encoder.ratio, **theirs}
+    norms = {"emb_layernorm": encoder.embedding_norm, "net_layernorm": True}
+    return {**blocks, **mlp, **norms, "reduction_ratio": encoder.ratio, "model_type": "ParallelMaskNet"}
 
 
 def afn(backbone: DictConfig) -> dict[str, Any]:
