@@ -9,8 +9,8 @@ github.com/reczoo/FuxiCTR, release 2.3.10: its package on PyPI has no models.
 
 Every run is a process of its own, ours before FuxiCTR's, seed by seed. When it ends, its results
 are appended to the csv file `--results`. A run that is there already is not repeated: start the
-same command again to go on. A run that fails is reported, and the others go on. `--epochs` limits
-the epochs further than the settings do, to try it out; results under another limit do not count.
+same command again to go on. A run that fails is reported, and the others go on. `--epochs` lowers
+the largest number of epochs, to try it out; results under another limit do not count.
 
 The table has means and standard deviations over the seeds that both sides have. Seconds are those
 of the whole process: start, training with validation, and test.
@@ -44,7 +44,8 @@ FUXICTR = ROOT / ".venv-fuxictr" / "bin" / "python"
 RAW = (ROOT / "data" / "raw" / "frappe", ROOT.parent / "shared" / "data" / "frappe")
 FIELDS = ("user", "item", "daytime", "weekday", "isweekend", "homework", "cost", "weather", "country", "city")
 SIDES = ("ours", "FuxiCTR")
-COLUMNS = ("model", "side", "seed", "limit", "auc", "logloss", "epochs", "parameters", "seconds", "threads")
+METRICS = ("auc", "logloss", "epochs", "parameters", "seconds")
+COLUMNS = ("model", "side", "seed", "limit", *METRICS, "threads")
 CLOSE = 1e-3  # the largest difference of the mean AUCs that counts as parity
 
 
@@ -217,11 +218,7 @@ def call(command: list[str], threads: int | None = None) -> None:
     Raises:
         RuntimeError: it failed; with the end of its output.
     """
-    environment = os.environ | {
-        "RAY_TRAIN_V2_ENABLED": "0",
-        "PYTHONWARNINGS": "ignore",
-        "PYTHONPATH": str(ROOT / "src"),
-    }
+    environment = os.environ | {"RAY_TRAIN_V2_ENABLED": "0", "PYTHONWARNINGS": "ignore"}
     if threads:
         environment["OMP_NUM_THREADS"] = str(threads)
     process = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
@@ -248,9 +245,7 @@ def read_results(path: Path) -> dict[Run, dict[str, float]]:
     with path.open() as file:
         rows = list(csv.DictReader(file))
     return {
-        Run(row["model"], row["side"], int(row["seed"]), int(row["limit"])): {
-            key: float(row[key]) for key in ("auc", "logloss", "epochs", "parameters", "seconds")
-        }
+        Run(row["model"], row["side"], int(row["seed"]), int(row["limit"])): {key: float(row[key]) for key in METRICS}
         for row in rows
     }
 
@@ -284,7 +279,7 @@ def table_of(results: Mapping[Run, Mapping[str, float]], limits: Mapping[str, in
         if not both:
             continue
         ours, theirs = (
-            {key: np.array([results[Run(model, side, seed, limit)][key] for seed in both]) for key in COLUMNS[4:9]}
+            {key: np.array([results[Run(model, side, seed, limit)][key] for seed in both]) for key in METRICS}
             for side in SIDES
         )
         cells = [str(len(both))]
@@ -304,8 +299,10 @@ def _mean(values: np.ndarray) -> str:
     return f"{values.mean():.5f} ± {values.std(ddof=1):.5f}" if len(values) > 1 else f"{values.mean():.5f}"
 
 
-def prepare_fuxictr(files: Files) -> None:
-    """Convert the csv files with FuxiCTR, if it has not been done."""
+def prepare(files: Files, run: Run) -> None:
+    """Convert the csv files for both sides, so that no run's seconds contain it."""
+    with tempfile.TemporaryDirectory() as folder:
+        call([*command_of(run._replace(side="ours"), files, Path(folder)), "dry_run=true"])
     if not (files.converted / "feature_map.json").exists():
         # it refuses a split with fewer rows than a block
         options = [str(files.raw), str(files.converted), ",".join(FIELDS), "label", "20000", "", "", "1"]
@@ -332,7 +329,8 @@ def arguments(words: list[str]) -> argparse.Namespace:
         if model not in MODELS:
             parser.error(f"--models: there is no '{model}', {did_you_mean(model, MODELS)}")
     folders = [options.raw] if options.raw else RAW
-    options.raw = next((folder for folder in folders if (folder / "train.csv").exists()), None)
+    options.raw = next((folder.absolute() for folder in folders if (folder / "train.csv").exists()), None)
+    options.zoo = options.zoo.absolute()
     if options.raw is None:
         parser.error(
             f"no train.csv in {' or '.join(map(str, folders))}: name frappe's folder with --raw FOLDER,"
@@ -350,14 +348,16 @@ def main(words: list[str]) -> int:
     options, console = arguments(words), Console(width=200)
     files = Files(options.raw, options.zoo)
     results, failed = read_results(options.results), 0
-    limits = {model: options.epochs or config_of(model).trainer.max_epochs for model in options.models}
+    limits = {model: config_of(model).trainer.max_epochs for model in options.models}
+    if options.epochs:
+        limits = {model: min(limit, options.epochs) for model, limit in limits.items()}
     runs = [
         Run(model, side, seed, limit) for seed in options.seeds for model, limit in limits.items() for side in SIDES
     ]
     todo = [run for run in runs if run not in results]
     console.print(f"{len(todo)} runs to do; results in {options.results}")
-    if any(run.side == "FuxiCTR" for run in todo):
-        prepare_fuxictr(files)
+    if todo:
+        prepare(files, todo[0])
     for number, run in enumerate(todo, 1):
         name = f"{number}/{len(todo)} {run.model}, {run.side}, seed {run.seed}"
         try:

@@ -22,7 +22,7 @@ def words(tmp_path, monkeypatch):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text("class DCN:\n    def __init__(self, embedding_dim=10, **kwargs): ...\n")
     monkeypatch.setattr(parity, "FUXICTR", tmp_path / "python")
-    monkeypatch.setattr(parity, "prepare_fuxictr", lambda files: None)
+    monkeypatch.setattr(parity, "prepare", lambda files, run: None)
     paths = {"--raw": tmp_path, "--zoo": tmp_path / "zoo", "--results": tmp_path / "new" / "parity.csv"}
     return ["--models", "dcn,lr", "--seeds", "1,2", *(str(word) for pair in paths.items() for word in pair)]
 
