@@ -8,7 +8,7 @@ FUXICTR := .venv-fuxictr
 DEEPCTR := .venv-deepctr
 TORCHREC := .venv-torchrec
 
-.PHONY: help setup train test bench bench-gpu notebooks lint format docs docs-serve clean
+.PHONY: help setup train test bench bench-gpu parity notebooks lint format docs docs-serve clean
 
 help:  ## list all targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## ?/  make \1\t/' | expand -t 20
@@ -38,6 +38,9 @@ bench: $(READY) $(FUXICTR)/.ready $(DEEPCTR)/.ready $(TORCHREC)/.ready  ## compa
 
 bench-gpu: $(READY)  ## compare the options of a training on a GPU
 	$(RUN) tests/benchmarks/gpu.py $(ARGS)
+
+parity: $(READY) $(FUXICTR)/.ready  ## train BARS' models here and in FuxiCTR, for hours: ARGS="--models deepfm --zoo FOLDER"
+	$(RUN) tests/benchmarks/parity.py $(ARGS)
 
 $(FUXICTR)/.ready:
 	$(PYTHON) -m venv $(FUXICTR)

@@ -1,7 +1,7 @@
-"""FuxiCTR's part of data.py, criteo_data.py, training.py and histories.py.
+"""FuxiCTR's part of data.py, criteo_data.py, training.py, histories.py and parity.py.
 
     python fuxictr_side.py prepare RAW_FOLDER FOLDER COLUMN,... [LABEL] [BLOCK_ROWS] [NUMBER,...]
-        [HISTORY=OF,...]
+        [HISTORY=OF,...] [MIN_COUNT]
     python fuxictr_side.py stream FOLDER
     python fuxictr_side.py decode FILE
     python fuxictr_side.py train FOLDER COLUMN,...
@@ -10,9 +10,9 @@
 It runs in its own environment. `prepare` converts train.csv, valid.csv and test.csv to its parquet.
 A COLUMN has its type categorical, a NUMBER its type numeric, standardised, with 0 for a gap. A
 HISTORY has its type sequence, with the vocabulary and the table of the column OF. A value that
-occurs once is unknown; if there are histories, it is known. `stream` reads one shuffled epoch with
-its loader, after a warm-up; `decode` reads all row groups of a parquet file with pyarrow alone.
-Their last line is `rows seconds`.
+occurs less often than MIN_COUNT is unknown; it is 2, or 1 if there are histories. `stream` reads
+one shuffled epoch with its loader, after a warm-up; `decode` reads all row groups of a parquet file
+with pyarrow alone. Their last line is `rows seconds`.
 
 `train` trains the dual MLP under TF4CTR with its layers and its loop. It prints the seconds of an
 epoch with validation, of an evaluation and of gAUC alone, and the gAUC.
@@ -29,10 +29,10 @@ BATCH, BLOCK = 10_000, 100_000
 WIDTH = 50  # of a history
 
 
-def processor(folder: str, columns: str, label: str, numbers: str, histories: str):
+def processor(folder: str, columns: str, label: str, numbers: str, histories: str, min_count: int):
     from fuxictr.preprocess import FeatureProcessor
 
-    texts = {"active": True, "dtype": "str", "min_categr_count": 1 if histories else 2}
+    texts = {"active": True, "dtype": "str", "min_categr_count": min_count}
     fields = [{**texts, "type": "categorical", "name": columns.split(",")}]
     for name, column in (history.split("=") for history in histories.split(",") if history):
         shape = {"splitter": "^", "max_len": WIDTH, "feature_encoder": None}
@@ -53,13 +53,15 @@ def prepare(
     block: str = str(BLOCK),
     numbers: str = "",
     histories: str = "",
+    min_count: str = "",
 ) -> tuple[int, float]:
     from fuxictr.preprocess.build_dataset import build_dataset
 
     started = time.perf_counter()
     files = {f"{split}_data": f"{raw}/{split}.csv" for split in ("train", "valid", "test")}
-    features = processor(folder, columns, label, numbers, histories)
-    build_dataset(features, **files, data_block_size=int(block), min_categr_count=2)
+    count = int(min_count or (1 if histories else 2))
+    features = processor(folder, columns, label, numbers, histories, count)
+    build_dataset(features, **files, data_block_size=int(block), min_categr_count=count)
     seconds = time.perf_counter() - started
     return sum(sum(1 for _ in open(path, "rb")) - 1 for path in files.values()), seconds  # noqa: PTH123
 

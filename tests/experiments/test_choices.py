@@ -45,7 +45,7 @@ def test_a_choice_has_a_title_and_what_it_is_composed_of(tmp_path):
     (tmp_path / "experiment" / "own" / "a.yaml").write_text(YAML)
     choice = read_choice("experiment", "own/a", [CONF, tmp_path])
     assert (choice.title, choice.bases, choice.is_global) == ("A title: of the first sentence", ("base",), True)
-    assert choice.sets == ("encoder@experiment.simple=fm", "ssem=shared")
+    assert choice.sets == ("encoder@simple=fm", "ssem=shared")
     assert read_choice("experiment", "own/b", [CONF, tmp_path]) is None
 
 

@@ -53,7 +53,7 @@ def read_choice(group: str, name: str, folders: Sequence[Path] = (CONF,)) -> Cho
     text = path.read_text()
     is_global = text.startswith(GLOBAL)
     node: dict[str, Any] = yaml.safe_load(text) or {}
-    bases, sets = _composed(group, node.get("defaults", []))
+    bases, sets = _composed("" if is_global else f"{group}.", node.get("defaults", []))
     return Choice(name, _title(text), tuple(bases), tuple(sets), tuple(read_values(text)), is_global)
 
 
@@ -154,8 +154,11 @@ def _title(text: str) -> str:
     return re.split(r"(?<=\.)\s+(?=[A-Z])", " ".join(kept))[0].removesuffix(".")
 
 
-def _composed(group: str, defaults: Sequence[Any]) -> tuple[list[str], list[str]]:
-    """The choices that a defaults list names: of the same group, and of other groups."""
+def _composed(above: str, defaults: Sequence[Any]) -> tuple[list[str], list[str]]:
+    """The choices that a defaults list names: of the same group, and of other groups.
+
+    The place of another group's choice is below `above`: encoder@backbone.simple for a backbone.
+    """
     bases: list[str] = []
     sets: list[str] = []
     for item in defaults:
@@ -164,5 +167,5 @@ def _composed(group: str, defaults: Sequence[Any]) -> tuple[list[str], list[str]
             continue
         for key, name in item.items():
             other, _, place = key.removeprefix("override ").lstrip("/").partition("@")
-            sets.append(f"{other}@{group}.{place}={name}" if place else f"{other}={name}")
+            sets.append(f"{other}@{above}{place}={name}" if place else f"{other}={name}")
     return bases, sets

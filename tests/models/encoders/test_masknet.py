@@ -18,12 +18,16 @@ def block(module, instance, hidden):
 
 
 def normalized_fields(encoder, e):
+    if isinstance(encoder.norm, torch.nn.Identity):
+        return e.ravel()
     rows = [normalized(e[f]) * array(encoder.norm.gain[f]) + array(encoder.norm.bias[f]) for f in range(len(e))]
     return np.concatenate(rows)
 
 
-def test_parallel_equals_the_concatenated_blocks_then_an_mlp(schema):
-    encoder = randomized(ParallelMaskNet(schema, 4, block_units=[5, 3], hidden_units=[6, 4], ratio=0.5))
+@pytest.mark.parametrize("embedding_norm", [True, False])
+def test_parallel_equals_the_concatenated_blocks_then_an_mlp(schema, embedding_norm):
+    options = {"ratio": 0.5, "block_dropout": 0.5, "embedding_norm": embedding_norm}
+    encoder = randomized(ParallelMaskNet(schema, 4, block_units=[5, 3], hidden_units=[6, 4], **options))
     emb = torch.randn(5, 3, 4, dtype=torch.float64)
     out = encoder(emb, None)
     assert out.shape == (5, encoder.out_features) == (5, 4)
@@ -52,6 +56,13 @@ def test_serial_equals_the_blocks_in_series(schema):
 )
 def test_gradients(schema, make):
     check_gradients(randomized(make(schema)))
+
+
+def test_dropout_of_the_blocks_is_used_in_training(schema):
+    encoder, emb = ParallelMaskNet(schema, 4, [50], [6], batch_norm=False, block_dropout=0.5), torch.randn(9, 3, 4)
+    assert not torch.equal(encoder.train()(emb, None), encoder.eval()(emb, None))
+    with pytest.raises(InputError, match="block_dropout is 1.0"):
+        ParallelMaskNet(schema, 4, [5], [6], block_dropout=1.0)
 
 
 @pytest.mark.parametrize("options", [([], 1.0), ([5, 0], 1.0), ([5], 0)])

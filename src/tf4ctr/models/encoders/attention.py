@@ -6,19 +6,24 @@ from torch import Tensor, nn
 from tf4ctr.data.schema import Schema
 from tf4ctr.errors import InputError
 from tf4ctr.models.affine import Affine
+from tf4ctr.models.dropout import Dropout
 from tf4ctr.models.inputs import Inputs
 
 
 class InteractingLayer(nn.Module):
     """For each head: a_fg = softmax_g <W_q e_f, W_k e_g>,  o_f = sum_g a_fg W_v e_g.
 
-    The output is relu([o_f of all heads] + W_res e_f).
+    The output is relu(norm([o_f of all heads] + W_res e_f)); see `Attention` for the norm, and for
+    `scale` and `dropout` of a.
     """
 
-    def __init__(self, inputs: int, units: int, num_heads: int) -> None:
+    def __init__(self, inputs: int, units: int, num_heads: int, scale: bool, dropout: float, layer_norm: bool) -> None:
         super().__init__()
         self.num_heads = num_heads
+        self.divisor = (units // num_heads) ** 0.5 if scale else 1.0
         self.query, self.key, self.value, self.residual = (Affine(inputs, units, bias=False) for _ in range(4))
+        self.dropout = Dropout(dropout)
+        self.norm = nn.LayerNorm(units) if layer_norm else nn.Identity()
 
     def forward(self, emb_BFD: Tensor) -> Tensor:
         """[B, F, inputs] -> [B, F, units]"""
@@ -26,8 +31,9 @@ class InteractingLayer(nn.Module):
             projection(emb_BFD).unflatten(2, (self.num_heads, -1)).transpose(1, 2)
             for projection in (self.query, self.key, self.value)
         )
-        out_BHFD = torch.softmax(query @ key.transpose(2, 3), 3) @ value
-        return torch.relu(out_BHFD.transpose(1, 2).flatten(2) + self.residual(emb_BFD))
+        weight_BHFF = self.dropout(torch.softmax(query @ key.transpose(2, 3) / self.divisor, 3))
+        out_BFD = (weight_BHFF @ value).transpose(1, 2).flatten(2) + self.residual(emb_BFD)
+        return torch.relu(self.norm(out_BFD))
 
 
 class Attention(nn.Module):
@@ -39,20 +45,38 @@ class Attention(nn.Module):
         num_layers: number of layers in the stack.
         units: size of a field's vector after a layer, over all heads.
         num_heads: number of heads; each has units / num_heads of the units.
+        scale: whether the products of query and key are divided by sqrt(units / num_heads).
+        dropout: probability that an attention weight is set to zero in training.
+        layer_norm: whether a layer norm over the units precedes each ReLU.
+
+    The paper has none of the last three. FuxiCTR has them, and BARS uses them.
 
     Raises:
-        InputError: there is no layer, or num_heads does not divide units.
+        InputError: there is no layer, num_heads does not divide units, or a dropout outside [0, 1).
     """
 
-    def __init__(self, schema: Schema, embedding_dim: int, num_layers: int, units: int, num_heads: int) -> None:
+    def __init__(
+        self,
+        schema: Schema,
+        embedding_dim: int,
+        num_layers: int,
+        units: int,
+        num_heads: int,
+        scale: bool = False,
+        dropout: float = 0.0,
+        layer_norm: bool = False,
+    ) -> None:
         super().__init__()
-        if num_layers < 1 or units % num_heads:
+        if num_layers < 1 or units < 1 or num_heads < 1 or units % num_heads or not 0 <= dropout < 1:
             raise InputError(
-                f"num_layers is {num_layers}, units is {units}, num_heads is {num_heads}:"
-                " at least one layer is needed, with units a multiple of num_heads"
+                f"num_layers is {num_layers}, units is {units}, num_heads is {num_heads}, dropout is {dropout}:"
+                " at least one layer is needed, with units a multiple of num_heads, and a dropout from 0 to below 1"
             )
         self.layers = nn.Sequential(
-            *(InteractingLayer(units if i else embedding_dim, units, num_heads) for i in range(num_layers))
+            *(
+                InteractingLayer(units if i else embedding_dim, units, num_heads, scale, dropout, layer_norm)
+                for i in range(num_layers)
+            )
         )
         self.out_features = schema.num_fields * units
 

@@ -9,6 +9,7 @@ from torch.nn import functional as F
 from tf4ctr.data.schema import Schema
 from tf4ctr.errors import InputError
 from tf4ctr.models.affine import Affine
+from tf4ctr.models.dropout import Dropout
 from tf4ctr.models.encoders.mlp import hidden_layers
 from tf4ctr.models.inputs import Inputs
 
@@ -60,9 +61,12 @@ class ParallelMaskNet(nn.Module):
         block_units: outputs of each mask block.
         ratio: width of a mask's inner layer, as a multiple of F D.
         hidden_units, dropout, batch_norm: of the MLP.
+        block_dropout: probability that an output of a block is set to zero in training.
+        embedding_norm: whether there is a layer norm of the embeddings, as in the paper.
 
     Raises:
-        InputError: there is no mask block, or one without units, or a ratio that is not positive.
+        InputError: there is no mask block, or one without units, a ratio that is not positive, or a
+            dropout outside [0, 1).
     """
 
     def __init__(
@@ -74,19 +78,25 @@ class ParallelMaskNet(nn.Module):
         ratio: float = 1.0,
         dropout: float = 0.0,
         batch_norm: bool = True,
+        block_dropout: float = 0.0,
+        embedding_norm: bool = True,
     ) -> None:
         super().__init__()
         _check(block_units, ratio)
+        if not 0 <= block_dropout < 1:
+            raise InputError(f"block_dropout is {block_dropout}: it is a probability, from 0 to below 1")
         features = schema.num_fields * embedding_dim
-        self.norm = FieldLayerNorm(schema.num_fields, embedding_dim)
+        self.norm = FieldLayerNorm(schema.num_fields, embedding_dim) if embedding_norm else nn.Identity()
         self.blocks = nn.ModuleList(MaskBlock(features, features, units, ratio) for units in block_units)
+        self.dropout = Dropout(block_dropout)
         self.layers = hidden_layers(sum(block_units), hidden_units, dropout, batch_norm)
         self.out_features = hidden_units[-1]
 
     def forward(self, emb_BFD: Tensor, x: Inputs) -> Tensor:
         """-> [B, H]"""
         instance_BN, hidden_BN = emb_BFD.flatten(1), self.norm(emb_BFD).flatten(1)
-        return self.layers(torch.cat([block(instance_BN, hidden_BN) for block in self.blocks], 1))
+        blocks_BH = torch.cat([block(instance_BN, hidden_BN) for block in self.blocks], 1)
+        return self.layers(self.dropout(blocks_BH))
 
 
 class SerialMaskNet(nn.Module):
