@@ -1,6 +1,8 @@
 import asyncio
 import json
+import runpy
 import shutil
+import socket
 
 import polars as pl
 import pytest
@@ -252,3 +254,16 @@ def test_a_folder_that_is_not_an_onnx_export_is_refused(run, exported, tmp_path)
         refused = run_script("serve.py", *arguments)
         assert refused.returncode == 2
         assert message in refused.stderr.replace("\n", " ")
+
+
+def test_a_port_in_use_is_refused_before_the_server_says_that_it_serves():
+    listen = runpy.run_path(str(ROOT / "src" / "serve.py"))["listen"]
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        with pytest.raises(InputError, match=f"host=127.0.0.1 port={port}: cannot listen there .*in use.* port=8001"):
+            listen("127.0.0.1", port)
+    for host, port in (("nowhere.invalid", 8000), ("127.0.0.1", 70_000), ("127.0.0.1", "http")):
+        with pytest.raises(InputError, match=f"host={host} port={port}: cannot listen there"):
+            listen(host, port)
+    with listen("127.0.0.1", 0) as listener:
+        assert listener.getsockname()[1] > 0
