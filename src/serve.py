@@ -45,8 +45,8 @@ def listen(host: str, port: int) -> socket.socket:
     except (OSError, OverflowError, TypeError) as error:
         reason = str(getattr(error, "strerror", error)).partition(" (")[0]
         raise InputError(
-            f"host={host} port={port}: cannot listen there ({reason}); name a free port, as in port=8001, and an address"
-            " of this machine: 127.0.0.1, or 0.0.0.0 for all of its addresses"
+            f"host={host} port={port}: cannot listen there ({reason}); name a free port, as in port=8001, and an"
+            " address of this machine: 127.0.0.1, or 0.0.0.0 for all of its addresses"
         ) from error
 
 
