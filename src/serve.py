@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import socket
 from pathlib import Path
 
 from omegaconf import DictConfig
@@ -26,10 +27,27 @@ def main(config: DictConfig) -> None:
 
     model = ServedModel(Path(config.export).expanduser().absolute(), config.threads)
     app = create_app(model, config.max_body_bytes)
+    listener = listen(config.host, config.port)
     url, body = f"http://{config.host}:{config.port}", json.dumps({"rows": [example_row(model.encoder)]})
     print(f"serving on {url} (Ctrl-C stops); documentation: {url}/docs; an example, for another terminal:")
     print(f"curl -X POST {url}/predict -H 'content-type: application/json' -d '{body}'", flush=True)
-    uvicorn.run(app, host=config.host, port=config.port, log_level="warning")
+    uvicorn.Server(uvicorn.Config(app, log_level="warning")).run([listener])
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A socket that takes connections: a port in use is found before the server says it serves.
+
+    Raises:
+        InputError: another program has the port, or there is no such host or port.
+    """
+    try:
+        return socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
+    except (OSError, OverflowError, TypeError) as error:
+        reason = str(getattr(error, "strerror", error)).partition(" (")[0]
+        raise InputError(
+            f"host={host} port={port}: cannot listen there ({reason}); name a free port, as in port=8001, and an"
+            " address of this machine: 127.0.0.1, or 0.0.0.0 for all of its addresses"
+        ) from error
 
 
 if __name__ == "__main__":

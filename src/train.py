@@ -89,6 +89,8 @@ def start(config: DictConfig) -> Run:
     warm = find_warm_start(config, spec, folder)
     spec = replace(spec, base=warm.base) if warm else spec
     assembly.check_config(config, spec, warm)
+    if not config.dry_run:
+        assembly.check_devices(config.trainer)
     checkpoint = find_checkpoint(config, folder)
     if checkpoint:
         runs.check_same_run(checkpoint.parent.parent if config.dry_run else folder, settings)
@@ -231,7 +233,8 @@ def fit(run: Run, trainer: "Trainer", module: "CTRModule", data: "CTRDataModule"
         trainer.fit(module, data, ckpt_path=run.checkpoint, weights_only=True)
     finally:
         draw_curves(run.folder)
-        if trainer.interrupted and last.exists() and cli.is_first_rank() and not sweeps.is_job():
+        refused = isinstance(sys.exception(), InputError)  # whose message says what to do
+        if trainer.interrupted and not refused and last.exists() and cli.is_first_rank() and not sweeps.is_job():
             log.info("stopped; to resume: python src/train.py ckpt=%s and the same overrides", last)
     if not run.best.exists():
         raise InputError(nothing_trained(run))

@@ -12,7 +12,7 @@ from lightning.pytorch.accelerators import CPUAccelerator, CUDAAccelerator
 from omegaconf import OmegaConf
 
 from conftest import ROOT, draw_ids
-from tf4ctr.assembly import MOVED, build_all, build_module, build_network, build_trainer, check_config
+from tf4ctr.assembly import MOVED, build_all, build_module, build_network, build_trainer, check_config, check_devices
 from tf4ctr.data.spec import DatasetSpec
 from tf4ctr.errors import InputError
 from tf4ctr.experiments.resolvers import register_resolvers
@@ -297,6 +297,21 @@ def test_a_mistake_shows_before_any_data(override, message):
     with pytest.raises(Exception, match=message) as caught:
         check_config(config, spec_of(config))
     assert any(isinstance(error, InputError) for error in (caught.value, caught.value.__cause__))
+
+
+@pytest.mark.parametrize(
+    ("cuda", "message"), [(None, "built without GPUs: install another build"), ("13.0", "check with nvidia-smi")]
+)
+def test_a_gpu_that_is_not_there_is_refused_before_any_data(monkeypatch, cuda, message):
+    monkeypatch.setattr("torch.accelerator.is_available", lambda: False)
+    monkeypatch.setattr("torch.version.cuda", cuda)
+    for name in ("gpu", "ddp"):
+        with pytest.raises(InputError, match=f"accelerator is gpu, and torch finds no GPU: .*{message}.*trainer=cpu"):
+            check_devices(composed(f"trainer={name}").trainer)
+    for name in ("cpu", "auto"):
+        check_devices(composed(f"trainer={name}").trainer)
+    monkeypatch.setattr("torch.accelerator.is_available", lambda: True)
+    check_devices(composed("trainer=gpu").trainer)
 
 
 def test_the_check_does_not_change_the_random_state():

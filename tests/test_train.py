@@ -182,6 +182,7 @@ def test_resuming_a_finished_run_ends_well_in_its_folder_and_is_explained_elsewh
     assert best.returncode == 2
     assert "best.ckpt contains weights only" in best.stderr
     assert "Traceback" not in best.stderr
+    assert "to resume" not in best.stdout  # the error says what to do
     elsewhere = run_script("train.py", *toy, ckpt, f"hydra.run.dir={tmp_path}/new")
     assert elsewhere.returncode == 2
     for part in (

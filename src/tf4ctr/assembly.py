@@ -191,6 +191,23 @@ def check_trainer(config: DictConfig) -> None:
         )
 
 
+def check_devices(config: DictConfig) -> None:
+    """Check that there is a GPU if the trainer is set to one; `auto` takes what there is.
+
+    Raises:
+        InputError: torch finds none.
+    """
+    if config.accelerator in ("gpu", "cuda") and not torch.accelerator.is_available():
+        if torch.version.cuda is None and torch.version.hip is None:
+            why = f"torch {torch.__version__} is built without GPUs: install another build (docs/install.md)"
+        else:
+            why = "check with nvidia-smi that the driver finds it, and that CUDA_VISIBLE_DEVICES does not hide it"
+        raise InputError(
+            f"trainer.accelerator is {config.accelerator}, and torch finds no GPU: {why}. trainer=cpu trains without"
+            " one, and trainer=auto takes one if there is one"
+        )
+
+
 def check_tables(config: DictConfig, spec: DatasetSpec, rows: int) -> None:
     """Check that tables of so many rows fit the memory of the device, without building them.
 

@@ -130,6 +130,7 @@ def quiet_lightning() -> None:
         ".*LeafSpec.*is deprecated",  # Lightning's use of torch
         "Checkpoint directory .* exists and is not empty",  # a resumed run
         ".*`self.log\\(.*, sync_dist=True\\)`",  # our metrics are equal on all ranks
+        ".*is smaller than the logging interval",  # the loss is also logged at every validation
     ):
         warnings.filterwarnings("ignore", noise)
 

@@ -259,6 +259,7 @@ def test_files_are_split_by_time(tmp_path, kind, engine, caplog):
     numbers = {name: sorted(pl.read_parquet(folder / f"{name}.parquet")["number"].to_list()) for name in SPLITS}
     assert numbers == {"train": list(range(210)), "valid": list(range(210, 240)), "test": list(range(240, 300))}
     assert "validation begins at time =" in caplog.text
+    assert (f"({BEGIN:%Y}-" in caplog.text) == (kind not in ("numbers", "milliseconds"))  # a date as a date
     assert len(read_manifest(folder)["moments"]) == 2
 
 

@@ -2,7 +2,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from tf4ctr.experiments.choices import choice_names
-from tf4ctr.experiments.other_names import OPTIONS, choice_hint, deeper_hint, option_hint
+from tf4ctr.experiments.other_names import MODELS, OPTIONS, choice_hint, deeper_hint, option_hint
 
 CONFIG = OmegaConf.create(
     {"backbone": {"complex": {"hidden_units": [4]}}, "loss": {"alpha": 0.3}, "dataset": {"name": "a"}, "sweep": None}
@@ -20,6 +20,10 @@ CONFIG = OmegaConf.create(
         ("epochs", "9", "write trainer.max_epochs=9"),
         ("num_epochs", "9", "write trainer.max_epochs=9"),
         ("embedding_dim", "9", "write embedding.dim=9"),
+        ("embedding_regularizer", "0.1", "write embedding.l2=0.1"),
+        ("l2_reg_embedding", "1e-5", "write embedding.l2=LAMBDA, where LAMBDA is 1e-5 times 2 / batch size"),
+        ("min_categr_count", "2", "write dataset.min_count=2"),
+        ("eval_steps", "100", "write trainer.val_check_interval=100"),
         ("patience", "9", "write callbacks.early_stopping.patience=9"),
         ("gpu", "0", "write trainer=gpu"),
         ("gpus", "2", "write trainer=ddp trainer.devices=2"),
@@ -52,6 +56,7 @@ def test_options_of_the_hints_exist():
         key = text.partition("=")[0]
         if not text.startswith("nothing"):
             assert OmegaConf.select(config, key) is not None, text
+    assert {*MODELS.values()} <= {*choice_names("backbone")}
 
 
 def test_an_option_without_its_group_is_found_further_down():
@@ -71,6 +76,9 @@ def test_an_option_without_its_group_is_found_further_down():
         ("AutoInt+", "backbone=autoint"),
         ("LogisticRegression", "backbone=lr"),
         ("GDCN-P", "backbone=gdcn"),
+        ("WDL", "backbone=wide_deep"),
+        ("PNN", "backbone=ipnn"),
+        ("DCNv3", "backbone=fcn"),
         ("DIN", "sequence=attention, with any backbone; as published: backbone=dnn sequence=attention framework=plain"),
         ("dien", "sequence=interest, with any backbone"),
         ("BST", "sequence=transformer, with any backbone"),

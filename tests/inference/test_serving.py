@@ -1,6 +1,13 @@
 import asyncio
 import json
+import re
+import runpy
 import shutil
+import socket
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
 
 import polars as pl
 import pytest
@@ -20,6 +27,16 @@ from tf4ctr.inference.serving import (
     ServedModel,
     create_app,
 )
+
+
+def name_of(requirement: str) -> str:
+    """The package of a requirement, as it is imported."""
+    return re.split("[<>=[]", requirement)[0].replace("-", "_")
+
+
+def run_code(code: str, folder: Path) -> str:
+    """What Python prints, in a process of its own."""
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=folder).stdout
 
 
 @pytest.fixture(scope="module")
@@ -252,3 +269,27 @@ def test_a_folder_that_is_not_an_onnx_export_is_refused(run, exported, tmp_path)
         refused = run_script("serve.py", *arguments)
         assert refused.returncode == 2
         assert message in refused.stderr.replace("\n", " ")
+
+
+def test_a_port_in_use_is_refused_before_the_server_says_that_it_serves():
+    listen = runpy.run_path(str(ROOT / "src" / "serve.py"))["listen"]
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        with pytest.raises(InputError, match=f"host=127.0.0.1 port={port}: cannot listen there .*in use.* port=8001"):
+            listen("127.0.0.1", port)
+    for host, port in (("nowhere.invalid", 8000), ("127.0.0.1", 70_000), ("127.0.0.1", "http")):
+        with pytest.raises(InputError, match=f"host={host} port={port}: cannot listen there"):
+            listen(host, port)
+    with listen("127.0.0.1", 0) as listener:
+        assert listener.getsockname()[1] > 0
+
+
+def test_the_container_has_what_the_server_imports():
+    (code,) = re.findall(r'python -c "(.*)" \\\n +> req', (ROOT / "docs" / "Dockerfile").read_text(), re.DOTALL)
+    installed = {name_of(line) for line in run_code(code.replace("\\\n", ""), ROOT).splitlines()}
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert {name_of(line) for line in project["optional-dependencies"]["serve"]} < installed
+    absent = {name_of(line) for line in project["dependencies"]} - installed
+    assert {"torch", "lightning", "matplotlib"} < absent
+    served = "import runpy, uvicorn, tf4ctr.inference.serving; runpy.run_path('serve.py')"
+    run_code(f"import sys; sys.modules.update(dict.fromkeys({absent})); {served}", ROOT / "src")

@@ -13,6 +13,7 @@ from tf4ctr.data.schema import Schema
 from tf4ctr.data.splits import SPLITS
 from tf4ctr.data.stream import DiskStream, MemoryStream, Stream, count_rows
 from tf4ctr.errors import InputError, did_you_mean
+from tf4ctr.files import size_text
 
 log = logging.getLogger(__name__)
 
@@ -117,7 +118,7 @@ class CTRDataModule(LightningDataModule):
         if self.trainer and self._ranks > 1:
             number = torch.tensor(TIERS.index(tier), device=self.device)
             tier = TIERS[int(self.trainer.strategy.reduce(number, reduce_op="max"))]
-        log.info("stream: %.1f GB of rows, %s tier", size / 1e9, tier)
+        log.info("stream: %s of rows, %s tier", size_text(size), tier)
         return tier
 
     @property

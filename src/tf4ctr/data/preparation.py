@@ -27,7 +27,7 @@ from tf4ctr.data.passes import SPLIT, Engine, Known, Moments, Step, Tally, Tick,
 from tf4ctr.data.raw_files import RawFiles
 from tf4ctr.data.schema import NUMBERS, Field, Schema
 from tf4ctr.data.spec import DatasetSpec
-from tf4ctr.data.splits import ALL, SPLITS
+from tf4ctr.data.splits import ALL, SPLITS, moment_text
 from tf4ctr.data.vocabulary import Counts
 from tf4ctr.errors import InputError, did_you_mean
 from tf4ctr.files import size_text
@@ -201,7 +201,8 @@ def _cut(spec: DatasetSpec, raw: RawFiles, engine: Engine, step: Step) -> Datase
         engine.count(ALL, moments, tick)
     spec = spec.cut(moments.distribution)
     assert spec.split is not None
-    log.info("%s: validation begins at %s = %s, test at %s", spec.name, spec.split.by, *(spec.split.moments or ()))
+    begins = map(moment_text, spec.split.moments or ())
+    log.info("%s: validation begins at %s = %s, test at %s", spec.name, spec.split.by, *begins)
     return spec
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from typing import Any, cast
 
 import polars as pl
@@ -12,6 +13,7 @@ from tf4ctr.errors import InputError, did_you_mean
 
 SPLITS = ("train", "valid", "test")
 ALL = "all"  # in place of the splits, for raw files without splits
+SECONDS = (1e9, 2e9)  # since 1970, from 2001 to 2033: larger whole numbers are dates such as 2026052514
 
 
 @dataclass(frozen=True)
@@ -80,3 +82,9 @@ class SplitSpec:
         value = moment(pl.col(self.by))
         number = pl.sum_horizontal(value >= first for first in self.moments).cast(pl.Int8)
         return pl.when(value.is_not_null()).then(number)
+
+
+def moment_text(moment: float) -> str:
+    """A moment as a user reads it: the number, and the date if it is in seconds since 1970."""
+    date = f" ({datetime.fromtimestamp(moment, UTC):%Y-%m-%d %H:%M:%S} UTC)" if SECONDS[0] < moment < SECONDS[1] else ""
+    return f"{moment:.15g}{date}"

@@ -28,6 +28,15 @@ OPTIONS = {
     "embeddingdim": "embedding.dim={}",
     "embeddingsize": "embedding.dim={}",
     "embdim": "embedding.dim={}",
+    "embeddingregularizer": "embedding.l2={}",
+    "l2regembedding": "embedding.l2=LAMBDA, where LAMBDA is {} times 2 / batch size",
+    "mincategrcount": "dataset.min_count={}",
+    "groupid": "dataset.group={}",
+    "evalsteps": "trainer.val_check_interval={}",
+    "maxgradientnorm": "trainer.gradient_clip_val={}",
+    "netdropout": "dataset.training.dropout={} for all parts, or backbone.complex.dropout={} for one encoder",
+    "dnndropout": "dataset.training.dropout={} for all parts, or backbone.complex.dropout={} for one encoder",
+    "dnnhiddenunits": "backbone.complex.hidden_units={}",
     "patience": "callbacks.early_stopping.patience={}, which counts validations",
     "earlystoppatience": "callbacks.early_stopping.patience={}, which counts validations",
     "dropout": "dataset.training.dropout={} for all parts, or backbone.complex.dropout={} for one encoder",
@@ -42,6 +51,8 @@ OPTIONS = {
     "workers": "nothing: a thread reads ahead, there are no worker processes",
     "numworkers": "nothing: a thread reads ahead, there are no worker processes",
 }
+# by the name of a model without its signs: the choice that no published name in its yaml leads to
+MODELS = {"wdl": "wide_deep", "pnn": "ipnn", "dcnv3": "fcn"}
 # models of histories: a way to embed a history, which goes with any backbone
 AS_PUBLISHED = "backbone=dnn sequence={} framework=plain"
 
@@ -81,7 +92,7 @@ def choice_hint(group: str, name: str, options: Iterable[str]) -> str | None:
     for option in options:
         if _bare(option) == bare:
             return f"{group}={name}: write {group}={option}"
-    if found := _by_published_name(group, bare):
+    if found := _by_published_name(group, bare) or (MODELS.get(bare) if group == "backbone" else None):
         return f"{group}={name}: write {group}={found}"
     if group == "backbone" and (found := _by_published_name("sequence", bare)):
         published = AS_PUBLISHED.format(found)
