@@ -9,7 +9,6 @@ import functools
 import importlib.util
 import json
 import re
-import runpy
 import shlex
 import tomllib
 from collections.abc import Sequence
@@ -39,6 +38,7 @@ from tf4ctr.experiments import replay
 from tf4ctr.experiments.choices import choice_names, read_groups
 from tf4ctr.experiments.help_text import asked, help_text
 from tf4ctr.experiments.resolvers import register_resolvers
+from tf4ctr.experiments.several import joined
 from tf4ctr.inference.exporting import FILES
 
 # options without which an entry point refuses to start
@@ -231,8 +231,7 @@ def _check_entry_point(name: str, arguments: list[str], reason: str | None, made
     if topics is not None:
         help_text(name, topics)
         return
-    if name == "report":
-        arguments = runpy.run_path(str(ROOT / "src/report.py"))["joined"](arguments)
+    arguments = joined(arguments, "runs" if name == "report" else "run")
     errors = StringIO()
     try:
         with redirect_stderr(errors):
