@@ -42,10 +42,12 @@ def main(config: DictConfig) -> None:
     rows = f"{len(scores.label):,} {'weighted ' if spec.weighted_metrics else ''}rows"
     console.print(evaluation.metrics_table(f"{split}, {rows}", results))
     reporting.write_metrics(results, out / f"{split}.json")
-    evaluation.draw_reliability(scores, out / f"{split}-reliability.png")
+    points = evaluation.reliability(scores)
+    points.write_csv(out / f"{split}-reliability.csv")
+    evaluation.draw_reliability(points, out / f"{split}-reliability.png")
     roc.draw_roc(scores, out / f"{split}-roc.png")
     if profiles := attention.profiles(network, schema, scores.ids):
-        attention.draw_attention(profiles, out / f"{split}-attention.png")
+        attention.draw_attention(profiles, scores.logits, out / f"{split}-attention.png")
     if config.samples:
         samples = examples.extremes(scores, schema, config.samples, vocabulary, spec.fields, network)
         for name, extreme in zip(("hardest", "easiest"), samples, strict=True):

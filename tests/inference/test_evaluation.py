@@ -21,6 +21,7 @@ from tf4ctr.inference.evaluation import (
     draw_reliability,
     measure,
     metrics_table,
+    reliability,
     score,
 )
 from tf4ctr.inference.examples import extremes, rows_table
@@ -363,7 +364,13 @@ def test_tables_and_picture(folder, tmp_path):
     assert [column.header for column in table.columns] == ["row", "label", "q", "q_simple", "q_complex", "values"]
     assert next(iter(table.columns[-1].cells)) == f"user={hardest['user'][0]}  tags={hardest['tags'][0]}"
     assert values_table("user", by_value(scores, SCHEMA, "user", folder)).row_count == 4
-    draw_reliability(scores, tmp_path / "r.png")
+    points = reliability(scores)
+    assert points.filter(head="fused")["rows"].sum() == len(scores.label)
+    fused = points.filter(head="fused")
+    shares = fused["rows"] / len(scores.label)
+    assert fused["clicked"].dot(shares) == pytest.approx(float(scores.label.mean()))
+    assert fused["predicted"].dot(shares) == pytest.approx(float(torch.sigmoid(scores.logits["fused"]).mean()))
+    draw_reliability(points, tmp_path / "r.png")
     assert (tmp_path / "r.png").read_bytes().startswith(b"\x89PNG")
 
 
