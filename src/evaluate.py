@@ -26,6 +26,7 @@ def main(config: DictConfig) -> None:
             f"importance_rows={config.importance_rows}: expected a number of rows from 1 on, or null for all"
         )
     from tf4ctr import assembly, reporting
+    from tf4ctr.experiments.run_page import write_run_page
     from tf4ctr.inference import attention, evaluation, examples, importance, roc, slices
 
     folder = Path(config.run).expanduser().absolute()
@@ -64,6 +65,8 @@ def main(config: DictConfig) -> None:
         table.write_csv(out / f"{split}-importance.csv")
         importance.draw_importance(table, out / f"{split}-importance.png")
     console.print(f"written to {out}", soft_wrap=True)
+    if trained.get("page", True) and (page := write_run_page(folder)):
+        console.print(f"with these results: {page}", soft_wrap=True)
 
 
 if __name__ == "__main__":

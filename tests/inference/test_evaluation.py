@@ -375,7 +375,7 @@ def test_tables_and_picture(folder, tmp_path):
 
 
 def test_evaluation_gives_the_metrics_of_the_runs_own_test(toy, tmp_path):
-    assert run_script("train.py", *toy, "logger=csv").returncode == 0
+    assert run_script("train.py", *toy, "page=true", "logger=csv").returncode == 0
     process = run_script("evaluate.py", f"run={tmp_path}/run", "by=item", "bootstrap=10")
     assert process.returncode == 0, process.stdout + process.stderr
     own = json.loads((tmp_path / "run" / "metrics.json").read_text())
@@ -386,6 +386,9 @@ def test_evaluation_gives_the_metrics_of_the_runs_own_test(toy, tmp_path):
             assert value == pytest.approx(own[f"test/{name}"], abs=1e-6)
     assert (tmp_path / "run" / "evaluation" / "test-by-item.csv").read_text().startswith("value,rows,click_rate")
     assert "95 % interval" in process.stdout
+    page = (tmp_path / "run" / "index.html").read_text()
+    assert f"[{results['auc_low']:.5f}, {results['auc_high']:.5f}]" in page
+    assert '"calibration": {"test": {"fused": {"rows": [5, ' in page
     hardest, easiest = (
         pl.read_csv(tmp_path / "run" / "evaluation" / f"test-{name}.csv") for name in ("hardest", "easiest")
     )
