@@ -67,6 +67,7 @@ found.logloss_curves = drawn.curves.traces.map((trace) => trace.y);
 found.metrics = table("metrics");
 found.configs = table("configs");
 found.settings_of_two = table("settings");
+found.same_colour = drawn.reliability.traces[1].line.color === drawn.curves.traces[0].line.color;
 found.calibration = drawn.reliability.traces.slice(1).map((trace) => [trace.x, trace.y, trace.name]);
 found.validations = at("validation").max;
 found.q = [];

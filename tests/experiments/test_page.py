@@ -177,6 +177,7 @@ def test_the_script_sorts_filters_ticks_and_draws(text, tmp_path):
     half = 0.075 * 12.7062  # of +0.20 and +0.05: the standard error is 0.075, t has one degree of freedom
     interval = f"[{0.125 - half:.5f}, +{0.125 + half:.5f}], 2 seeds"
     assert found["settings_of_four"][1][:2] == ["dfm=sum", f"+0.12500 {interval}"]
+    assert found["same_colour"]  # of a run in its curve and in its calibration
     assert found["calibration"] == [[[0.2, 0.6], [0, 1], names[0]]]
     assert found["validations"] == 1
     q = f"fused: {names[0]}"

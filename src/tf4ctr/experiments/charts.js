@@ -52,7 +52,7 @@ function diagonal() {
 
 function draw(target, traces, plan) {
   if (typeof Plotly === "undefined") return; // not unpacked yet
-  Plotly.react(target, traces, plan, { responsive: true, displaylogo: false });
+  Plotly.react(target, traces, plan, { responsive: true, displayModeBar: false }); // the bar would cover the legend
 }
 
 // plotly.js is in the page as text: compressed by gzip, in base64.

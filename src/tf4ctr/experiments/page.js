@@ -39,11 +39,17 @@ function nameOf(run) {
   return `${run.job}, ${run.setting}, seed ${run.seed}`;
 }
 
+// The name, colour and marks of the line of a run, which is at a place among the ticked ones.
+function lineOf(run, place) {
+  const colours = ["#1f77b4", "#ff7f0e", "#2ca02c", "#d62728", "#9467bd", "#8c564b", "#e377c2", "#7f7f7f", "#bcbd22", "#17becf"];
+  return { name: nameOf(run), mode: "lines+markers", line: { color: colours[place % colours.length] } };
+}
+
 // One line per run: its curve over the epochs.
 function curveTraces(runs, name) {
-  return runs
-    .filter((run) => run.curves[name])
-    .map((run) => ({ x: run.curves.epoch, y: run.curves[name], name: nameOf(run), mode: "lines+markers", connectgaps: true }));
+  return runs.flatMap((run, place) =>
+    run.curves[name] ? [{ x: run.curves.epoch, y: run.curves[name], connectgaps: true, ...lineOf(run, place) }] : [],
+  );
 }
 
 // One line per run and head: the shares of q's bins at a validation. Heads differ in colour, runs in dashes.
@@ -56,9 +62,10 @@ function focusTraces(runs, validation) {
 
 // One line per run: click rate against probability of its fused head, in the bins of evaluate.py.
 function calibrationTraces(runs, split) {
-  const lines = runs.filter((run) => run.calibration[split]).map((run) => {
+  const lines = runs.flatMap((run, place) => {
+    if (!run.calibration[split]) return [];
     const { predicted, clicked, rows } = run.calibration[split].fused;
-    return { x: predicted, y: clicked, text: rows.map((count) => `${shown(count)} rows`), name: nameOf(run), mode: "lines+markers" };
+    return [{ x: predicted, y: clicked, text: rows.map((count) => `${shown(count)} rows`), ...lineOf(run, place) }];
   });
   return [diagonal(), ...lines];
 }
@@ -227,6 +234,7 @@ function showTicked() {
   const settings = settingRows(runs, data.t);
   at("differences").hidden = settings.length < 2;
   fill(at("settings"), settings);
+  at("unlike").hidden = runs.length < 2;
   fill(at("configs"), configRows(runs));
 }
 

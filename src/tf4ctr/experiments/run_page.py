@@ -100,8 +100,9 @@ def read_panels(folder: Path) -> dict[str, Any] | None:
     rows = pl.read_csv(path, infer_schema_length=None, schema_overrides={"epoch": pl.Float64})
     heads = heads_of(rows.columns)
     colours = head_colours(heads)
-    values = rows.select(pl.all().cast(pl.Float64))
-    values = values.select(pl.when(pl.all().is_finite()).then(pl.all())).to_dict(as_series=False)
+    numbers = rows.select(pl.all().cast(pl.Float64))
+    # JSON has no name for an infinite or undefined value
+    values = numbers.select(pl.when(pl.all().is_finite()).then(pl.all())).to_dict(as_series=False)
     panels = [
         {
             "title": title,
