@@ -29,7 +29,7 @@ function layout(x, y, { xaxis = {}, yaxis = {}, ...more } = {}) {
     paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)", font: { color: dark ? "#e3e5e8" : "#1c1e21" },
     margin: { t: 20, r: 20, b: 50 }, showlegend: true,
     legend: { font: { size: 11 }, orientation: "h", x: 0, y: 1.03, yanchor: "bottom" },
-    hoverlabel: { namelength: -1, bgcolor: dark ? "#22262b" : "#fff", font: { color: dark ? "#e3e5e8" : "#1c1e21" } },
+    hoverlabel: { namelength: -1, align: "left", bgcolor: dark ? "#22262b" : "#fff", font: { color: dark ? "#e3e5e8" : "#1c1e21" } },
     ...more,
     xaxis: { ...axis, title: { text: x }, ...xaxis },
     yaxis: { ...axis, title: { text: y }, hoverformat: ".5f", ...yaxis },

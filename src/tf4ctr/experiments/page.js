@@ -73,10 +73,11 @@ function calibrationTraces(runs, split) {
 // One trace per setting: a dot for each run that has both values.
 function scatterTraces(runs, across, up) {
   const traces = new Map();
+  const several = new Set(runs.map((run) => run.dataset)).size > 1;
   for (const run of runs) {
-    const [x, y] = [cells(run)[across], cells(run)[up]];
+    const name = several ? `${run.dataset}: ${run.setting}` : run.setting;
+    const [x, y] = [across, up].map((key) => (key === "setting" ? name : cells(run)[key]));
     if (x === null || x === undefined || y === null || y === undefined) continue;
-    const name = run.dataset ? `${run.dataset}: ${run.setting}` : run.setting;
     const more = { name, mode: "markers", type: "scatter", hovertemplate: "%{text}<extra></extra>" };
     if (!traces.has(name)) traces.set(name, { x: [], y: [], text: [], ...more });
     const trace = traces.get(name);
@@ -139,10 +140,10 @@ function difference(own, base, t) {
   return `${signed(mean)}${limits}, ${n} seeds`;
 }
 
-// Rows of text, titles first: differences of the settings of the runs from that of the first run.
+// Rows of text, titles first: differences of the settings of the runs from that of the first run, on its dataset.
 function settingRows(runs, t) {
   const groups = new Map();
-  for (const run of runs) groups.set(run.setting, [...(groups.get(run.setting) ?? []), run]);
+  for (const run of runs.filter((run) => run.dataset === runs[0].dataset)) groups.set(run.setting, [...(groups.get(run.setting) ?? []), run]);
   const [[first, base], ...others] = groups;
   const names = ["test/auc", "test/gauc", "test/logloss"].filter((name) => base.some((run) => typeof run.metrics[name] === "number"));
   const titles = [`minus ${first}`, ...names];
