@@ -30,6 +30,7 @@ def main(config: DictConfig) -> None:
         )
     out = out_of(config, folders)
     from tf4ctr import assembly, reporting
+    from tf4ctr.experiments.run_page import write_run_page
     from tf4ctr.inference import attention, ensemble_metrics, evaluation, examples, importance, members, roc, slices
 
     members.check_different(folders)
@@ -50,10 +51,12 @@ def main(config: DictConfig) -> None:
     rows = f"{len(scores.label):,} {'weighted ' if spec.weighted_metrics else ''}rows"
     console.print(evaluation.metrics_table(f"{split}, {rows}", results))
     reporting.write_metrics(named | results, out / f"{split}.json")
-    evaluation.draw_reliability(scores, out / f"{split}-reliability.png")
+    points = evaluation.reliability(scores)
+    points.write_csv(out / f"{split}-reliability.csv")
+    evaluation.draw_reliability(points, out / f"{split}-reliability.png")
     roc.draw_roc(scores, out / f"{split}-roc.png")
     if not named and (profiles := attention.profiles(network, schema, scores.ids)):
-        attention.draw_attention(profiles, out / f"{split}-attention.png")
+        attention.draw_attention(profiles, scores.logits, out / f"{split}-attention.png")
     if config.samples:
         of_run = None if named else network  # the weights of an ensemble's runs differ
         samples = examples.extremes(scores, schema, config.samples, vocabulary, spec.fields, of_run)
@@ -71,6 +74,9 @@ def main(config: DictConfig) -> None:
         table.write_csv(out / f"{split}-importance.csv")
         importance.draw_importance(table, out / f"{split}-importance.png")
     console.print(f"written to {out}", soft_wrap=True)
+    # the page of a run has what is in its folder
+    if out == folders[0] / "evaluation" and trained.get("page", True) and (page := write_run_page(folders[0])):
+        console.print(f"with these results: {page}", soft_wrap=True)
 
 
 def out_of(config: DictConfig, folders: list[Path]) -> Path:

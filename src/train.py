@@ -268,6 +268,7 @@ def report(run: Run, module: "CTRModule", data: "CTRDataModule", results: dict[s
     """Put all metrics together, write and show them; returns what chose the best epoch."""
     from tf4ctr import reporting
     from tf4ctr.data.manifest import read_manifest
+    from tf4ctr.experiments.run_page import write_run_page
     from tf4ctr.training.tables import count_parameters, metrics_table
 
     metrics = {"parameters": count_parameters(module.network), **results}
@@ -275,6 +276,8 @@ def report(run: Run, module: "CTRModule", data: "CTRDataModule", results: dict[s
     if best := read_manifest(data.prepared_dir)["best_auc"]:
         metrics |= {"val/best_auc": best["valid"], "test/best_auc": best["test"]}
     reporting.write_metrics(metrics, run.folder / "metrics.json")
+    if run.config.page:
+        write_run_page(run.folder)
     reporting.show(metrics_table(metrics))
     reporting.say(closing(run, metrics))
     return metrics["val/monitor"]

@@ -179,6 +179,7 @@ def toy(tmp_path, raw_dir):
         "stream.batch_size=64",
         "trainer=cpu",
         "trainer.max_epochs=3",
+        "page=false",  # 2 MB and a fifth of a second; tests of the page set it
         f"hydra.run.dir={tmp_path}/run",
     ]
 

@@ -102,19 +102,28 @@ def test_a_fault_of_the_program_keeps_its_traceback(tmp_path):
     assert "KeyError: 'a fault'" in result.stderr
 
 
-def test_help_imports_no_slow_libraries_and_composes_nothing():
+def test_help_of_every_entry_point_imports_no_slow_libraries_and_composes_nothing():
     code = """
-import sys
-from tf4ctr import cli
-sys.argv = ["train.py", "help=ssem", "loss"]
-cli.run(None, "train")
-print({"torch", "lightning", "polars", "matplotlib", "optuna"} & {*sys.modules})
+import runpy, sys
+commands = [[name, "--help"] for name in sys.argv[1:]] + [["train.py", "help=ssem", "loss"]]
+for command in commands:
+    sys.argv = command
+    print("==", *command)
+    runpy.run_path(command[0], run_name="__main__")
+slow = {"torch", "lightning", "polars", "matplotlib", "plotly", "scipy", "pandas", "wandb", "optuna", "onnxruntime"}
+print(slow & {*sys.modules})
 """
-    command = [sys.executable, "-c", code]
+    scripts = sorted(path.name for path in (ROOT / "src").glob("*.py"))
+    command = [sys.executable, "-c", code, *scripts]
     result = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT / "src")
-    assert result.stdout.startswith("ssem: ")
-    assert "loss.gamma=2" in result.stdout
-    assert result.stdout.endswith("\nset()\n")
+    helped = dict(text.split("\n", 1) for text in result.stdout.split("== ")[1:])
+    assert [*helped] == [*(f"{name} --help" for name in scripts), "train.py help=ssem loss"]
+    for name in scripts:
+        assert f"python src/{name} " in helped[f"{name} --help"]
+    ssem_and_loss = helped["train.py help=ssem loss"]
+    assert ssem_and_loss.startswith("ssem: ")
+    assert "loss.gamma=2" in ssem_and_loss
+    assert ssem_and_loss.endswith("\nset()\n")
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="needs glibc")

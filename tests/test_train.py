@@ -24,7 +24,7 @@ from training.test_loggers import offline_history, offline_records, read
 
 
 def test_a_run_writes_everything_into_its_folder(toy, tmp_path):
-    result = run_script("train.py", *toy, cwd=tmp_path)
+    result = run_script("train.py", *toy, "page=true", cwd=tmp_path)
     assert result.returncode == 0, result.stdout + result.stderr
     folder = tmp_path / "run"
     metrics = json.loads((folder / "metrics.json").read_text())
@@ -47,6 +47,8 @@ def test_a_run_writes_everything_into_its_folder(toy, tmp_path):
     assert float(best["val/auc"]) == pytest.approx(metrics["val/auc"], abs=1e-6)
     assert {"train/tf_simple", "train/tf_complex", "val/complex/logloss", "val/simple/auc", "lr"} <= set(best)
     assert (folder / "curves.png").read_bytes().startswith(b"\x89PNG")
+    assert f"{folder} has index.html, metrics.json, " in result.stdout
+    assert f"<td>{metrics['test/auc']:.5f}</td>" in (folder / "index.html").read_text()
     assert yaml.safe_load((folder / "config.yaml").read_text())["loss"]["alpha"] == 0.25
     (start,) = json.loads((folder / "environment.json").read_text())
     assert start["command"].startswith(f"{ROOT}/src/train.py dataset=frappe ")

@@ -1,5 +1,5 @@
 // Runs page.js on the data of a report.html, with stand-ins for the browser's page and for plotly:
-//   node page_check.js PAGE.js DATA.json     prints what the page shows after some clicks, as JSON
+//   node page_check.js SCRIPT.js... DATA.json     prints what the page shows after some clicks, as JSON
 "use strict";
 const fs = require("fs");
 const vm = require("vm");
@@ -19,17 +19,18 @@ class Element {
   }
 }
 
-const [, , script, source] = process.argv;
+const [scripts, source] = [process.argv.slice(2, -1), process.argv.at(-1)];
 const elements = {};
 const drawn = {};
 const at = (id) => (elements[id] ??= new Element(id));
 at("data").textContent = fs.readFileSync(source, "utf8");
 const theme = { matches: false, addEventListener: (_, change) => (theme.change = change) };
-vm.runInNewContext(fs.readFileSync(script, "utf8"), {
+const context = vm.createContext({
   document: { getElementById: at, createElement: (tag) => new Element(tag) },
   matchMedia: () => theme,
-  Plotly: { react: (element, traces, layout) => (drawn[element.tag] = { traces, layout }) },
+  Plotly: { react: (id, traces, layout) => (drawn[id] = { traces, layout }) },
 });
+for (const script of scripts) vm.runInContext(fs.readFileSync(script, "utf8"), context);
 
 const rows = () => at("runs").children.map((row) => row.children[1].text);
 const title = (name) => at("titles").children.find((cell) => cell.text.startsWith(name)).children[0];
@@ -65,6 +66,9 @@ at("curve").onchange();
 found.logloss_curves = drawn.curves.traces.map((trace) => trace.y);
 found.metrics = table("metrics");
 found.configs = table("configs");
+found.settings_of_two = table("settings");
+found.same_colour = drawn.reliability.traces[1].line.color === drawn.curves.traces[0].line.color;
+found.calibration = drawn.reliability.traces.slice(1).map((trace) => [trace.x, trace.y, trace.name]);
 found.validations = at("validation").max;
 found.q = [];
 for (const validation of [0, 1]) {
@@ -80,6 +84,12 @@ theme.matches = true;
 theme.change();
 found.recoloured = drawn.curves.layout.font.color !== light;
 found.figures = Object.entries(drawn).map(([id, figure]) => ({ id, ...figure }));
+at("filter").value = "wsf";
+at("all").onclick();
+at("filter").value = "sum";
+at("all").onclick();
+found.settings_of_four = table("settings");
+at("filter").value = "";
 at("none").onclick();
 found.unticked = [at("ticked").hidden, at("runs").children.map((row) => row.className)];
 console.log(JSON.stringify(found));

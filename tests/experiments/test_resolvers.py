@@ -20,12 +20,17 @@ def test_names_outside_of_a_sweep():
 
 @pytest.mark.parametrize(
     ("overrides", "name"),
-    [(["dataset=frappe", "dfm=sum", "seed=1"], "dfm=sum seed=1"), (["dataset=frappe"], "deepfm-frappe")],
+    [
+        (["dataset=frappe", "dfm=sum", "seed=1"], "dfm=sum seed=1"),
+        (["dataset=frappe"], "deepfm-frappe"),
+        (["optimizer.lr=0.001", "page=False", "+loss.c=0.3"], "+loss.c=0.3"),  # the last one by a search
+    ],
 )
 def test_names_in_a_sweep(tmp_path, monkeypatch, overrides, name):
     sweep = tmp_path / "2026-01-01" / "12-00-00"
     sweep.mkdir(parents=True)
-    (sweep / "multirun.yaml").write_text("hydra: {overrides: {task: [dataset=frappe, 'dfm=sum,wsf', 'seed=1,2']}}")
+    shared = "[dataset=frappe, 'dfm=sum,wsf', 'seed=1,2', optimizer.lr=1e-3, page=false]"
+    (sweep / "multirun.yaml").write_text(f"hydra: {{overrides: {{task: {shared}}}}}")
     config = SimpleNamespace(
         mode=RunMode.MULTIRUN,
         runtime=SimpleNamespace(output_dir=str(sweep / "0")),

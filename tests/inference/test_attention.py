@@ -305,7 +305,7 @@ def test_profiles_are_those_of_rows_with_two_values_from_all_parts_of_the_split(
 def test_the_picture_has_a_panel_per_history_and_a_line_per_table(tmp_path):
     ids, _, _ = draw_rows(200)
     for name, ssem in (("one", Shared), ("two", SeparateRepresentation)):
-        draw_attention(profiles(build(ssem), SCHEMA, ids), tmp_path / f"{name}.png")
+        draw_attention(profiles(build(ssem), SCHEMA, ids), ["fused", "simple", "complex"], tmp_path / f"{name}.png")
         assert (tmp_path / f"{name}.png").read_bytes().startswith(b"\x89PNG")
 
 

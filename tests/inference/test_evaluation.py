@@ -21,6 +21,7 @@ from tf4ctr.inference.evaluation import (
     draw_reliability,
     measure,
     metrics_table,
+    reliability,
     score,
 )
 from tf4ctr.inference.examples import extremes, rows_table
@@ -363,12 +364,18 @@ def test_tables_and_picture(folder, tmp_path):
     assert [column.header for column in table.columns] == ["row", "label", "q", "q_simple", "q_complex", "values"]
     assert next(iter(table.columns[-1].cells)) == f"user={hardest['user'][0]}  tags={hardest['tags'][0]}"
     assert values_table("user", by_value(scores, SCHEMA, "user", folder)).row_count == 4
-    draw_reliability(scores, tmp_path / "r.png")
+    points = reliability(scores)
+    assert points.filter(head="fused")["rows"].sum() == len(scores.label)
+    fused = points.filter(head="fused")
+    shares = fused["rows"] / len(scores.label)
+    assert fused["clicked"].dot(shares) == pytest.approx(float(scores.label.mean()))
+    assert fused["predicted"].dot(shares) == pytest.approx(float(torch.sigmoid(scores.logits["fused"]).mean()))
+    draw_reliability(points, tmp_path / "r.png")
     assert (tmp_path / "r.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_evaluation_gives_the_metrics_of_the_runs_own_test(toy, tmp_path):
-    assert run_script("train.py", *toy, "logger=csv").returncode == 0
+    assert run_script("train.py", *toy, "page=true", "logger=csv").returncode == 0
     process = run_script("evaluate.py", f"run={tmp_path}/run", "by=item", "bootstrap=10")
     assert process.returncode == 0, process.stdout + process.stderr
     own = json.loads((tmp_path / "run" / "metrics.json").read_text())
@@ -379,6 +386,9 @@ def test_evaluation_gives_the_metrics_of_the_runs_own_test(toy, tmp_path):
             assert value == pytest.approx(own[f"test/{name}"], abs=1e-6)
     assert (tmp_path / "run" / "evaluation" / "test-by-item.csv").read_text().startswith("value,rows,click_rate")
     assert "95 % interval" in process.stdout
+    page = (tmp_path / "run" / "index.html").read_text()
+    assert f"[{results['auc_low']:.5f}, {results['auc_high']:.5f}]" in page
+    assert '"calibration": {"test": {"fused": {"rows": [5, ' in page
     hardest, easiest = (
         pl.read_csv(tmp_path / "run" / "evaluation" / f"test-{name}.csv") for name in ("hardest", "easiest")
     )

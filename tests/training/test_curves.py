@@ -2,7 +2,7 @@ import warnings
 
 import polars as pl
 
-from tf4ctr.training.curves import best_epoch, draw_curves, learning_rate_falls
+from tf4ctr.training.curves import best_epoch, draw_curves, head_of, heads_of, learning_rate_falls, panels_of
 
 
 def test_an_undefined_metric_has_no_panel(tmp_path):
@@ -10,6 +10,24 @@ def test_an_undefined_metric_has_no_panel(tmp_path):
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # matplotlib warns of a legend without lines
         assert draw_curves(tmp_path).read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_training_is_beside_the_validation_and_the_heads_are_in_order():
+    terms = ["train/bce", "train/loss", "train/tf_complex", "train/tf_middle", "train/tf_simple"]
+    val = [f"val/{head}{name}" for head in ("", "complex/", "middle/", "simple/") for name in ("auc", "logloss")]
+    names = ["epoch", "step", "lr", *terms, *val, "val/gauc", "val/monitor"]
+    heads = heads_of(names)
+    assert heads == ["fused", "simple", "middle", "complex"]
+    panels = panels_of(names, heads)
+    assert list(panels.values()) == [
+        ["train/bce", "train/loss", "train/tf_simple", "train/tf_middle", "train/tf_complex"],
+        ["val/logloss", "val/simple/logloss", "val/middle/logloss", "val/complex/logloss", "train/bce"],
+        ["val/auc", "val/simple/auc", "val/middle/auc", "val/complex/auc"],
+        ["val/gauc"],
+    ]
+    assert [head_of(name, ["fused", "a", "big_a"]) for name in ("train/tf_big_a", "train/bce_a", "train/taught")] == [
+        *("big_a", "a", "fused")
+    ]
 
 
 def test_curves_are_drawn_from_metrics_csv(tmp_path):

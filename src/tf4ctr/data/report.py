@@ -166,7 +166,7 @@ def _draw(path: Path, schema: Schema, splits: Mapping[str, Mapping[str, Any]]) -
     unknown.set_yticks(range(len(names)), [""] * len(names))
     unknown.set_title("share of unknown values", fontsize=10)
     unknown.xaxis.set_major_formatter(lambda share, _: f"{100 * share:.3g} %")
-    unknown.legend(fontsize=8)
+    top.legend(*unknown.get_legend_handles_labels(), loc="outside right upper", fontsize=8)
     for axis in (sizes, unknown):
         axis.invert_yaxis()
         axis.grid(axis="x", alpha=0.3)

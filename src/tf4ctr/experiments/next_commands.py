@@ -7,7 +7,7 @@ from pathlib import Path
 from tf4ctr.experiments.outcomes import jobs_in
 from tf4ctr.experiments.runs import ROOT
 
-FILES = ("metrics.json", "metrics.csv", "curves.png", "focus.png", "train.log", "checkpoints/best.ckpt")
+FILES = ("index.html", "metrics.json", "metrics.csv", "curves.png", "focus.png", "train.log", "checkpoints/best.ckpt")
 TRAINED = ("metrics.json", "checkpoints/best.ckpt")  # of a run that report.py compares
 
 

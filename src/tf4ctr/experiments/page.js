@@ -1,13 +1,6 @@
 "use strict";
 // The page of report.html. First plain functions of the data, then what connects them to the page.
 
-// A number as text; small differences of metrics stay visible.
-function shown(value) {
-  if (value === null || value === undefined) return "";
-  if (typeof value !== "number") return typeof value === "string" ? value : JSON.stringify(value);
-  return Number.isInteger(value) ? value.toLocaleString("en") : value.toFixed(Math.abs(value) < 10 ? 5 : 1);
-}
-
 // Column -> value of a run.
 function cells(run) {
   return { job: run.job, dataset: run.dataset, setting: run.setting, seed: run.seed, ...run.metrics, reason: run.error };
@@ -46,36 +39,51 @@ function nameOf(run) {
   return `${run.job}, ${run.setting}, seed ${run.seed}`;
 }
 
-// One line per run: its curve over the epochs.
-function curveTraces(runs, name) {
-  return runs
-    .filter((run) => run.curves[name])
-    .map((run) => ({ x: run.curves.epoch, y: run.curves[name], name: nameOf(run), mode: "lines+markers", connectgaps: true }));
+// The name, colour and marks of the line of a run, which is at a place among the ticked ones.
+function lineOf(run, place) {
+  const colours = ["#1f77b4", "#ff7f0e", "#2ca02c", "#d62728", "#9467bd", "#8c564b", "#e377c2", "#7f7f7f", "#bcbd22", "#17becf"];
+  return { name: nameOf(run), mode: "lines+markers", line: { color: colours[place % colours.length] } };
 }
 
-// One line per run and head: the shares of q's bins at a validation.
-function focusTraces(runs, validation) {
-  return runs.filter((run) => run.focus).flatMap((run) =>
-    Object.entries(run.focus.q).map(([head, rows]) => {
-      const shares = rows[Math.min(validation, rows.length - 1)];
-      const middles = shares.map((_, bin) => (bin + 0.5) / shares.length);
-      return { x: middles, y: shares, name: `${head}: ${nameOf(run)}`, mode: "lines", line: { shape: "hvh" } };
-    }),
+// One line per run: its curve over the epochs.
+function curveTraces(runs, name) {
+  return runs.flatMap((run, place) =>
+    run.curves[name] ? [{ x: run.curves.epoch, y: run.curves[name], connectgaps: true, ...lineOf(run, place) }] : [],
   );
+}
+
+// One line per run and head: the shares of q's bins at a validation. Heads differ in colour, runs in dashes.
+function focusTraces(runs, validation) {
+  const dashes = ["solid", "dot", "dash", "dashdot", "longdash", "longdashdot"];
+  return runs.filter((run) => run.focus).flatMap((run, place) =>
+    focusLines(run.focus, validation, (head) => `${head}: ${nameOf(run)}`, dashes[place % dashes.length]),
+  );
+}
+
+// One line per run: click rate against probability of its fused head, in the bins of evaluate.py.
+function calibrationTraces(runs, split) {
+  const lines = runs.flatMap((run, place) => {
+    if (!run.calibration[split]) return [];
+    const { predicted, clicked, rows } = run.calibration[split].fused;
+    return [{ x: predicted, y: clicked, text: rows.map((count) => `${shown(count)} rows`), ...lineOf(run, place) }];
+  });
+  return [diagonal(), ...lines];
 }
 
 // One trace per setting: a dot for each run that has both values.
 function scatterTraces(runs, across, up) {
   const traces = new Map();
+  const several = new Set(runs.map((run) => run.dataset)).size > 1;
   for (const run of runs) {
-    const [x, y] = [cells(run)[across], cells(run)[up]];
+    const name = several ? `${run.dataset}: ${run.setting}` : run.setting;
+    const [x, y] = [across, up].map((key) => (key === "setting" ? name : cells(run)[key]));
     if (x === null || x === undefined || y === null || y === undefined) continue;
-    const name = run.dataset ? `${run.dataset}: ${run.setting}` : run.setting;
-    if (!traces.has(name)) traces.set(name, { x: [], y: [], text: [], name, mode: "markers", type: "scatter" });
+    const more = { name, mode: "markers", type: "scatter", hovertemplate: "%{text}<extra></extra>" };
+    if (!traces.has(name)) traces.set(name, { x: [], y: [], text: [], ...more });
     const trace = traces.get(name);
     trace.x.push(x);
     trace.y.push(y);
-    trace.text.push(nameOf(run));
+    trace.text.push([nameOf(run), ...[across, up].filter((key) => key !== "setting").map((key) => `${key} ${shown(cells(run)[key])}`)].join("<br>"));
   }
   return [...traces.values()];
 }
@@ -87,41 +95,64 @@ function configRows(runs) {
   return [["key", ...runs.map(nameOf)], ...rows.filter((row) => new Set(row.slice(1)).size > 1)];
 }
 
+// The interval of a run's metric by evaluate.py as text; empty without one.
+function interval(run, name) {
+  const [stage, ...rest] = name.split("/");
+  const [, low, high] = run.evaluations[stage === "val" ? "valid" : stage]?.[rest.join("/")] ?? [];
+  return low === undefined ? "" : ` [${shown(low)}, ${shown(high)}]`;
+}
+
+function signed(value) {
+  return `${value >= 0 ? "+" : ""}${shown(value)}`;
+}
+
 // Rows of text, titles first: each metric of the runs, and its difference from that of the first run.
 function metricRows(runs) {
   const names = [...new Set(runs.flatMap((run) => Object.keys(run.metrics)))];
   const text = (run, name, place) => {
     const [value, base] = [run.metrics[name], runs[0].metrics[name]];
-    if (place === 0 || typeof value !== "number" || typeof base !== "number") return shown(value);
-    return `${shown(value)} (${value >= base ? "+" : ""}${shown(value - base)})`;
+    const difference = place && typeof value === "number" && typeof base === "number" ? ` (${signed(value - base)})` : "";
+    return shown(value) + interval(run, name) + difference;
   };
-  return [["metric", ...runs.map(nameOf)], ...names.map((name) => [name, ...runs.map((run, place) => text(run, name, place))])];
+  const rows = names.map((name) => [name, ...runs.map((run, place) => text(run, name, place))]);
+  return [["metric", ...runs.map(nameOf)], ...rows.filter((row) => row.slice(1).some((cell) => cell))];
+}
+
+// The mean of a metric by seed, over the runs of a setting.
+function bySeed(runs, name) {
+  const values = new Map();
+  for (const run of runs) {
+    const value = run.metrics[name];
+    if (typeof value === "number") values.set(run.seed, [...(values.get(run.seed) ?? []), value]);
+  }
+  return new Map([...values].map(([seed, all]) => [seed, all.reduce((a, b) => a + b) / all.length]));
+}
+
+// The mean difference of paired values and its 95 % interval by Student's t, as text.
+function difference(own, base, t) {
+  const pairs = [...own].filter(([seed]) => base.has(seed)).map(([seed, value]) => value - base.get(seed));
+  const [n, mean] = [pairs.length, pairs.reduce((a, b) => a + b, 0) / pairs.length];
+  if (n === 0) return "no seed in common";
+  if (n === 1) return `${signed(mean)}, 1 seed`;
+  const error = Math.sqrt(pairs.reduce((sum, value) => sum + (value - mean) ** 2, 0) / (n - 1) / n);
+  const half = t[n - 2] * error;
+  const limits = Number.isFinite(half) ? ` [${signed(mean - half)}, ${signed(mean + half)}]` : "";
+  return `${signed(mean)}${limits}, ${n} seeds`;
+}
+
+// Rows of text, titles first: differences of the settings of the runs from that of the first run, on its dataset.
+function settingRows(runs, t) {
+  const groups = new Map();
+  for (const run of runs.filter((run) => run.dataset === runs[0].dataset)) groups.set(run.setting, [...(groups.get(run.setting) ?? []), run]);
+  const [[first, base], ...others] = groups;
+  const names = ["test/auc", "test/gauc", "test/logloss"].filter((name) => base.some((run) => typeof run.metrics[name] === "number"));
+  const titles = [`minus ${first}`, ...names];
+  return [titles, ...others.map(([setting, own]) => [setting, ...names.map((name) => difference(bySeed(own, name), bySeed(base, name), t))])];
 }
 
 // ---- the page ----
 
 const state = { column: "test/auc", down: true, ticked: new Set() };
-const at = (id) => document.getElementById(id);
-
-function element(tag, properties, ...children) {
-  const made = Object.assign(document.createElement(tag), properties);
-  made.append(...children);
-  return made;
-}
-
-function layout(x, y, { xaxis = {}, yaxis = {}, ...more } = {}) {
-  const dark = matchMedia("(prefers-color-scheme: dark)").matches;
-  const axis = { gridcolor: dark ? "#3a3f46" : "#e3e6ea", automargin: true };
-  return {
-    paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)", font: { color: dark ? "#e3e5e8" : "#1c1e21" },
-    margin: { t: 20, r: 20 }, showlegend: true, legend: { font: { size: 10 }, orientation: "h", y: -0.2 }, ...more,
-    xaxis: { ...axis, title: { text: x }, ...xaxis }, yaxis: { ...axis, title: { text: y }, ...yaxis },
-  };
-}
-
-function draw(id, traces, plan) {
-  Plotly.react(at(id), traces, plan, { responsive: true, displaylogo: false });
-}
 
 function options(id, names, onchange) {
   at(id).append(...names.map((name) => element("option", { value: name, textContent: name })));
@@ -131,11 +162,15 @@ function options(id, names, onchange) {
 
 function fill(table, rows) {
   table.replaceChildren(...rows.map((row, place) =>
-    element("tr", {}, ...row.map((text) => element(place ? "td" : "th", { textContent: text })))));
+    element("tr", {}, ...row.map((text) => element(place ? "td" : "th", { textContent: text, title: text })))));
+}
+
+function shownRuns() {
+  return sorted(data.runs.filter((run) => matches(run, at("filter").value)), state.column, state.down);
 }
 
 function showRuns() {
-  const runs = sorted(data.runs.filter((run) => matches(run, at("filter").value)), state.column, state.down);
+  const runs = shownRuns();
   at("count").textContent = `${runs.length} of ${data.runs.length} runs`;
   at("titles").replaceChildren(element("th", {}), ...columns.map((column) => {
     const arrow = column === state.column ? (state.down ? " ▼" : " ▲") : "";
@@ -154,7 +189,10 @@ function showRuns() {
       showTicked();
     };
     const box = element("input", { type: "checkbox", checked: state.ticked.has(run), onchange, title: run.run });
-    const texts = columns.map((column) => element("td", { textContent: shown(cells(run)[column]) }));
+    const texts = columns.map((column) => {
+      const text = shown(cells(run)[column]);
+      return element("td", { textContent: text, title: text });
+    });
     return element("tr", { className: state.ticked.has(run) ? "ticked" : "" }, element("td", {}, box), ...texts);
   }));
   showScatter(runs);
@@ -164,14 +202,21 @@ function showRuns() {
 function showScatter(runs) {
   const [across, up] = [at("across").value, at("up").value];
   if (across !== "setting") {
-    at("scatter").style.height = "";
-    draw("scatter", scatterTraces(runs, across, up), layout(across, up, { xaxis: { type: across === "epochs" ? "linear" : "log" } }));
+    const traces = scatterTraces(runs, across, up);
+    const xaxis = { type: across === "epochs" ? "linear" : "log" };
+    drawTall("scatter", traces, layout(across, up, { xaxis, hovermode: "closest" }));
     return;
   }
   const traces = scatterTraces(sorted(runs, up, !up.endsWith("logloss")), up, "setting");
-  at("scatter").style.height = `${Math.max(16, 8 + 1.6 * traces.length)}rem`;
+  at("scatter").style.height = `${Math.max(12, 6 + 1.6 * traces.length)}rem`;
   const lines = { type: "category", autorange: "reversed", title: { text: "" } };
-  draw("scatter", traces, layout(up, "", { yaxis: lines, showlegend: false }));
+  draw("scatter", traces, layout(up, "", { yaxis: lines, showlegend: false, hovermode: "closest" }));
+}
+
+// A chart that is as much higher as its legend: one line for each long name.
+function drawTall(id, traces, plan) {
+  at(id).style.height = `${22 + 1.4 * traces.length}rem`;
+  draw(id, traces, { ...plan, legend: { ...plan.legend, orientation: "v" } });
 }
 
 function showTicked() {
@@ -179,38 +224,63 @@ function showTicked() {
   at("ticked").hidden = !runs.length;
   at("hint").hidden = runs.length > 0;
   if (!runs.length) return;
-  draw("curves", curveTraces(runs, at("curve").value), layout("epoch", at("curve").value));
-  const seen = runs.filter((run) => run.focus);
-  at("focus").hidden = !seen.length;
-  if (seen.length) {
-    const longest = seen.map((run) => run.focus.epochs).sort((a, b) => b.length - a.length)[0];
-    at("validation").max = longest.length - 1;
-    const validation = Math.min(Number(at("validation").value), longest.length - 1);
-    at("epoch").textContent = `after epoch ${longest[validation]}`;
-    draw("q", focusTraces(seen, validation), layout("q", "share of rows", { xaxis: { range: [0, 1] } }));
-  }
+  const curve = at("curve").value;
+  const curves = curveTraces(runs, curve);
+  at("curves").hidden = !curves.length;
+  at("no-curves").hidden = curves.length > 0;
+  if (curves.length) drawTall("curves", curves, layout("epoch", curve));
+  showFocus(runs.filter((run) => run.focus));
+  showCalibration(runs);
   fill(at("metrics"), metricRows(runs));
+  const settings = settingRows(runs, data.t);
+  at("differences").hidden = settings.length < 2;
+  fill(at("settings"), settings);
+  at("unlike").hidden = runs.length < 2;
   fill(at("configs"), configRows(runs));
+}
+
+function showFocus(runs) {
+  at("focus").hidden = !runs.length;
+  if (!runs.length) return;
+  const longest = runs.map((run) => run.focus.epochs).sort((a, b) => b.length - a.length)[0];
+  at("validation").max = longest.length - 1;
+  const validation = Math.min(Number(at("validation").value), longest.length - 1);
+  at("epoch").textContent = `after epoch ${longest[validation]}`;
+  drawTall("q", focusTraces(runs, validation), layout("q", "share of rows", { xaxis: { range: [0, 1] } }));
+}
+
+function showCalibration(runs) {
+  const split = at("split").value;
+  const traces = calibrationTraces(runs, split);
+  at("calibration").hidden = !splits.length;
+  at("no-calibration").hidden = splits.length > 0;
+  if (splits.length) drawTall("reliability", traces, layout("predicted probability", "click rate", { hovermode: "closest" }));
+}
+
+function show() {
+  showRuns();
+  showTicked();
 }
 
 const data = JSON.parse(at("data").textContent);
 const columns = columnsOf(data.runs);
+const splits = ["test", "valid", "train"].filter((split) => data.runs.some((run) => run.calibration[split]));
 const has = (names) => names.filter((name) => columns.includes(name));
 options("across", has(["setting", "parameters", "seconds", "epochs"]), showRuns);
 options("up", has(["test/auc", "test/gauc", "test/logloss", "val/auc"]), showRuns);
 options("curve", ["val/auc", "val/gauc", "val/logloss", "train/loss"].filter((name) =>
   data.runs.some((run) => run.curves[name])), showTicked);
+options("split", splits, showTicked);
 at("filter").oninput = showRuns;
 at("validation").value = 0;
 at("validation").oninput = showTicked;
 at("none").onclick = () => {
   state.ticked.clear();
-  showRuns();
-  showTicked();
+  show();
 };
-matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => {
-  showRuns();
-  showTicked();
-});
-showRuns();
-showTicked();
+at("all").onclick = () => {
+  for (const run of shownRuns()) state.ticked.add(run);
+  show();
+};
+if (data.runs.length === 1) state.ticked.add(data.runs[0]);
+start(show);

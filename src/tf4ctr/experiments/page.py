@@ -1,9 +1,7 @@
 """report.html: one file with the runs to sort, filter and compare; no server, no network."""
 
-import base64
 import html
 import json
-import logging
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,17 +9,17 @@ from typing import Any
 
 import polars as pl
 
-from tf4ctr.experiments.records import TEXTS
+from tf4ctr.experiments.html_file import fill, has_plotly, json_text, picture, table
+from tf4ctr.experiments.records import TEXTS, load_yaml
+from tf4ctr.experiments.run_contents import data_tables, read_calibration, read_evaluations, read_focus
 from tf4ctr.experiments.runs import ROOT
 from tf4ctr.files import write_whole
-
-log = logging.getLogger(__name__)
 
 PICTURES = {  # of a search; the page draws all others itself
     "importance": "Importance of the parameters of the search",
     "parallel": "Trials of the search, one line each",
 }
-DIGITS = 4  # of the shares of q: a pixel shows no more
+MOST_SEEDS = 100  # of a setting whose differences have an interval
 
 
 def write_page(folder: Path, runs: pl.DataFrame, summary: Sequence[Sequence[str]]) -> Path | None:
@@ -36,33 +34,24 @@ def write_page(folder: Path, runs: pl.DataFrame, summary: Sequence[Sequence[str]
     """
     path = folder / "report.html"
     path.unlink(missing_ok=True)  # of an earlier report
-    try:
-        from plotly.offline import get_plotlyjs  # an extra
-    except ImportError:
-        log.info('report.html was not written, because plotly is missing: pip install -e ".[report]"')
+    if not has_plotly(path.name):
         return None
-    write_whole(path, page(folder, runs, summary, get_plotlyjs()))
+    write_whole(path, page(folder, runs, summary))
     return path
 
 
-def page(folder: Path, runs: pl.DataFrame, summary: Sequence[Sequence[str]], plotly: str) -> str:
-    """The text of the page; `plotly` is the text of plotly.js."""
-    here = Path(__file__).parent
-    # within a script only "</" and "<!--" end or change it
-    content = json.dumps({"runs": page_runs(runs)}, allow_nan=False).replace("<", "\\u003c")
+def page(folder: Path, runs: pl.DataFrame, summary: Sequence[Sequence[str]]) -> str:
+    """The text of the page."""
     parts = {
         "TITLE": html.escape(f"Runs of {folder.name}"),
-        "STYLE": (here / "page.css").read_text(),
-        "SUMMARY": _table(summary),
-        "PICTURES": "\n".join(_picture(folder / f"{name}.png", text) for name, text in PICTURES.items()),
-        "DATA": content,
-        "SCRIPT": (here / "page.js").read_text(),
-        "PLOTLY": plotly,
+        "SUMMARY": table(summary),
+        "UNTRAINED": _untrained(runs),
+        "PICTURES": "\n".join(picture(folder / f"{name}.png", text) for name, text in PICTURES.items()),
+        "DATASETS": _datasets(runs),
+        "DATA": json_text({"runs": page_runs(runs), "t": t_quantiles()}),
+        "SCRIPT": Path(__file__).with_name("page.js").read_text(),
     }
-    text = (here / "page.html").read_text()
-    for name, part in parts.items():  # the large parts last: what they contain is not replaced
-        text = text.replace(f"<!--{name}-->", part)
-    return text
+    return fill("page.html", parts)
 
 
 def page_runs(runs: pl.DataFrame) -> list[dict[str, Any]]:
@@ -78,40 +67,42 @@ def page_runs(runs: pl.DataFrame) -> list[dict[str, Any]]:
             "metrics": {name: _finite(row[name]) for name in metrics},
             "config": {key: config.get(key) for key in differing},
             "curves": json.loads(row["curves"] or "{}"),
-            "focus": _focus(row["run"]),
+            # an absolute folder stays as it is
+            "focus": read_focus(ROOT / row["run"]),
+            "evaluations": read_evaluations(ROOT / row["run"]),
+            "calibration": read_calibration(ROOT / row["run"]),
         }
         for row, config in zip(rows, configs, strict=True)
     ]
+
+
+def t_quantiles() -> list[float]:
+    """The 97.5 % quantiles of Student's t for 1, 2, ... degrees of freedom; empty without scipy."""
+    try:
+        from scipy.special import stdtrit  # an extra
+    except ImportError:
+        return []
+    return [round(float(stdtrit(degrees, 0.975)), 4) for degrees in range(1, MOST_SEEDS)]
 
 
 def _finite(value: float | None) -> float | None:
     return value if value is not None and math.isfinite(value) else None  # JSON has no infinite value
 
 
-def _focus(run: str) -> dict[str, Any] | None:
-    """focus.json of a run, if its folder is here: epochs, and per head the shares of q's bins."""
-    path = ROOT / run / "focus.json"  # an absolute folder stays as it is
-    if not path.exists():
-        return None
-    content = json.loads(path.read_text())
-    q = {
-        head: [[round(share, DIGITS) for share in shares] for shares in validations]
-        for head, validations in content["q"].items()
-    }
-    return {"epochs": content["epochs"], "q": q}
-
-
-def _table(rows: Sequence[Sequence[str]]) -> str:
-    titles, *body = rows
-    head = "".join(f"<th>{html.escape(title)}</th>" for title in titles)
-    lines = ["".join(f"<td>{html.escape(cell)}</td>" for cell in row) for row in body]
-    return (
-        f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(f'<tr>{line}</tr>' for line in lines)}</tbody></table>"
-    )
-
-
-def _picture(path: Path, text: str) -> str:
-    if not path.exists():
+def _untrained(runs: pl.DataFrame) -> str:
+    """The runs that did not train, with the reason; nothing if all did."""
+    rows = runs.select("job", "setting", "error").drop_nulls("error").rows()
+    if not rows:
         return ""
-    content = base64.b64encode(path.read_bytes()).decode()
-    return f'<figure><img alt="{text}" src="data:image/png;base64,{content}"><figcaption>{text}</figcaption></figure>'
+    return "<h2>Runs that did not train</h2>" + table([("job", "setting", "reason"), *rows], "reasons")
+
+
+def _datasets(runs: pl.DataFrame) -> str:
+    """The tables of each prepared dataset of the runs that is still there."""
+    found: dict[str | None, str] = {}  # by folder
+    for run in runs["run"]:
+        dataset = load_yaml(ROOT / run / "config.yaml").get("dataset", {})
+        if (folder := dataset.get("prepared_dir")) not in found:
+            tables = "".join(map(table, data_tables(dataset)))
+            found[folder] = f"<h3>{html.escape(dataset['name'])}</h3>{tables}" if tables else ""
+    return "".join(found.values()) or '<p class="note">The prepared datasets of these runs are not here.</p>'

@@ -21,7 +21,7 @@ GROUPS = (
     *("dataset", "backbone", "framework", "ssem", "dfm", "loss", "encoder@backbone.simple", "encoder@backbone.complex"),
     *("embedding", "number", "sequence", "optimizer"),
 )
-REPEATED = ("seed", "ckpt", "logger", *MOVABLE)  # these make no other setting: repetition and folders
+REPEATED = ("seed", "ckpt", "logger", "page", *MOVABLE)  # these make no other setting: repetition and folders
 # nor do these keys of a config: the machine, and what is shown
 IGNORED = (
     *REPEATED,
@@ -90,7 +90,7 @@ def _read_folders(source: Path) -> pl.DataFrame:
 
 def read_run(folder: Path) -> dict[str, Any]:
     """The record of the run in `folder`; the columns are those of `read_records`."""
-    composed = _load(folder / "config.yaml")
+    composed = load_yaml(folder / "config.yaml")
     overrides, config, outcome = _overrides(folder), flat_config(folder, composed), read_outcome(folder)
     values = {name: text.partition("=")[2] for name, text in overrides.items()}
     return {
@@ -114,7 +114,7 @@ def run_name(folder: Path) -> str:
 
 def _overrides(folder: Path) -> dict[str, str]:
     """Name -> text of each override of a run, as in dfm -> dfm=sum. The + of `+a=1` is removed."""
-    texts = [text.lstrip("+") for text in _load(folder / ".hydra" / "overrides.yaml")]
+    texts = [text.lstrip("+") for text in load_yaml(folder / ".hydra" / "overrides.yaml")]
     return {text.partition("=")[0]: text for text in texts}
 
 
@@ -127,14 +127,14 @@ def flat_config(folder: Path, composed: Mapping[str, Any]) -> dict[str, Any]:
     Args:
         composed: its config.yaml, empty if it has none.
     """
-    choices = _load(folder / ".hydra" / "hydra.yaml").get("hydra", {}).get("runtime", {}).get("choices", {})
+    choices = load_yaml(folder / ".hydra" / "hydra.yaml").get("hydra", {}).get("runtime", {}).get("choices", {})
     groups = {group: choices[group] for group in GROUPS if choices.get(group, "null") != "null"} if composed else {}
     if name := composed.get("dataset", {}).get("name"):
         groups.setdefault("dataset", name)
-    return groups | {key: value for key, value in _flatten(composed).items() if counts(key, IGNORED)}
+    return groups | {key: value for key, value in flatten(composed).items() if counts(key, IGNORED)}
 
 
-def _load(path: Path) -> Any:
+def load_yaml(path: Path) -> Any:
     """A YAML file, its values as text as they are written; an empty dict if there is none."""
     # OmegaConf's own reader takes 0.2 s per run, and would make numbers and dates of them
     return yaml.load(path.read_text(), Loader=LOADER) if path.exists() else {}
@@ -147,10 +147,10 @@ def counts(key: str, ignored: Iterable[str]) -> bool:
     return not prefixes & {*ignored} and parts[-1] not in FOLDERS
 
 
-def _flatten(node: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+def flatten(node: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     flat: dict[str, Any] = {}
     for key, value in node.items():
-        flat |= _flatten(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
+        flat |= flatten(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
     return flat
 
 

@@ -242,7 +242,7 @@ def _draw(table: pl.DataFrame, path: Path) -> None:
                 axis.plot(table["day"], values, marker=".", color=f"C{number}", label=title)
         axis.set_ylabel(METRICS[metric])
         axis.grid(alpha=0.3)
-    axes[0].legend(fontsize=8)
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=len(MODELS), fontsize=8)
     step = max(1, len(table) // 12)
     axes[-1].set_xticks(table["day"].to_list()[::step], table["tested"].to_list()[::step], rotation=30, ha="right")
     axes[-1].set_xlabel("period that is measured")

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 
 from tf4ctr.experiments.runs import ROOT, run_folder
@@ -36,7 +37,11 @@ def job_name(default: str) -> str:
         return default
     hydra = HydraConfig.get()
     shared = OmegaConf.load(Path(hydra.runtime.output_dir).parent / "multirun.yaml").hydra.overrides.task
-    return " ".join(override for override in hydra.overrides.task if override not in shared) or default
+    parser = OverridesParser.create()
+    # by their keys, because Hydra writes values anew: lr=1e-3 becomes lr=0.001 in a job
+    fixed = {parsed.get_key_element() for parsed in parser.parse_overrides(shared) if not parsed.is_sweep_override()}
+    own = parser.parse_overrides(list(hydra.overrides.task))
+    return " ".join(str(parsed.input_line) for parsed in own if parsed.get_key_element() not in fixed) or default
 
 
 def sweep_name() -> str | None:

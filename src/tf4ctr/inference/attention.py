@@ -3,7 +3,7 @@
 Shapes: N rows, W columns of ids, L positions of a history, P positions that are drawn.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +15,7 @@ from tf4ctr.data.schema import Schema
 from tf4ctr.models.embedding import FieldEmbedding
 from tf4ctr.models.network import Network
 from tf4ctr.models.ssem import SeparateRepresentation
+from tf4ctr.training.head_colours import head_colours
 
 DRAWN_ROWS = 10_000  # of the picture at most: more do not change its lines visibly
 BATCH_ROWS = 1_000  # at a time: the layers of an attention are large for long histories
@@ -124,29 +125,35 @@ def profiles(network: Network, schema: Schema, ids_NW: Tensor) -> dict[str, dict
     }
 
 
-def draw_attention(curves: Mapping[str, Mapping[str, NDArray[np.float64]]], path: Path) -> None:
+def draw_attention(curves: Mapping[str, Mapping[str, NDArray[np.float64]]], heads: Iterable[str], path: Path) -> None:
     """Draw what `profiles` returns: a panel per history, a line with its quartiles per table.
 
-    On the grey line at 1, a value counts as much as the values of its row on average.
+    On the grey line at 1, a value counts as much as the values of its row on average. The table of
+    an encoder has the colour of its head, the table that all share that of the fused one.
+
+    Args:
+        curves: see `profiles`.
+        heads: all heads of the run.
+        path: of the picture.
     """
     from matplotlib.figure import Figure  # importing it takes most of a second
 
     figure = Figure(figsize=(6.4, 0.6 + 2.8 * len(curves)), layout="constrained")
     axes = figure.subplots(len(curves), 1, squeeze=False)[:, 0]
+    colours = head_colours(heads)
     for axis, (history, of_tables) in zip(axes, curves.items(), strict=True):
         axis.axhline(1, color="0.7", linewidth=1)
         has_names = any(of_tables)
-        # the pictures of the heads draw simple and complex with these colours, fused with C0
-        for number, (table, points_P3) in enumerate(of_tables.items(), start=int(has_names)):
+        for table, points_P3 in of_tables.items():
             low_P, mean_P, high_P = points_P3.T
             position_P = np.arange(1, len(points_P3) + 1)
-            axis.plot(position_P, mean_P, marker=".", color=f"C{number}", label=table or None)
-            axis.fill_between(position_P, low_P, high_P, color=f"C{number}", alpha=0.2, linewidth=0)
+            axis.plot(position_P, mean_P, marker=".", color=colours[table or "fused"], label=table or None)
+            axis.fill_between(position_P, low_P, high_P, color=colours[table or "fused"], alpha=0.2, linewidth=0)
         axis.set_title(f"{history}: mean and quartiles", fontsize=10)
         axis.set_ylabel("weight / mean weight of the row")
         axis.xaxis.get_major_locator().set_params(integer=True)
         axis.grid(alpha=0.3)
         if has_names:
-            axis.legend()
+            axis.legend(loc="upper left", bbox_to_anchor=(1, 1))
     axes[-1].set_xlabel("position, counted from the latest value")
     figure.savefig(path, dpi=120)

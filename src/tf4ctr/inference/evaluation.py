@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import polars as pl
 import torch
 from numpy.typing import NDArray
 from rich.progress import track
@@ -17,6 +18,7 @@ from tf4ctr.errors import InputError
 from tf4ctr.inference.bootstrap import Measure, Ranking, bootstrap, mean
 from tf4ctr.metrics import auc, grouped_auc
 from tf4ctr.models.network import Network
+from tf4ctr.training.head_colours import head_colours
 
 BINS = 20  # of the calibration error (equal widths) and of the picture (equal numbers of rows)
 
@@ -196,27 +198,37 @@ def metrics_table(title: str, results: Mapping[str, float]) -> Table:
     return table
 
 
-def draw_reliability(scores: Scores, path: Path) -> None:
-    """Draw click rate against probability for every head, in bins with equal numbers of rows.
+def reliability(scores: Scores) -> pl.DataFrame:
+    """Click rate and probability of each head, in up to 20 bins with equal numbers of rows.
 
-    On the diagonal a head is right on average.
+    Returns:
+        `head`, `rows` in the bin, and the means over these rows, weighted if they have weights:
+        `predicted` probability and `clicked`.
     """
+    points = []
+    for name, logit_N in scores.logits.items():
+        p_N = torch.sigmoid(logit_N)
+        for part in (part for part in torch.argsort(logit_N).tensor_split(BINS) if len(part)):
+            weight = None if scores.weight is None else scores.weight[part]
+            predicted, clicked = float(_mean(p_N[part], weight)), float(_mean(scores.label[part], weight))
+            points.append({"head": name, "rows": len(part), "predicted": predicted, "clicked": clicked})
+    return pl.DataFrame(points)
+
+
+def draw_reliability(points: pl.DataFrame, path: Path) -> None:
+    """Draw what `reliability` returns; on the diagonal a head is right on average."""
     from matplotlib.figure import Figure  # importing it takes most of a second
 
-    figure = Figure(figsize=(4.8, 4.4), layout="constrained")
+    heads = points["head"].unique(maintain_order=True).to_list()
+    colours = head_colours(heads)
+    figure = Figure(figsize=(4.8, 4.7), layout="constrained")
     axis = figure.subplots()
     axis.plot([0, 1], [0, 1], color="0.7", linewidth=1)
-    for name, logit_N in scores.logits.items():
-        order = torch.argsort(logit_N)
-        bins = [part for part in order.tensor_split(BINS) if len(part)]
-        weights = [None if scores.weight is None else scores.weight[part] for part in bins]
-        predicted, clicked = (
-            [float(_mean(values_N[part], weight)) for part, weight in zip(bins, weights, strict=True)]
-            for values_N in (torch.sigmoid(logit_N), scores.label)
-        )
-        axis.plot(predicted, clicked, marker=".", label=name)
+    for head in heads:
+        line = points.filter(head=head)
+        axis.plot(line["predicted"], line["clicked"], marker=".", color=colours[head], label=head)
     axis.set_xlabel("predicted probability")
     axis.set_ylabel("click rate")
     axis.grid(alpha=0.3)
-    axis.legend()
+    figure.legend(loc="outside lower center", ncols=min(4, len(heads)))
     figure.savefig(path, dpi=120)

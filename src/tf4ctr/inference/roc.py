@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from tf4ctr.inference.evaluation import Scores
+from tf4ctr.training.head_colours import head_colours
 
 DRAWN_POINTS = 500  # of a curve at most: more do not change its line visibly
 
@@ -54,6 +55,7 @@ def draw_roc(scores: Scores, path: Path) -> None:
 
     figure = Figure(figsize=(9.2, 4.4), layout="constrained")
     roc, precision = figure.subplots(1, 2)
+    colours = head_colours(scores.logits)
     for name, logit_N in scores.logits.items():
         points = operating_points(logit_N, scores.label, scores.weight)
         click_rate = float(points.precision[-1])
@@ -61,16 +63,17 @@ def draw_roc(scores: Scores, path: Path) -> None:
         roc.plot(
             *(np.concatenate([[0.0], values[along]]) for values in (points.false_positive_rate, points.recall)),
             label=name,
+            color=colours[name],
         )
         along = _evenly(points.recall)
-        precision.plot(points.recall[along], points.precision[along], label=name)
+        precision.plot(points.recall[along], points.precision[along], color=colours[name])
     roc.plot([0, 1], [0, 1], color="0.7", linewidth=1, zorder=0)
     roc.set(xlabel="false positive rate", ylabel="true positive rate", title="ROC")
     precision.axhline(click_rate, color="0.7", linewidth=1, zorder=0)
     precision.set(xlabel="recall", ylabel="precision", title="precision and recall", ylim=(0, 1.02))
     for axis in (roc, precision):
         axis.grid(alpha=0.3)
-        axis.legend()
+    figure.legend(loc="outside lower center", ncols=min(8, len(scores.logits)))
     figure.savefig(path, dpi=120)
 
 

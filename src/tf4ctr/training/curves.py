@@ -1,18 +1,25 @@
 """curves.png: loss and metrics of a training over its epochs."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import cast
 
 import polars as pl
 from lightning.pytorch.utilities import rank_zero_only
 
+from tf4ctr.training.head_colours import head_colours
+
+TERMS = "training loss and its terms"
+ORDER = {"fused": 0, "simple": 1, "complex": 3}  # of the heads; others are between
+
 
 @rank_zero_only
 def draw_curves(folder: Path) -> Path | None:
     """Draw `folder/curves.png` from `folder/metrics.csv`: training terms, logloss and AUC by head.
 
-    A solid vertical line marks the best validation, dotted ones where the learning rate fell.
+    The dashed lines beside the validation logloss are those of the training: the means over the
+    steps since the validation before. A solid vertical line marks the best validation, dotted ones
+    where the learning rate fell.
 
     Returns:
         the picture's path; None if there is no metrics.csv (logger=none).
@@ -24,20 +31,23 @@ def draw_curves(folder: Path) -> Path | None:
 
     rows = pl.read_csv(source, schema_overrides={"epoch": pl.Float64})
     best, falls = best_epoch(rows), learning_rate_falls(rows)
-    panels = {
-        "training loss and its terms": [name for name in rows.columns if name.startswith("train/")],
-        "validation logloss": [name for name in rows.columns if name.startswith("val/") and name.endswith("logloss")],
-        "validation AUC": [name for name in rows.columns if name.startswith("val/") and name.endswith("/auc")],
-    }
-    panels["validation gAUC"] = [name for name in rows.columns if name == "val/gauc"]
-    panels = {title: names for title, names in panels.items() if names}  # an undefined metric has no column
-    colours = _colours(rows.columns)
+    heads = heads_of(rows.columns)
+    panels = panels_of(rows.columns, heads)
+    colours = head_colours(heads)
     figure = Figure(figsize=(4.2 * len(panels), 4), layout="constrained")
     axes = figure.subplots(1, len(panels), squeeze=False)
     for axis, (title, names) in zip(axes[0], panels.items(), strict=True):
         for name in names:
             drawn = rows.drop_nulls(name)  # an epoch without validation has no value
-            axis.plot(drawn["epoch"], drawn[name], marker=".", label=name, color=colours[name])
+            is_beside = name.startswith("train/") and title != TERMS
+            axis.plot(
+                drawn["epoch"],
+                drawn[name],
+                marker=".",
+                label=name,
+                color="0.5" if name == "train/loss" else colours[head_of(name, heads)],
+                linestyle="--" if is_beside else "-",
+            )
         if best is not None:
             axis.axvline(best, color="0.3", linewidth=0.8, label=f"best: {best:g}")
         for number, epoch in enumerate(falls):
@@ -69,11 +79,30 @@ def learning_rate_falls(rows: pl.DataFrame) -> list[float]:
     return rates.filter("falls")["epoch"].to_list()
 
 
-def _colours(names: Iterable[str]) -> dict[str, str]:
-    """One colour per head (val/HEAD/METRIC, train/tf_HEAD) per name; else the fused head's."""
-    heads = dict.fromkeys(name.split("/")[1] for name in names if name.count("/") == 2)
-    palette = {f"tf_{head}": f"C{number}" for number, head in enumerate(heads, start=1)}
-    palette |= {head: palette[f"tf_{head}"] for head in heads}
-    return {
-        name: "0.5" if name == "train/loss" else palette.get(name.split("/")[1], "C0") for name in names if "/" in name
+def heads_of(names: Iterable[str]) -> list[str]:
+    """The heads among the columns of a metrics.csv: fused, and each HEAD of val/HEAD/METRIC."""
+    found = {name.split("/")[1] for name in names if name.count("/") == 2}
+    return sorted({"fused", *found}, key=lambda head: (ORDER.get(head, 2), head))
+
+
+def head_of(name: str, heads: Iterable[str]) -> str:
+    """The head of val/HEAD/METRIC, or of train/TERM_HEAD; any other name is the fused head's."""
+    part = name.split("/")[1]
+    return max((head for head in heads if f"_{part}".endswith(f"_{head}")), key=len, default="fused")
+
+
+def panels_of(names: Iterable[str], heads: Sequence[str]) -> dict[str, list[str]]:
+    """The columns of each panel, by head; an undefined metric has no column, and then no panel."""
+    by_head = sorted(names, key=lambda name: heads.index(head_of(name, heads)) if "/" in name else -1)
+    train = [name for name in by_head if name.startswith("train/")]
+    val = [name for name in by_head if name.startswith("val/")]
+    logloss = [name for name in val if name.endswith("logloss")]
+    if logloss:
+        logloss += [name for name in train if name.startswith("train/bce")]
+    panels = {
+        TERMS: train,
+        "logloss in training and validation": logloss,
+        "validation AUC": [name for name in val if name.endswith("/auc")],
+        "validation gAUC": [name for name in val if name == "val/gauc"],
     }
+    return {title: columns for title, columns in panels.items() if columns}

@@ -16,6 +16,7 @@ from tf4ctr.data.encoding import value_names
 from tf4ctr.data.schema import Schema
 from tf4ctr.files import write_whole
 from tf4ctr.models.ssem import GatingMechanism
+from tf4ctr.training.head_colours import SIMPLE, head_colours
 from tf4ctr.training.module import CTRModule
 from tf4ctr.training.schedule import epochs_trained
 
@@ -168,27 +169,30 @@ def draw_focus(
     epochs: Sequence[float], q: dict[str, list[list[float]]], weights: dict[str, list[float]], path: Path
 ) -> None:
     """One panel per head (epochs, q, darker for more rows), and one of the heads' weights."""
+    from matplotlib.colors import LinearSegmentedColormap
     from matplotlib.figure import Figure
 
+    colours = head_colours([*q, *weights])
     panels = len(q) + bool(weights)
     figure = Figure(figsize=(3.6 * panels, 3.2), layout="constrained")
     axes = figure.subplots(1, panels, squeeze=False)[0]
     half = (epochs[-1] - epochs[0]) / (2 * (len(epochs) - 1)) if len(epochs) > 1 else 0.5
     for axis, (head, shares) in zip(axes, q.items(), strict=False):
         image = torch.tensor(shares).T.sqrt().numpy()  # the root: else the bin at 1 hides all others
+        shades = LinearSegmentedColormap.from_list(head, ["white", colours[head], "black"])
         axis.imshow(
-            image, origin="lower", aspect="auto", cmap="Blues", extent=(epochs[0] - half, epochs[-1] + half, 0, 1)
+            image, origin="lower", aspect="auto", cmap=shades, extent=(epochs[0] - half, epochs[-1] + half, 0, 1)
         )
         axis.set_title(f"q of the {head} head", fontsize=10)
         axis.set_xlabel("epoch")
         axis.set_ylabel("q")
     if weights:
-        for number, (head, values) in enumerate(weights.items(), start=1):
-            axes[-1].plot(epochs, values, marker=".", label=head, color=f"C{number}")
+        for head, values in weights.items():
+            axes[-1].plot(epochs, values, marker=".", label=head, color=colours[head])
         axes[-1].set_title("mean weight in the fusion", fontsize=10)
         axes[-1].set_xlabel("epoch")
         axes[-1].grid(alpha=0.3)
-        axes[-1].legend(fontsize=8)
+        axes[-1].legend(fontsize=8, ncols=2, loc="upper center", bbox_to_anchor=(0.5, -0.2))  # below: it covers no line
     for axis in axes:
         axis.xaxis.get_major_locator().set_params(integer=True)
     figure.savefig(path, dpi=120)
@@ -209,7 +213,7 @@ def draw_gates(gates: pl.DataFrame, path: Path) -> None:
             [number] * len(values),
             s=200 * values["rows"] / most + 4,
             alpha=0.4,
-            color="C1",
+            color=SIMPLE,
             linewidths=0,
         )
     axis.set_yticks(range(len(fields)), fields)
