@@ -127,7 +127,14 @@ def test_evaluation_measures_the_mean_of_the_predictions(kinds_run, tmp_path):
     for name, column in (("", "q"), ("run_1", "q_run_1"), ("run_2", "q_run_2")):
         assert hardest[column][0] == pytest.approx((1 - sign) / 2 + sign * p[name][place], abs=1e-6)
     assert sorted(path.name for path in out.iterdir()) == [
-        *("test-by-item.csv", "test-easiest.csv", "test-hardest.csv", "test-reliability.png", "test-roc.png"),
+        *(
+            "test-by-item.csv",
+            "test-easiest.csv",
+            "test-hardest.csv",
+            "test-reliability.csv",
+            "test-reliability.png",
+            "test-roc.png",
+        ),
         "test.json",
     ]
     for options, message in (
