@@ -120,17 +120,24 @@ class Tally:
         totals = [pl.len().cast(pl.Int64).alias("rows"), faults.label(self.spec).sum().alias("clicks")]
         if self.spec.weight:
             totals.append(finite(pl.col(self.spec.weight)).sum().alias("weight_total"))
-        queries = [rows.group_by(SPLIT).agg(*totals, *faults.checks(self.spec, batch.schema))]
-        values = {field.name: field for field in self.spec.fields}
-        counters: dict[str, Counts | Distribution] = {**self.fields, **self.numbers}
-        for name, counter in counters.items():
-            queries.append(counter.query(train.select(values[name].value(batch.schema[values[name].raw]))))
+        checks = rows.group_by(SPLIT).agg(*totals, *faults.checks(self.spec, batch.schema))
+        counts = [train.select(self._queries(batch.schema))]
         if self.groups is not None:
-            queries.append(self.groups.query(rows.select(self.groups.name)))
-        checks, *counts = pl.collect_all(queries)
-        self._checks.append(checks)
-        for counter, count in zip(self._counters(), counts, strict=True):
-            counter.add(count)
+            counts.append(rows.select(self.groups.query(pl.col(self.groups.name))))
+        checked, *counted = pl.collect_all([checks, *counts])
+        self._checks.append(checked)
+        columns = [column for frame in counted for column in frame]
+        for counter, column in zip(self._counters(), columns, strict=True):
+            counter.add(column.item().struct.unnest())
+
+    def _queries(self, dtypes: Mapping[str, pl.DataType]) -> list[pl.Expr]:
+        """What is counted in the training rows: the values of the fields, then the numbers."""
+        fields = {field.name: field for field in self.spec.fields}
+        values = {name: fields[name].value(dtypes[fields[name].raw]) for name in (*self.fields, *self.numbers)}
+        return [
+            *(counts.query(values[name], fields[name].has_lists) for name, counts in self.fields.items()),
+            *(distribution.query(values[name]) for name, distribution in self.numbers.items()),
+        ]
 
     def add(self, other: "Tally") -> None:
         """Add what another process has counted."""
@@ -175,7 +182,8 @@ class Moments:
     def count(self, rows: pl.LazyFrame, tick: Tick) -> None:
         """Add rows; those without a moment are left out, and refused by the first pass."""
         for batch in rows.select(moment(pl.col(self.column)).alias(self.column)).collect_batches(engine="streaming"):
-            self.distribution.add(self.distribution.query(batch.lazy()).collect())
+            counted = batch.select(self.distribution.query(pl.col(self.column)))
+            self.distribution.add(counted.item().struct.unnest())
             tick(len(batch))
 
     def add(self, other: "Moments") -> None:
