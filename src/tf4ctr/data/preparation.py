@@ -9,6 +9,7 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -267,15 +268,17 @@ def _describe(folder: Path, known: Known, counted: Counted) -> list[str]:
     for values in known.values.values():
         vocabulary.save(values, folder / "vocabulary")
     known.schema.save(folder)
-    for split, summary in counted.splits.items():
-        summary["out_of_vocabulary"] = report.out_of_vocabulary(folder, known.schema, split)
-        if known.schema.number_fields:
-            summary["missing"] = report.missing(folder, known.schema, split)
-    warnings = leaks.find(folder, known.schema)
+    with ThreadPoolExecutor(1) as thread:
+        found = thread.submit(leaks.find, folder, known.schema)  # one core draws the report in the meantime
+        for split, summary in counted.splits.items():
+            summary["out_of_vocabulary"] = report.out_of_vocabulary(folder, known.schema, split)
+            if known.schema.number_fields:
+                summary["missing"] = report.missing(folder, known.schema, split)
+        top = {name: frame.top_k(TOP_VALUES, by="count") for name, frame in counted.values.items()}
+        report.write(folder, known.schema, counted.splits, top)
+        warnings = found.result()
     for warning in warnings:
         log.warning("%s: %s", known.schema.dataset, warning)
-    top = {name: frame.top_k(TOP_VALUES, by="count") for name, frame in counted.values.items()}
-    report.write(folder, known.schema, counted.splits, top)
     return warnings
 
 
