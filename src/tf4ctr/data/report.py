@@ -142,6 +142,12 @@ def _numbers(schema: Schema, splits: Mapping[str, Mapping[str, Any]]) -> list[st
     return lines
 
 
+def load_matplotlib() -> None:
+    """Import what `write` draws with. It takes a third of a second, so it is not at the top."""
+    import matplotlib.backends.backend_agg
+    import matplotlib.figure  # noqa: F401
+
+
 def _draw(path: Path, schema: Schema, splits: Mapping[str, Mapping[str, Any]]) -> None:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
