@@ -3,7 +3,9 @@
 The first pass counts values (`Tally`), the second writes rows as ids (`encoders`, `write_parts`).
 """
 
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -107,13 +109,20 @@ class Tally:
         """Add rows, as `open_rows` returns them.
 
         Batch by batch and not as one query: with many queries over one scan polars' streaming
-        engine keeps rows without a bound.
+        engine keeps rows without a bound. Two batches are counted at a time, because not every step
+        of one keeps all cores busy. They are added in their order, so that the result is the same.
         """
-        for batch in rows.collect_batches(chunk_size=BATCH_ROWS, engine="streaming"):
-            self._count_batch(batch)
-            tick(len(batch))
+        pending: deque[Future[list[pl.DataFrame]]] = deque()
+        with ThreadPoolExecutor(2) as threads:
+            for batch in rows.collect_batches(chunk_size=BATCH_ROWS, engine="streaming"):
+                pending.append(threads.submit(self._counted, batch))
+                if len(pending) == 2:
+                    tick(self._add(*pending.popleft().result()))
+            while pending:
+                tick(self._add(*pending.popleft().result()))
 
-    def _count_batch(self, batch: pl.DataFrame) -> None:
+    def _counted(self, batch: pl.DataFrame) -> list[pl.DataFrame]:
+        """What `_add` takes: the checks of a batch, and frames with a list of counts per column."""
         batch = _parsed(batch, self.spec)
         rows = batch.lazy()
         train = rows.filter(pl.col(SPLIT) == 0)
@@ -124,11 +133,15 @@ class Tally:
         counts = [train.select(self._queries(batch.schema))]
         if self.groups is not None:
             counts.append(rows.select(self.groups.query(pl.col(self.groups.name))))
-        checked, *counted = pl.collect_all([checks, *counts])
-        self._checks.append(checked)
-        columns = [column for frame in counted for column in frame]
+        return pl.collect_all([checks, *counts])
+
+    def _add(self, checks: pl.DataFrame, *counts: pl.DataFrame) -> int:
+        """Add the result of `_counted`, and return the number of its rows."""
+        self._checks.append(checks)
+        columns = [column for frame in counts for column in frame]
         for counter, column in zip(self._counters(), columns, strict=True):
             counter.add(column.item().struct.unnest())
+        return int(checks["rows"].sum())
 
     def _queries(self, dtypes: Mapping[str, pl.DataType]) -> list[pl.Expr]:
         """What is counted in the training rows: the values of the fields, then the numbers."""
