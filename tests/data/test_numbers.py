@@ -14,7 +14,8 @@ def distribution(*batches):
     """The distribution of some batches, missing values included."""
     result = Distribution("x")
     for batch in batches:
-        result.add(result.query(pl.LazyFrame({"x": pl.Series(batch, dtype=pl.Float64)})).collect())
+        values = pl.DataFrame({"x": pl.Series(batch, dtype=pl.Float64)})
+        result.add(values.select(result.query(pl.col("x"))).item().struct.unnest())
     return result
 
 

@@ -4,6 +4,7 @@ import polars as pl
 import pytest
 
 from conftest import need_shared
+from tf4ctr.data import text_readers
 from tf4ctr.data.readers import READERS, as_text
 from tf4ctr.errors import InputError
 
@@ -41,6 +42,21 @@ def test_csv_finds_lines_of_another_length(tmp_path):
         (3, "2 cells, the header has 3"),
         (5, "4 cells, the header has 3"),
     ]
+
+
+def test_a_regular_file_is_told_from_one_with_a_short_line(tmp_path, monkeypatch):
+    """In pieces of any size; False is the answer if the lines must be counted."""
+    path = tmp_path / "a.csv"
+    lines = ["label,user,item", "1,é,", "0,,c", ",,"]
+    for piece, end in ((1, "\n"), (7, "\r\n"), (1000, "")):
+        monkeypatch.setattr(text_readers, "PIECE", piece)
+        path.write_text("\n".join(lines) + end)
+        assert text_readers._is_regular(path, 3, ",", '"')
+        for line in ("1,b", "1,b,c,d", '1,"b",c', ""):
+            path.write_text("\n".join([*lines, line, "1,b,"]) + end)
+            assert not text_readers._is_regular(path, 3, ",", '"')
+        path.write_text("\n".join([*lines, "1,b", "1,b,c,d"]))  # as many separators as in a regular file
+        assert len(READERS["csv"].bad_rows(path, COLUMNS)) == 2
 
 
 def test_libsvm_reads_one_id_a_field(tmp_path):

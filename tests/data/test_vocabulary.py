@@ -11,10 +11,16 @@ from tf4ctr.data.schema import Field
 values = st.lists(st.one_of(st.none(), st.text("ab01é ", max_size=3)), min_size=1, max_size=50)
 
 
+def counted(counts, batch):
+    """The values of one batch, and their counts."""
+    are_lists = isinstance(batch.schema["f"], pl.List)
+    return batch.select(counts.query(pl.col("f"), are_lists)).item().struct.unnest()
+
+
 def count(batches, min_count):
     counts = vocabulary.Counts("f")
     for batch in batches:
-        counts.add(counts.query(batch.lazy()).collect())
+        counts.add(counted(counts, batch))
     return counts.seen(min_count).get_column("f")
 
 
@@ -23,7 +29,7 @@ def test_counts_of_many_batches_equal_those_of_one(monkeypatch):
     drawn = pl.Series("f", [f"v{i * i % 17}" for i in range(200)] + [None])
     counts = vocabulary.Counts("f")
     for start in range(0, 201, 10):
-        counts.add(counts.query(drawn[start : start + 10].to_frame().lazy()).collect())
+        counts.add(counted(counts, drawn[start : start + 10].to_frame()))
         assert sum(map(len, counts._pending)) <= 5 + len(counts._merged)
     expected = Counter(value for value in drawn if value is not None)
     assert dict(counts.seen(1).rows()) == expected
@@ -41,11 +47,9 @@ def test_counts_above_32_bits_are_exact(monkeypatch):
     assert counts.seen(2**33).rows() == [("a", 5 * 2**31)]
 
 
-@pytest.mark.parametrize("engine", ["in-memory", "streaming"])
 @pytest.mark.parametrize("rows", [["a", "b", "a", None], [["a", "b"], None, [], ["a", None]], [1, 2, 1, None]])
-def test_a_batch_is_counted_in_64_bits(rows, engine):
-    query = vocabulary.Counts("f").query(pl.DataFrame({"f": rows}).lazy())
-    counts = query.collect(engine=engine).sort("f")
+def test_a_batch_is_counted_in_64_bits(rows):
+    counts = counted(vocabulary.Counts("f"), pl.DataFrame({"f": rows})).sort("f")
     assert counts.get_column("count").to_list() == [2, 1]
     assert counts.schema["count"] == pl.UInt64
 

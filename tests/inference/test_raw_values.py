@@ -17,7 +17,7 @@ def fit(values, scale, transform=None):
     field = FieldSpec("x", kind="number", transform=transform, scale=scale)
     column = pl.DataFrame({"x": pl.Series(values, dtype=pl.Float64)}).select(field.value())
     distribution = Distribution("x")
-    distribution.add(distribution.query(column.lazy()).collect())
+    distribution.add(column.select(distribution.query(pl.col("x"))).item().struct.unnest())
     scaling = distribution.scaling(scale)
     return scaling, column.select(scaled(pl.col("x"), scaling)).fill_null(float("nan"))["x"].to_numpy()
 

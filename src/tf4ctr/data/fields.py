@@ -119,6 +119,11 @@ class FieldSpec:
         """Whether the values of training rows make a vocabulary of the field's own."""
         return self.has_ids and self.hash is None and self.of is None and not self.gaps
 
+    @property
+    def has_lists(self) -> bool:
+        """Whether `value` is a list of texts, of a field with ids."""
+        return self.kind == SEQUENCES or self.width > 1
+
     def value(self, dtype: pl.DataType | None = None) -> pl.Expr:
         """Raw column -> the field's text, list of texts, or number; null for a missing value.
 

@@ -33,8 +33,10 @@ def find(folder: Path, schema: Schema) -> list[str]:
     if _sample(path, [])[LABEL].n_unique() == 1:
         return []
     warnings = []
+    short = [field for field in schema.id_fields if field.kind != SEQUENCES]
+    sample = _sample(path, [column for field in short for column in field.columns])
     for field in schema.id_fields:
-        rows = _sample(path, field.columns)  # field by field: long sequences have many columns
+        rows = sample if field in short else _sample(path, field.columns)  # long sequences have many columns
         error, base, covered = _errors(_values(rows, schema, field))
         if covered >= COVERED and error <= ERROR_LEFT * base:
             warnings.append(_warning(schema, field, 1 - error))

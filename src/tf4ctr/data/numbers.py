@@ -8,6 +8,7 @@ import numpy as np
 import polars as pl
 
 from tf4ctr.data.schema import Scaling
+from tf4ctr.data.transforms import occurrences
 from tf4ctr.errors import InputError
 
 RANKS = 256  # steps between the quantiles that are kept: the most bins that a network can ask for
@@ -34,12 +35,12 @@ class Distribution:
         self._values = pl.DataFrame(schema={name: pl.Float64, "count": pl.Int64})
         self._pending: list[pl.DataFrame] = []
 
-    def query(self, values: pl.LazyFrame) -> pl.LazyFrame:
-        """The query for one batch: the different values of a column, and their `count`."""
-        return values.drop_nulls().group_by(self.name).agg(count=pl.len().cast(pl.Int64))
+    def query(self, value: pl.Expr) -> pl.Expr:
+        """The expression that counts one batch, see `occurrences`; `count` is Int64."""
+        return occurrences(value, pl.Int64)
 
     def add(self, values: pl.DataFrame) -> None:
-        """Add the result of `query` for one batch."""
+        """Add one batch: its different values, and their `count`."""
         if not len(values):
             return
         numbers, counts = values[self.name].to_numpy(), values["count"].to_numpy()

@@ -3,7 +3,9 @@
 The first pass counts values (`Tally`), the second writes rows as ids (`encoders`, `write_parts`).
 """
 
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -107,30 +109,48 @@ class Tally:
         """Add rows, as `open_rows` returns them.
 
         Batch by batch and not as one query: with many queries over one scan polars' streaming
-        engine keeps rows without a bound.
+        engine keeps rows without a bound. Two batches are counted at a time, because not every step
+        of one keeps all cores busy. They are added in their order, so that the result is the same.
         """
-        for batch in rows.collect_batches(chunk_size=BATCH_ROWS, engine="streaming"):
-            self._count_batch(batch)
-            tick(len(batch))
+        pending: deque[Future[list[pl.DataFrame]]] = deque()
+        with ThreadPoolExecutor(2) as threads:
+            for batch in rows.collect_batches(chunk_size=BATCH_ROWS, engine="streaming"):
+                pending.append(threads.submit(self._counted, batch))
+                if len(pending) == 2:
+                    tick(self._add(*pending.popleft().result()))
+            while pending:
+                tick(self._add(*pending.popleft().result()))
 
-    def _count_batch(self, batch: pl.DataFrame) -> None:
+    def _counted(self, batch: pl.DataFrame) -> list[pl.DataFrame]:
+        """What `_add` takes: the checks of a batch, and frames with a list of counts per column."""
         batch = _parsed(batch, self.spec)
         rows = batch.lazy()
         train = rows.filter(pl.col(SPLIT) == 0)
         totals = [pl.len().cast(pl.Int64).alias("rows"), faults.label(self.spec).sum().alias("clicks")]
         if self.spec.weight:
             totals.append(finite(pl.col(self.spec.weight)).sum().alias("weight_total"))
-        queries = [rows.group_by(SPLIT).agg(*totals, *faults.checks(self.spec, batch.schema))]
-        values = {field.name: field for field in self.spec.fields}
-        counters: dict[str, Counts | Distribution] = {**self.fields, **self.numbers}
-        for name, counter in counters.items():
-            queries.append(counter.query(train.select(values[name].value(batch.schema[values[name].raw]))))
+        checks = rows.group_by(SPLIT).agg(*totals, *faults.checks(self.spec, batch.schema))
+        counts = [train.select(self._queries(batch.schema))]
         if self.groups is not None:
-            queries.append(self.groups.query(rows.select(self.groups.name)))
-        checks, *counts = pl.collect_all(queries)
+            counts.append(rows.select(self.groups.query(pl.col(self.groups.name))))
+        return pl.collect_all([checks, *counts])
+
+    def _add(self, checks: pl.DataFrame, *counts: pl.DataFrame) -> int:
+        """Add the result of `_counted`, and return the number of its rows."""
         self._checks.append(checks)
-        for counter, count in zip(self._counters(), counts, strict=True):
-            counter.add(count)
+        columns = [column for frame in counts for column in frame]
+        for counter, column in zip(self._counters(), columns, strict=True):
+            counter.add(column.item().struct.unnest())
+        return int(checks["rows"].sum())
+
+    def _queries(self, dtypes: Mapping[str, pl.DataType]) -> list[pl.Expr]:
+        """What is counted in the training rows: the values of the fields, then the numbers."""
+        fields = {field.name: field for field in self.spec.fields}
+        values = {name: fields[name].value(dtypes[fields[name].raw]) for name in (*self.fields, *self.numbers)}
+        return [
+            *(counts.query(values[name], fields[name].has_lists) for name, counts in self.fields.items()),
+            *(distribution.query(values[name]) for name, distribution in self.numbers.items()),
+        ]
 
     def add(self, other: "Tally") -> None:
         """Add what another process has counted."""
@@ -175,7 +195,8 @@ class Moments:
     def count(self, rows: pl.LazyFrame, tick: Tick) -> None:
         """Add rows; those without a moment are left out, and refused by the first pass."""
         for batch in rows.select(moment(pl.col(self.column)).alias(self.column)).collect_batches(engine="streaming"):
-            self.distribution.add(self.distribution.query(batch.lazy()).collect())
+            counted = batch.select(self.distribution.query(pl.col(self.column)))
+            self.distribution.add(counted.item().struct.unnest())
             tick(len(batch))
 
     def add(self, other: "Moments") -> None:

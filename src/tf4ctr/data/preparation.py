@@ -9,6 +9,7 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -37,6 +38,7 @@ log = logging.getLogger(__name__)
 ENGINES = ("polars", "ray")
 WORK = ".histories"  # folder of intermediate files, while histories are linked and rows are encoded
 TOP_VALUES = 3  # values of each field that the report shows
+MERGES = 2  # fields whose counts are added up at a time: each takes memory of its own
 BYTES_PER_RAW_BYTE = 0.5  # prepared rows take less than this, for every raw layout
 MAX_IDS = 2**31  # ids are int32
 
@@ -151,7 +153,9 @@ def _write(spec: DatasetSpec, folder: Path, engine_name: str) -> None:
         vectors.prepare(spec, known, raw, folder / "vectors")  # before the rows, which take longest
         _check_sequence_space(spec, known.schema, sum(counted.rows.values()), folder)
         known = _link(spec, raw, engine, known, counted.rows, folder, step)
-        engine.encode(known, counted.rows, folder, step)
+        with ThreadPoolExecutor(1) as thread:
+            thread.submit(report.load_matplotlib)  # a third of a second, which the last step would wait for
+            engine.encode(known, counted.rows, folder, step)
     best_auc = (
         {split: _best_auc(spec, open_rows(spec, raw, split)) for split in SPLITS} if spec.click_probability else None
     )
@@ -218,8 +222,14 @@ def _count(spec: DatasetSpec, raw: RawFiles, engine: Engine, step: Step) -> Coun
         tally = Tally(spec, split)
         with step(f"read {split}", None) as tick:
             engine.count(split, tally, tick)
-        splits |= _checked(spec, raw, split, tally.checks)
-        values |= {name: counts.seen(*limits[name], known.get(name)) for name, counts in tally.fields.items()}
+
+        def seen(name: str, tally: Tally = tally) -> pl.DataFrame:
+            return tally.fields[name].seen(*limits[name], known.get(name))
+
+        with ThreadPoolExecutor(MERGES) as threads:
+            found = threads.map(seen, tally.fields)  # polars adds up one field with one core
+            splits |= _checked(spec, raw, split, tally.checks)
+            values |= dict(zip(tally.fields, found, strict=True))
         numbers |= tally.numbers
         if groups is not None and tally.groups is not None:
             groups.join(tally.groups)
@@ -268,15 +278,17 @@ def _describe(folder: Path, known: Known, counted: Counted) -> list[str]:
     for values in known.values.values():
         vocabulary.save(values, folder / "vocabulary")
     known.schema.save(folder)
-    for split, summary in counted.splits.items():
-        summary["out_of_vocabulary"] = report.out_of_vocabulary(folder, known.schema, split)
-        if known.schema.number_fields:
-            summary["missing"] = report.missing(folder, known.schema, split)
-    warnings = leaks.find(folder, known.schema)
+    with ThreadPoolExecutor(1) as thread:
+        found = thread.submit(leaks.find, folder, known.schema)  # one core draws the report in the meantime
+        for split, summary in counted.splits.items():
+            summary["out_of_vocabulary"] = report.out_of_vocabulary(folder, known.schema, split)
+            if known.schema.number_fields:
+                summary["missing"] = report.missing(folder, known.schema, split)
+        top = {name: frame.top_k(TOP_VALUES, by="count") for name, frame in counted.values.items()}
+        report.write(folder, known.schema, counted.splits, top)
+        warnings = found.result()
     for warning in warnings:
         log.warning("%s: %s", known.schema.dataset, warning)
-    top = {name: frame.top_k(TOP_VALUES, by="count") for name, frame in counted.values.items()}
-    report.write(folder, known.schema, counted.splits, top)
     return warnings
 
 

@@ -142,13 +142,20 @@ def _numbers(schema: Schema, splits: Mapping[str, Mapping[str, Any]]) -> list[st
     return lines
 
 
+def load_matplotlib() -> None:
+    """Import what `write` draws with. It takes a third of a second, so it is not at the top."""
+    import matplotlib.backends.backend_agg
+    import matplotlib.figure  # noqa: F401
+
+
 def _draw(path: Path, schema: Schema, splits: Mapping[str, Mapping[str, Any]]) -> None:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     names = [field.name for field in schema.id_fields]
     numbers = schema.number_fields
     heights = (2 + 0.25 * len(names), 0.6 + 0.25 * len(numbers) if numbers else 0.01)
-    figure = Figure(figsize=(11, sum(heights)), layout="constrained")
+    figure = Figure(figsize=(11, sum(heights)), dpi=110, layout="constrained")
     figure.suptitle(f"{schema.dataset}: {sum(facts['rows'] for facts in splits.values()):,} rows")
     top, bottom = figure.subfigures(2, 1, height_ratios=heights, squeeze=False)[:, 0]
     rates, sizes, unknown = top.subplots(1, 3, width_ratios=(1, 2, 2))
@@ -158,12 +165,13 @@ def _draw(path: Path, schema: Schema, splits: Mapping[str, Mapping[str, Any]]) -
     rates.set_title("click rate", fontsize=10)
     sizes.barh(names, [field.vocabulary_size for field in schema.id_fields], color="C2")
     sizes.set_xscale("log")
+    sizes.minorticks_off()
     sizes.set_title("vocabulary", fontsize=10)
     height = 0.8 / len(splits)  # of one bar: those of a field take 0.8 of its place, so that fields stand apart
     for number, (split, facts) in enumerate(splits.items()):
         places = [place + (number - (len(splits) - 1) / 2) * height for place in range(len(names))]
         unknown.barh(places, [facts["out_of_vocabulary"][name] for name in names], height, label=split)
-    unknown.set_yticks(range(len(names)), [""] * len(names))
+    unknown.set_yticks([])  # the fields stand beside their vocabularies
     unknown.set_title("share of unknown values", fontsize=10)
     unknown.xaxis.set_major_formatter(lambda share, _: f"{100 * share:.3g} %")
     top.legend(*unknown.get_legend_handles_labels(), loc="outside right upper", fontsize=8)
@@ -172,7 +180,7 @@ def _draw(path: Path, schema: Schema, splits: Mapping[str, Mapping[str, Any]]) -
         axis.grid(axis="x", alpha=0.3)
     if numbers:
         _draw_numbers(bottom.subplots(), numbers)
-    figure.savefig(path, dpi=110)
+    FigureCanvasAgg(figure).print_png(path)  # `savefig` draws it twice
 
 
 def _draw_numbers(axis: Any, fields: Sequence[Field]) -> None:

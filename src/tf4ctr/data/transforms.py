@@ -65,6 +65,17 @@ TRANSFORMS = {
 DATES = ("%Y-%m-%d %H:%M:%S", "%Y-%m-%d %H:%M", "%Y-%m-%d")  # the moments that are not numbers
 
 
+def occurrences(value: pl.Expr, dtype: type[pl.DataType]) -> pl.Expr:
+    """The different values of a column, and how often each occurs; missing values are not counted.
+
+    Returns:
+        one list of structs: the value, named as the column, and its `count`, of type `dtype`. So
+        one `select` counts many columns, which takes half the time of one query per column.
+    """
+    counts = value.drop_nulls().value_counts(name="count")
+    return counts.struct.with_fields(pl.field("count").cast(dtype)).implode()
+
+
 def finite(value: pl.Expr) -> pl.Expr:
     """Text or number -> Float64; null for infinity and a text that is not a number."""
     number = value.cast(pl.Float64, strict=False)

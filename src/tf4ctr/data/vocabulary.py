@@ -10,6 +10,7 @@ import polars as pl
 import polars_hash  # noqa: F401, registers the expressions' `nchash`
 
 from tf4ctr.data.schema import SEQUENCES, Field
+from tf4ctr.data.transforms import occurrences
 
 # Rows of unmerged counts that are kept before they are merged. Fewer would merge more often, more
 # would take more memory.
@@ -29,18 +30,17 @@ class Counts:
         self._merged = pl.DataFrame(schema={name: pl.String, "count": pl.UInt64})
         self._pending: list[pl.DataFrame] = []
 
-    def query(self, values: pl.LazyFrame) -> pl.LazyFrame:
-        """Return the query for the counts of one batch: the column's values, and `count` (UInt64).
+    def query(self, value: pl.Expr, are_lists: bool = False) -> pl.Expr:
+        """The expression that counts one batch, see `occurrences`; `count` is UInt64.
 
         Args:
-            values: one column of texts or lists of texts; missing values are not counted.
+            value: a text or a list of texts.
+            are_lists: whether it is a list.
         """
-        if isinstance(values.collect_schema()[self.name], pl.List):
-            values = values.explode(self.name)
-        return values.drop_nulls().group_by(self.name).agg(count=pl.len().cast(pl.UInt64))
+        return occurrences(value.explode() if are_lists else value, pl.UInt64)
 
     def add(self, counts: pl.DataFrame) -> None:
-        """Add the result of `query` for one batch."""
+        """Add one batch: its values, and their `count`."""
         self._pending.append(counts)
         if sum(map(len, self._pending)) > MERGE_ROWS + len(self._merged) // 2:
             self._merge()
