@@ -103,6 +103,16 @@ def test_a_run_of_a_version_without_a_group_resumes(tmp_path):
         runs.check_same_run(tmp_path, {"seed": 1, "number": {"bins": 32}})
 
 
+def test_a_run_of_a_version_without_an_option_resumes_as_if_it_were_off(tmp_path):
+    started = {"embedding": {"l2": 0.1}, "backbone": {"simple": {"layers": 2}}}
+    (tmp_path / "config.yaml").write_text(json.dumps(started))
+    simple = {"layers": 2, "scale": False, "embedding_l2": 0.1}
+    runs.check_same_run(tmp_path, {**started, "backbone": {"simple": simple}})
+    for name, value, message in (("scale", True, "None -> True"), ("embedding_l2", 0.01, r"0\.1 -> 0\.01")):
+        with pytest.raises(InputError, match=rf"backbone\.simple\.{name}: {message}"):
+            runs.check_same_run(tmp_path, {**started, "backbone": {"simple": {**simple, name: value}}})
+
+
 @pytest.mark.parametrize(
     ("before", "now", "same"),
     [

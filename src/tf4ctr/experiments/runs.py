@@ -18,8 +18,8 @@ ROOT = Path(__file__).resolve().parents[3]
 # parts of the config that must not change when a run is resumed
 PARTS = ("number", "sequence", "embedding", "backbone", "ssem", "dfm", "loss", "optimizer", "stream")
 FIXED = ("seed", "init", "dataset", *PARTS)
-# exceptions: where files are stored, and the text that says where to download them
-MOVABLE = ("dataset.raw_dir", "dataset.prepared_dir", "dataset.source")
+# exceptions: where files are stored, the text that says where to download them, and what matters at the start only
+MOVABLE = ("dataset.raw_dir", "dataset.prepared_dir", "dataset.source", "embedding.table.init_std")
 # classes of version 0.1.0 whose successors read their checkpoints
 SUCCESSORS = {"torch.optim.Adam": "tf4ctr.training.optim.RowwiseAdam"}
 
@@ -109,6 +109,12 @@ def check_same_run(folder: Path, config: Mapping[str, Any]) -> None:
     # an older version may not have had a group: its run is what the group's default describes
     fixed = [key for key in FIXED if key in started]
     before, now = (_flatten({key: node.get(key) for key in fixed}) for node in (started, config))
+    # nor an option: its run is what the option turned off describes, or one lambda for all encoders
+    for key in {*now} - {*before}:
+        if key.endswith(".embedding_l2"):
+            before[key] = before.get("embedding.l2")
+        elif not now[key]:
+            before[key] = now[key]
     changed = [
         f"  {key}: {before.get(key)} -> {now.get(key)}"
         for key in sorted({*before, *now} - {*MOVABLE})
