@@ -18,7 +18,7 @@ ROOT = Path(__file__).resolve().parents[3]
 # parts of the config that must not change when a run is resumed
 PARTS = ("number", "sequence", "embedding", "backbone", "ssem", "dfm", "loss", "optimizer", "stream")
 FIXED = ("seed", "init", "dataset", *PARTS)
-# exceptions: where files are stored, the text that says where to download them, and what matters at the start only
+# exceptions: where files are stored, where they come from, and what matters at the start only
 MOVABLE = ("dataset.raw_dir", "dataset.prepared_dir", "dataset.source", "embedding.table.init_std")
 # classes of version 0.1.0 whose successors read their checkpoints
 SUCCESSORS = {"torch.optim.Adam": "tf4ctr.training.optim.RowwiseAdam"}
