@@ -1,9 +1,9 @@
-"""Values in one line of yaml."""
+"""Values in one line of yaml, and the settings that depend on the rows."""
 
 import pytest
 from omegaconf import OmegaConf
 
-from tf4ctr.data.describing.drafting import flow
+from tf4ctr.data.describing.drafting import _training, flow
 
 
 @pytest.mark.parametrize(
@@ -33,3 +33,9 @@ def test_values_are_read_as_they_were(value, text):
 
 def test_an_interpolation_is_text():
     assert OmegaConf.create(f"x: {flow('${a}')}").x == "${a}"
+
+
+@pytest.mark.parametrize(("rows", "is_patient"), [(50_000, True), (1_000_000, True), (2_000_000, False)])
+def test_a_dataset_with_long_epochs_gets_the_published_patience(rows, is_patient):
+    lines = _training(rows)
+    assert ("  lr_patience: 0" in lines) == (not is_patient)

@@ -21,6 +21,7 @@ SMALL = 1000  # rows; in fewer, most values occur once
 L2 = {500_000: 0.05, 5_000_000: 0.01, 20_000_000: 1e-4}  # rows -> embedding_l2, as published settings have it
 LARGE_L2 = 1e-5  # of still more rows
 STEPS, SMALLEST_BATCH, LARGEST_BATCH = 100, 32, 8192  # an epoch has so many steps, if the batch allows it
+MANY_BATCHES = 150  # of an epoch: its validation is less noisy, and the published patience suffices
 
 
 class Decisions(NamedTuple):
@@ -114,13 +115,16 @@ def _training(rows: int) -> list[str]:
     l2 = next((l2 for limit, l2 in L2.items() if rows < limit), LARGE_L2)
     fitting = 2 ** (rows // STEPS).bit_length() // 2
     batch = min(LARGEST_BATCH, max(SMALLEST_BATCH, fitting))
+    batches = math.ceil(rows / batch)
+    patience = "  patience: 2  # of early stopping; an epoch has many batches", "  lr_patience: 0"
     return [
         "",
         "# Defaults of other groups for this dataset: values to begin a search with.",
         "training:",
         f"  embedding_l2: {l2}  # for {rows:,} rows; more rows need less",
         "  dropout: 0.2  # that of most published settings",
-        f"  batch_size: {batch}  # for {rows:,} rows: {math.ceil(rows / batch):,} batches",
+        f"  batch_size: {batch}  # for {rows:,} rows: {batches:,} batches",
+        *(patience if batches >= MANY_BATCHES else ()),
     ]
 
 
