@@ -21,7 +21,7 @@ SMALL = 1000  # rows; in fewer, most values occur once
 L2 = {500_000: 0.05, 5_000_000: 0.01, 20_000_000: 1e-4}  # rows -> embedding_l2, as published settings have it
 LARGE_L2 = 1e-5  # of still more rows
 STEPS, SMALLEST_BATCH, LARGEST_BATCH = 100, 32, 8192  # an epoch has so many steps, if the batch allows it
-MANY_BATCHES = 150  # of an epoch: its validation is less noisy, and the published patience suffices
+MANY_BATCHES = 200  # of an epoch: its validation is less noisy, and the published patience suffices
 
 
 class Decisions(NamedTuple):
