@@ -33,6 +33,8 @@ def test_without_overrides_only_the_datasets_values_are_shown():
         "embedding.l2": ("0.05", "dataset"),
         "backbone.complex.dropout": ("0.1", "dataset"),
         "stream.batch_size": ("2048", "dataset"),
+        "callbacks.early_stopping.patience": ("2", "dataset"),
+        "callbacks.lr_plateau.patience": ("0", "dataset"),
     }
 
 

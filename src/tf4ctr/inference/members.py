@@ -47,7 +47,7 @@ def load_members(folders: Sequence[Path]) -> list[Member]:
     """Load runs that score the same rows.
 
     Raises:
-        InputError: see `load_run`, `as_member` and `check_members`.
+        InputError: see `load_run`, `as_member` and `check_columns`.
     """
     check_different(folders)
     members = [as_member(folder, *load_run(folder)) for folder in folders]
