@@ -77,6 +77,7 @@ def test_the_files_of_the_page_train_together(project):
     assert config.backbone.complex == {
         "_target_": "tf4ctr.models.encoders.residual.Residual",
         "_partial_": True,
+        "embedding_l2": 1e-5,
         "num_units": 3,
         "hidden": 128,
     }
