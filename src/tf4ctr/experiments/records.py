@@ -11,7 +11,7 @@ from polars import selectors as cs
 
 from tf4ctr.errors import InputError
 from tf4ctr.experiments.outcomes import read_outcome
-from tf4ctr.experiments.runs import MOVABLE, ROOT
+from tf4ctr.experiments.runs import MOVABLE, ROOT, flatten
 from tf4ctr.files import write_whole
 
 TABLES = (".csv", ".parquet")
@@ -127,11 +127,16 @@ def flat_config(folder: Path, composed: Mapping[str, Any]) -> dict[str, Any]:
     Args:
         composed: its config.yaml, empty if it has none.
     """
-    choices = load_yaml(folder / ".hydra" / "hydra.yaml").get("hydra", {}).get("runtime", {}).get("choices", {})
+    choices = choices_of(folder)
     groups = {group: choices[group] for group in GROUPS if choices.get(group, "null") != "null"} if composed else {}
     if name := composed.get("dataset", {}).get("name"):
         groups.setdefault("dataset", name)
     return groups | {key: value for key, value in flatten(composed).items() if counts(key, IGNORED)}
+
+
+def choices_of(folder: Path) -> dict[str, str]:
+    """Group -> option of a run, as .hydra/hydra.yaml has them; empty without one."""
+    return load_yaml(folder / ".hydra" / "hydra.yaml").get("hydra", {}).get("runtime", {}).get("choices", {})
 
 
 def load_yaml(path: Path) -> Any:
@@ -147,24 +152,28 @@ def counts(key: str, ignored: Iterable[str]) -> bool:
     return not prefixes & {*ignored} and parts[-1] not in FOLDERS
 
 
-def flatten(node: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in node.items():
-        flat |= flatten(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
-    return flat
-
-
 def read_curves(folder: Path) -> dict[str, list[float | None]]:
     """`epoch` and `CURVES` of a run's metrics.csv, with 6 digits; empty without one."""
+    rows = read_validations(folder)
+    if rows is None:
+        return {}
+    names = ["epoch", *(name for name in CURVES if name in rows.columns)]
+    return finite_lists(rows.select(pl.col(names).cast(pl.Float64).round(6)))
+
+
+def read_validations(folder: Path) -> pl.DataFrame | None:
+    """A run's metrics.csv, one row per validation; None without one."""
     path = folder / "metrics.csv"
     if not path.exists():
-        return {}
+        return None
     # polars guesses a type from the first rows, and the epochs of these may all be whole numbers
-    rows = pl.read_csv(path, infer_schema_length=None, schema_overrides={"epoch": pl.Float64})
-    names = ["epoch", *(name for name in CURVES if name in rows.columns)]
-    values = rows.select(pl.col(names).cast(pl.Float64).round(6))
-    # JSON has no name for an infinite or undefined value
-    return values.select(pl.when(pl.all().is_finite()).then(pl.all())).to_dict(as_series=False)
+    return pl.read_csv(path, infer_schema_length=None, schema_overrides={"epoch": pl.Float64})
+
+
+def finite_lists(numbers: pl.DataFrame) -> dict[str, list[float | None]]:
+    """The columns as lists for JSON, which has no name for an infinite or undefined value."""
+    finite = pl.all().cast(pl.Float64)
+    return numbers.select(pl.when(finite.is_finite()).then(finite)).to_dict(as_series=False)
 
 
 def read_table(path: Path) -> pl.DataFrame:

@@ -6,16 +6,16 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import polars as pl
 from lightning.pytorch.utilities import rank_zero_only
 
 from tf4ctr.experiments.environment import FILE
 from tf4ctr.experiments.html_file import fill, has_plotly, json_text, picture, table
 from tf4ctr.experiments.outcomes import read_outcome
-from tf4ctr.experiments.records import flatten, load_yaml
+from tf4ctr.experiments.records import choices_of, finite_lists, load_yaml, read_validations
 from tf4ctr.experiments.run_contents import data_tables, read_calibration, read_evaluations, read_focus
+from tf4ctr.experiments.runs import flatten
 from tf4ctr.files import write_whole
-from tf4ctr.training.curves import best_epoch, head_of, heads_of, learning_rate_falls, panels_of
+from tf4ctr.training.curves import TERMS, best_epoch, head_of, heads_of, learning_rate_falls, panels_of
 from tf4ctr.training.head_colours import head_colours
 
 PAGE = "index.html"
@@ -86,7 +86,7 @@ def run_page(folder: Path) -> str:
 
 def summary_line(folder: Path, config: Mapping[str, Any], reason: str | None) -> str:
     """What the run is: its parts, dataset and seed; and why it did not train, if it did not."""
-    choices = load_yaml(folder / ".hydra" / "hydra.yaml").get("hydra", {}).get("runtime", {}).get("choices", {})
+    choices = choices_of(folder)
     parts = [f"{group} {choices[group]}" for group in ("backbone", "framework") if group in choices]
     parts += [f"dataset {config.get('dataset', {}).get('name')}", f"seed {config.get('seed')}"]
     return ", ".join(parts) + (f". It did not train: {reason}" if reason else "")
@@ -94,15 +94,12 @@ def summary_line(folder: Path, config: Mapping[str, Any], reason: str | None) ->
 
 def read_panels(folder: Path) -> dict[str, Any] | None:
     """The panels of curves.png as lines, the best epoch, and the learning rate's falls."""
-    path = folder / "metrics.csv"
-    if not path.exists():
+    rows = read_validations(folder)
+    if rows is None:
         return None
-    rows = pl.read_csv(path, infer_schema_length=None, schema_overrides={"epoch": pl.Float64})
     heads = heads_of(rows.columns)
     colours = head_colours(heads)
-    numbers = rows.select(pl.all().cast(pl.Float64))
-    # JSON has no name for an infinite or undefined value
-    values = numbers.select(pl.when(pl.all().is_finite()).then(pl.all())).to_dict(as_series=False)
+    values = finite_lists(rows)
     panels = [
         {
             "title": title,
@@ -111,12 +108,12 @@ def read_panels(folder: Path) -> dict[str, Any] | None:
                     "name": name,
                     "y": values[name],
                     "colour": None if name == "train/loss" else colours[head_of(name, heads)],
-                    "dashed": name.startswith("train/") and number > 0,
+                    "dashed": name.startswith("train/") and title != TERMS,
                 }
                 for name in names
             ],
         }
-        for number, (title, names) in enumerate(panels_of(rows.columns, heads).items())
+        for title, names in panels_of(rows.columns, heads).items()
     ]
     return {"epoch": values["epoch"], "panels": panels, "best": best_epoch(rows), "falls": learning_rate_falls(rows)}
 

@@ -108,7 +108,7 @@ def check_same_run(folder: Path, config: Mapping[str, Any]) -> None:
     assert isinstance(started, dict)
     # an older version may not have had a group: its run is what the group's default describes
     fixed = [key for key in FIXED if key in started]
-    before, now = (_flatten({key: node.get(key) for key in fixed}) for node in (started, config))
+    before, now = (flatten({key: node.get(key) for key in fixed}) for node in (started, config))
     # nor an option: its run is what the option turned off describes, or one lambda for all encoders
     for key in {*now} - {*before}:
         if key.endswith(".embedding_l2"):
@@ -146,10 +146,11 @@ def check_same_values(folder: Path, prepared_dir: Path) -> None:
             )
 
 
-def _flatten(node: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+def flatten(node: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """The values of a tree, each with its path as the key: loss.alpha -> 0.25."""
     flat: dict[str, Any] = {}
     for key, value in node.items():
-        flat |= _flatten(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
+        flat |= flatten(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
     return flat
 
 
