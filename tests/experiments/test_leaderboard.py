@@ -78,6 +78,31 @@ def test_runs_are_added_to_a_leaderboard(runs, tmp_path, suffix):
     assert "| dnn ssem=ser | tf4ctr | 2 | 0.75000 ± 0.01414 | 0.5000 ± 0.0000 | +0.03500 |" in text
 
 
+def test_published_figures_stand_beside_the_model(runs, tmp_path):
+    out = tmp_path / "board.csv"
+    published = tmp_path / "board-published.csv"
+    published.write_text("dataset,setting,framework,auc,logloss,source\ntoy,dnn,plain,0.7123456,0.51234,BARS\n")
+    show_leaderboard([runs], out)
+    rows = [line for line in (tmp_path / "board.md").read_text().splitlines() if line.startswith("|")]
+    assert rows[0].endswith("| published |")
+    assert [row.split("|")[-2].strip() for row in rows[2:]] == ["", "", "", "0.71235 / 0.5123"]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("dataset,setting,framework,auc\ntoy,dnn,plain,0.7\n", "has no column logloss"),
+        ("dataset,setting,framework,auc,logloss\ntoy,dnn,plain,high,0.5\n", "is not a csv of dataset"),
+        ("dataset,setting,framework,auc,logloss\n" + 2 * "toy,dnn,plain,0.7,0.5\n", "has toy dnn plain twice"),
+    ],
+)
+def test_published_figures_that_cannot_be_used_are_an_error(runs, tmp_path, text, message):
+    (tmp_path / "board-published.csv").write_text(text)
+    with pytest.raises(InputError, match=message):
+        show_leaderboard([runs], tmp_path / "board.csv")
+    assert not (tmp_path / "board.csv").exists()
+
+
 def test_runs_that_did_not_train_are_listed(runs, tmp_path, capsys):
     make_run(runs / "failed", 0.5, 3, framework="plain", **PLAIN)
     (runs / "failed" / "metrics.json").unlink()

@@ -26,6 +26,13 @@ from tf4ctr.files import write_whole
 
 PARTS = ("framework", "ssem", "dfm", "loss")  # what framework=plain takes away: they are not part of the model
 KEYS = ["dataset", "model", "setting", "framework"]
+PUBLISHED = {
+    "dataset": pl.String,
+    "setting": pl.String,
+    "framework": pl.String,
+    "auc": pl.Float64,
+    "logloss": pl.Float64,
+}
 NOTE = (
     "Mean ± standard deviation over the seeds. A setting is the backbone and what else differs between the configs,"
     " except the seed; ssem, dfm and loss belong to tf4ctr. AUC - plain: the test AUC minus that of the same model with"
@@ -33,26 +40,61 @@ NOTE = (
     " number of differences in all tables here. logloss: smaller is better. seconds: the whole run, on the machine"
     " where it ran; compare them only where that was the same."
 )
+PUBLISHED_NOTE = "published: the AUC and logloss that others published for this model, with their settings."
+
+
+def published_path(out: Path) -> Path:
+    """Where the published figures of a leaderboard are: NAME-published.csv beside it."""
+    return out.with_name(f"{out.stem}-published.csv")
+
+
+def read_published(path: Path) -> pl.DataFrame | None:
+    """Figures that others published; None if there is no such file.
+
+    Returns:
+        `dataset`, `setting` and `framework`, as in the table, and `published`, the figures as text.
+
+    Raises:
+        InputError: it cannot be read, lacks a column, or has a setting twice.
+    """
+    if not path.exists():
+        return None
+    try:
+        frame = pl.read_csv(path, schema_overrides=PUBLISHED)
+    except pl.exceptions.PolarsError as error:
+        raise InputError(f"{path} is not a csv of {', '.join(PUBLISHED)}: {error}") from error
+    if missing := [name for name in PUBLISHED if name not in frame.columns]:
+        raise InputError(f"{path} has no column {missing[0]}: expected {', '.join(PUBLISHED)}")
+    keys = ["dataset", "setting", "framework"]
+    if len(twice := frame.filter(frame.select(keys).is_duplicated())):
+        raise InputError(f"{path} has {' '.join(map(str, twice.select(keys).row(0)))} twice: expected it once")
+    text = pl.format("{} / {}", *(pl.col(name).round(places) for name, places in (("auc", 5), ("logloss", 4))))
+    return frame.select(*keys, published=text)
 
 
 def show_leaderboard(sources: Sequence[Path], out: Path) -> pl.DataFrame:
     """Print one table per dataset, models by framework; write them and the runs.
 
     The runs of `sources` are written as `out` (.csv or .parquet), and the tables beside it as .md.
+    If `published_path(out)` exists, the tables have its figures, too.
 
     Returns:
         the rows of `leaderboard`.
 
     Raises:
-        InputError: a source contains no run, no run has its config, or none has trained.
+        InputError: a source contains no run, no run has its config, or none has trained; or the
+            file of published figures is not as it should be.
     """
-    jobs = collect_models(sources)
+    jobs, published = collect_models(sources), read_published(published_path(out))
     if not len(jobs.trained):
         raise InputError("\n".join(["no run has trained:", *untrained_lines(jobs)]))
     table = leaderboard(jobs.trained)
+    if published is not None:
+        table = table.join(published, ["dataset", "setting", "framework"], "left", maintain_order="left")
     untrained = untrained_lines(jobs)
     parts = table.partition_by("dataset", maintain_order=True)
-    text = [f"# {out.stem.replace('_', ' ').capitalize()}", "", NOTE, ""]
+    notes = NOTE if published is None else f"{NOTE} {PUBLISHED_NOTE}"
+    text = [f"# {out.stem.replace('_', ' ').capitalize()}", "", notes, ""]
     for part in parts:
         titles, *rows = rows_of(part)
         title = part["dataset"][0] or "unknown dataset"
@@ -118,8 +160,9 @@ def rows_of(table: pl.DataFrame) -> list[list[str]]:
     metrics = [name for name in SHOWN if name.startswith("test/") and name in table.columns]
     costs = [name for name in SHOWN if not name.startswith("test/") and name in table.columns]
     titles = ["setting", "framework", "seeds", *(SHOWN[name] for name in metrics), "AUC - plain", "p", "p (Holm)"]
+    published = ["published"] if "published" in table.columns and table["published"].null_count() < len(table) else []
     return [
-        [*titles, *(SHOWN[name] for name in costs)],
+        [*titles, *(SHOWN[name] for name in costs), *published],
         *(
             [
                 *(row["setting"], row["framework"] or "", str(row["runs"])),
@@ -127,6 +170,7 @@ def rows_of(table: pl.DataFrame) -> list[list[str]]:
                 number_text(row["difference"], "+.5f"),
                 *(number_text(row[name], ".3f") for name in ("p", "p (Holm)")),
                 *(mean_text(row, name) for name in costs),
+                *(row[name] or "" for name in published),
             ]
             for row in table.iter_rows(named=True)
         ),
