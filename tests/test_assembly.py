@@ -99,6 +99,17 @@ def test_the_tables_of_an_encoder_follow_the_embedding_group(schema, backbone):
     assert named.backbone.simple.init_std == 0.5
 
 
+def test_a_backbone_has_its_own_initial_deviation(schema):
+    assert composed("backbone=dnn").embedding.table.init_std == 0.01
+    assert composed("backbone=fmfm").embedding.table.init_std == 0.1
+    assert composed("backbone=fmfm", "embedding.table.init_std=0.5").embedding.table.init_std == 0.5
+    assert composed("backbone=fmfm", "experiment=paper/frappe").embedding.table.init_std == 1e-4
+    torch.manual_seed(0)
+    module = build_module(composed("backbone=fmfm", "framework=plain"), schema)
+    assert list(module.network.encoders) == ["simple"]
+    assert next(module.network.embeddings()).weight[1:].std().item() == pytest.approx(0.1, rel=0.5)
+
+
 def test_the_lambda_of_an_encoder_comes_from_its_yaml(schema):
     module = build_module(
         composed("backbone=wide_deep", "embedding.l2=0.2", "backbone.complex.embedding_l2=0.4"), schema

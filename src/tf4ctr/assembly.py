@@ -85,8 +85,11 @@ def build_module(config: DictConfig, schema: Schema) -> CTRModule:
 
 
 def encoders(config: DictConfig) -> dict[str, DictConfig]:
-    """The nodes of the backbone's encoders by name; `interaction` belongs to the fusion."""
-    return {str(name): node for name, node in config.backbone.items() if name != "interaction"}
+    """The nodes of the backbone's encoders by name.
+
+    `interaction` belongs to the fusion, and `training` has defaults of other groups.
+    """
+    return {str(name): node for name, node in config.backbone.items() if name not in ("interaction", "training")}
 
 
 def _build_encoder(node: DictConfig) -> Any:

@@ -13,6 +13,7 @@ ckpt: null
 dataset: {name: toy, raw_dir: /data, prepared_dir: /prepared, histories: null}
 backbone: {complex: {hidden_units: [32, 16]}}
 loss: {c: 0.7, since: 2014-10-20}
+embedding: {table: {init_std: 1e-3}}
 trainer: {accelerator: cpu, max_epochs: 3, default_root_dir: /here}
 callbacks: {best: {dirpath: /here, monitor: val/auc}, progress_bar: {n: 10}}
 logger: {csv: {save_dir: /here}}
@@ -48,6 +49,7 @@ def test_the_record_of_a_run(run):
         "framework": "plain",
         "backbone": "dnn",
         "dataset": "toy",
+        "embedding.table.init_std": "1e-3",
         "dataset.name": "toy",
         "dataset.histories": "null",
         "backbone.complex.hidden_units": ["32", "16"],

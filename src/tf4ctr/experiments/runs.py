@@ -18,8 +18,9 @@ ROOT = Path(__file__).resolve().parents[3]
 # parts of the config that must not change when a run is resumed
 PARTS = ("number", "sequence", "embedding", "backbone", "ssem", "dfm", "loss", "optimizer", "stream")
 FIXED = ("seed", "init", "dataset", *PARTS)
-# exceptions: where files are stored, where they come from, and what matters at the start only
-MOVABLE = ("dataset.raw_dir", "dataset.prepared_dir", "dataset.source", "embedding.table.init_std")
+# exceptions: where files are stored and where they come from, and what matters at the start only
+MOVABLE = ("dataset.raw_dir", "dataset.prepared_dir", "dataset.source")
+AT_START = ("embedding.table.init_std",)
 # classes of version 0.1.0 whose successors read their checkpoints
 SUCCESSORS = {"torch.optim.Adam": "tf4ctr.training.optim.RowwiseAdam"}
 
@@ -117,7 +118,7 @@ def check_same_run(folder: Path, config: Mapping[str, Any]) -> None:
             before[key] = now[key]
     changed = [
         f"  {key}: {before.get(key)} -> {now.get(key)}"
-        for key in sorted({*before, *now} - {*MOVABLE})
+        for key in sorted({*before, *now} - {*MOVABLE, *AT_START})
         if not _same(key, before.get(key), now.get(key))
     ]
     if changed:
