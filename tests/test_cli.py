@@ -102,6 +102,14 @@ def test_a_fault_of_the_program_keeps_its_traceback(tmp_path):
     assert "KeyError: 'a fault'" in result.stderr
 
 
+def test_help_into_a_pipe_that_is_closed_is_no_fault():
+    command = [sys.executable, str(ROOT / "src" / "evaluate.py"), "--help"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process.stdout.close()  # as `| head` does when it has read enough
+    assert process.stderr.read() == ""
+    assert process.wait() == 0
+
+
 def test_help_of_every_entry_point_imports_no_slow_libraries_and_composes_nothing():
     code = """
 import runpy, sys

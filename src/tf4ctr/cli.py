@@ -74,7 +74,11 @@ def _helped(config_name: str) -> bool:
     topics = asked(sys.argv[1:])
     if topics is None:
         return False
-    print(help_text(config_name, topics))
+    try:
+        print(help_text(config_name, topics), flush=True)
+    except BrokenPipeError:  # `| head` has read enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes it once more at exit
+        return True
     if "all" not in topics:
         return True
     print()

@@ -362,7 +362,11 @@ def test_tables_and_picture(folder, tmp_path):
     hardest, _ = extremes(scores, SCHEMA, 3, folder)
     table = rows_table("t", hardest)
     assert [column.header for column in table.columns] == ["row", "label", "q", "q_simple", "q_complex", "values"]
-    assert next(iter(table.columns[-1].cells)) == f"user={hardest['user'][0]}  tags={hardest['tags'][0]}"
+    values = f"user={hardest['user'][0]}  tags={hardest['tags'][0]}"
+    assert next(iter(table.columns[-1].cells)) == values
+    of_five = rows_table("t", hardest.with_columns(q_m1=pl.col("q"), q_m2=pl.col("q"), q_m3=pl.col("q")))
+    assert [column.header for column in of_five.columns] == ["row", "label", "q", "values"]
+    assert next(iter(of_five.columns[-1].cells)) == values
     assert values_table("user", by_value(scores, SCHEMA, "user", folder)).row_count == 4
     points = reliability(scores)
     assert points.filter(head="fused")["rows"].sum() == len(scores.label)

@@ -18,6 +18,7 @@ from tf4ctr.inference.raw_values import raw_texts, transform_of
 from tf4ctr.models.network import Network
 
 EVIDENCE = 5  # past values of a row that are listed with their weights: the others count little
+SHOWN_HEADS = 2  # on the terminal; the csv file has all of them
 SHOWN_PAST = 5  # past values on the terminal, the latest ones; the csv file has all of them
 BETWEEN = ", "  # between the values of a sequence
 
@@ -115,18 +116,21 @@ def evidence(row: Sequence[int], share_L: Sequence[float], names: Sequence[str])
 def rows_table(title: str, rows: pl.DataFrame, schema: Schema | None = None) -> Table:
     """The rows that `extremes` returns. All fields share one column: a terminal is narrow.
 
+    So of more than `SHOWN_HEADS` heads, or runs of an ensemble, only the fused probability is shown.
+
     Args:
         schema: of the dataset; then only the latest values of its sequences are shown.
     """
     table = Table(title=title, title_justify="left")
-    measured = [name for name in rows.columns if name in ("row", "label", "q") or name.startswith("q_")]
+    heads = [name for name in rows.columns if name.startswith("q_")]
+    measured = ["row", "label", "q", *(heads if len(heads) <= SHOWN_HEADS else [])]
     sequences = {field.name for field in schema.sequence_fields} if schema else set()
     for name in measured:
         table.add_column(name, justify="right")
     table.add_column("values", overflow="fold")
     for row in rows.iter_rows(named=True):
         cells = [f"{row[name]:.4f}" if isinstance(row[name], float) else str(row[name]) for name in measured]
-        values = ((name, value) for name, value in row.items() if name not in measured)
+        values = ((name, value) for name, value in row.items() if name not in (*measured, *heads))
         table.add_row(*cells, "  ".join(_shown(name, value, name in sequences) for name, value in values))
     return table
 
