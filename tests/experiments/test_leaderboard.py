@@ -1,10 +1,11 @@
 import json
+import shutil
 from itertools import product
 
 import pytest
 import yaml
 
-from conftest import run_script
+from conftest import ROOT, run_script
 from tf4ctr.errors import InputError
 from tf4ctr.experiments.leaderboard import collect_models, leaderboard, rows_of, show_leaderboard
 
@@ -101,6 +102,13 @@ def test_published_figures_that_cannot_be_used_are_an_error(runs, tmp_path, text
     with pytest.raises(InputError, match=message):
         show_leaderboard([runs], tmp_path / "board.csv")
     assert not (tmp_path / "board.csv").exists()
+
+
+def test_the_leaderboard_of_this_project_is_current(tmp_path):
+    for name in ("leaderboard.parquet", "leaderboard-published.csv"):
+        shutil.copy(ROOT / "docs" / name, tmp_path)
+    show_leaderboard([tmp_path / "leaderboard.parquet"], tmp_path / "leaderboard.parquet")
+    assert (tmp_path / "leaderboard.md").read_text() == (ROOT / "docs" / "leaderboard.md").read_text()
 
 
 def test_runs_that_did_not_train_are_listed(runs, tmp_path, capsys):

@@ -19,7 +19,8 @@ callbacks: {best: {dirpath: /here, monitor: val/auc}, progress_bar: {n: 10}}
 logger: {csv: {save_dir: /here}}
 """
 CHOICES = (
-    "hydra: {runtime: {choices: {backbone: dnn, framework: plain, experiment: null, number: null, launcher: serial}}}"
+    "hydra: {runtime: {choices: {encoder@backbone.m1: mlp, backbone: dnn, framework: plain, experiment: null,"
+    " number: null, launcher: serial}}}"
 )
 
 
@@ -48,6 +49,7 @@ def test_the_record_of_a_run(run):
     assert json.loads(record.pop("config")) == {
         "framework": "plain",
         "backbone": "dnn",
+        "encoder@backbone.m1": "mlp",
         "dataset": "toy",
         "embedding.table.init_std": "1e-3",
         "dataset.name": "toy",

@@ -45,6 +45,12 @@ def test_configs_name_only_keys_that_tell_runs_apart():
     assert by_config(configs[:1] * 2).labels == ["as composed"] * 2
 
 
+def test_a_further_encoder_is_named_as_on_the_command_line():
+    further = {"encoder@backbone.m1": "mlp", "backbone.m1._target_": "MLP"}
+    configs = [{"backbone": "dual_mlp"}, {"backbone": "dual_mlp", **further}]
+    assert by_config(configs).labels == ["as composed", "encoder@backbone.m1=mlp"]
+
+
 def test_backbone_and_framework_are_both_named_if_they_differ():
     configs = [
         {"backbone": "dnn", "framework": "plain", "loss": "bce"},

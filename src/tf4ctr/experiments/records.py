@@ -17,8 +17,9 @@ from tf4ctr.files import write_whole
 TABLES = (".csv", ".parquet")
 CURVES = ("val/auc", "val/gauc", "val/logloss", "train/loss")
 # a run's options of these groups name its setting before single keys do, the first ones first
+ENCODERS = "encoder@backbone."  # the groups of the encoders begin so
 GROUPS = (
-    *("dataset", "backbone", "framework", "ssem", "dfm", "loss", "encoder@backbone.simple", "encoder@backbone.complex"),
+    *("dataset", "backbone", "framework", "ssem", "dfm", "loss", f"{ENCODERS}simple", f"{ENCODERS}complex"),
     *("embedding", "number", "sequence", "optimizer"),
 )
 REPEATED = ("seed", "ckpt", "logger", "page", *MOVABLE)  # these make no other setting: repetition and folders
@@ -127,8 +128,9 @@ def flat_config(folder: Path, composed: Mapping[str, Any]) -> dict[str, Any]:
     Args:
         composed: its config.yaml, empty if it has none.
     """
-    choices = choices_of(folder)
-    groups = {group: choices[group] for group in GROUPS if choices.get(group, "null") != "null"} if composed else {}
+    choices = choices_of(folder) if composed else {}
+    further = [group for group in choices if group.startswith(ENCODERS) and group not in GROUPS]
+    groups = {group: choices[group] for group in (*GROUPS, *further) if choices.get(group, "null") != "null"}
     if name := composed.get("dataset", {}).get("name"):
         groups.setdefault("dataset", name)
     return groups | {key: value for key, value in flatten(composed).items() if counts(key, IGNORED)}

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import polars as pl
 
-from tf4ctr.experiments.records import GROUPS, REPEATED, counts
+from tf4ctr.experiments.records import ENCODERS, GROUPS, REPEATED, counts
 
 ALWAYS = ("backbone", "framework")  # what a reader looks for first
 LONGEST = 40  # characters of a value in a table
@@ -72,7 +72,8 @@ def by_config(
         overrides: of the runs; they name a run whose config is unknown.
     """
     known = [config for config in configs if config]
-    keys = dict.fromkeys([*grouped, *GROUPS, *sorted({key for config in known for key in config})])
+    single = sorted({key for config in known for key in config}, key=lambda key: (not key.startswith(ENCODERS), key))
+    keys = dict.fromkeys([*grouped, *GROUPS, *single])
     apart: list[tuple[str, ...]] = [()] * len(known)
     names = []
     for key in keys:

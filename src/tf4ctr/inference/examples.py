@@ -116,7 +116,7 @@ def evidence(row: Sequence[int], share_L: Sequence[float], names: Sequence[str])
 def rows_table(title: str, rows: pl.DataFrame, schema: Schema | None = None) -> Table:
     """The rows that `extremes` returns. All fields share one column: a terminal is narrow.
 
-    So of more than `SHOWN_HEADS` heads, or runs of an ensemble, only the fused probability is shown.
+    So with more than `SHOWN_HEADS` heads, or runs of an ensemble, only the fused one is shown.
 
     Args:
         schema: of the dataset; then only the latest values of its sequences are shown.
