@@ -1,11 +1,12 @@
 import json
+import re
 
 import numpy as np
 import pytest
 
 from conftest import run_script
 from tf4ctr.errors import InputError
-from tf4ctr.experiments.comparison import collect, job_names, rows_of, show_comparison, summarise
+from tf4ctr.experiments.comparison import collect, job_names, print_table, rows_of, show_comparison, summarise
 from tf4ctr.experiments.differences import holm
 
 
@@ -180,3 +181,19 @@ def test_a_sweep_without_a_trained_job_has_an_empty_table(tmp_path):
 def test_a_folder_without_jobs_is_an_error(tmp_path):
     with pytest.raises(InputError, match="contains no run"):
         collect([tmp_path])
+
+
+@pytest.mark.parametrize(
+    ("width", "left_out"),
+    [(140, set()), (98, {"seconds", "parameters", "p"}), (60, {"seconds", "parameters", "p", "gAUC"})],
+)
+def test_a_narrow_terminal_shows_fewer_columns_and_breaks_no_number(capsys, monkeypatch, width, left_out):
+    monkeypatch.setenv("COLUMNS", str(width))
+    titles = ["setting", "framework", "test AUC", "logloss", "gAUC", "p", "p (Holm)", "parameters", "seconds"]
+    row = ["deepfm", "tf4ctr", "0.98750 ± 0.00037", "0.1402 ± 0.0026", "0.98211 ± 0.00073", "0.015", "0.495"]
+    print_table("frappe", titles, [[*row, "711,996", "16"]], [])
+    printed = capsys.readouterr().out
+    shown = {title for title in titles if re.search(rf" {re.escape(title)} +[┃]", printed)}
+    assert {*titles} - shown == left_out
+    assert max(map(len, printed.splitlines())) <= width
+    assert {"0.98750", "0.00037", "0.1402", "deepfm", "tf4ctr"} <= {*printed.split()}

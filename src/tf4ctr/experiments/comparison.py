@@ -3,7 +3,7 @@
 import os.path
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import polars as pl
 from rich.console import Console
@@ -33,8 +33,9 @@ COMPARED_NOTE = (
     " number of differences."
 )
 LEFT = ("dataset", "setting", "framework")  # columns of text
-WIDE = 120  # a terminal with fewer columns has no room for all of SHOWN
-NARROW = ("test/auc", "test/logloss", "test/gauc")  # shown there; the files have all
+# columns that a narrow terminal does not show, the first ones first; the files have all
+SPARED = ("seconds", "epochs", "parameters", "published", "p", "seeds", "runs", "gAUC")
+SETTING_WIDTH = 24  # columns of the terminal that a setting has at least, if it is so long
 
 
 class Jobs(NamedTuple):
@@ -191,12 +192,24 @@ def untrained_lines(jobs: Jobs) -> list[str]:
 
 
 def print_table(title: str, titles: list[str], rows: list[list[str]], untrained: list[str]) -> None:
+    """Print a table, without the columns of `SPARED` for which the terminal has no room."""
     console = Console()
-    hidden = {SHOWN[name] for name in SHOWN if name not in NARROW} if console.width < WIDE else set()
-    places = [place for place, name in enumerate(titles) if name not in hidden]
+    cells = [[name, *(row[place] for row in rows)] for place, name in enumerate(titles)]
+    widths = [
+        min(max(map(len, column)), SETTING_WIDTH) if name in LEFT else max(map(len, column))
+        for name, column in zip(titles, cells, strict=True)
+    ]
+    places = [*range(len(titles))]
+    for name in SPARED:
+        if sum(widths[place] + 3 for place in places) + 1 > console.width and name in titles:
+            places.remove(titles.index(name))
     table = Table(title=title, title_justify="left")
     for place in places:
-        table.add_column(titles[place], justify="left" if titles[place] in LEFT else "right", overflow="fold")
+        is_text = titles[place] in LEFT
+        # a setting of usual length stays on one line; other cells break between words, as at ±
+        least = widths[place] if is_text else max(map(_words_width, cells[place]))
+        justify: Literal["left", "right"] = "left" if is_text else "right"
+        table.add_column(titles[place], justify=justify, overflow="fold", min_width=least)
     for row in rows:
         table.add_row(*(escape(row[place]) for place in places))
     console.print(table)
@@ -204,6 +217,11 @@ def print_table(title: str, titles: list[str], rows: list[list[str]], untrained:
         console.print("Jobs that did not train:")
     for line in untrained:
         console.print(line, markup=False)
+
+
+def _words_width(text: str) -> int:
+    """Characters of the longest word."""
+    return max(map(len, text.split()), default=0)
 
 
 def markdown(titles: list[str], rows: list[list[str]], untrained: list[str], note: str | None = None) -> str:
