@@ -8,7 +8,7 @@ import pytest
 
 from conftest import ROOT, SHARED
 from test_assembly import composed, spec_of
-from tf4ctr.assembly import build_module, build_network
+from tf4ctr.assembly import build_module, build_network, encoders
 from tf4ctr.data.schema import Field, Schema
 from tf4ctr.training.tables import count_parameters
 
@@ -89,12 +89,12 @@ def test_parameters_and_settings_are_those_of_bars(model):
     assert (theirs["batch_size"], theirs["learning_rate"]) == ("4096", "0.001")
     assert config.embedding.dim == int(theirs.get("embedding_dim", 10))
     assert config.embedding.l2 == (REGULARIZERS.get(model) or float(theirs["embedding_regularizer"]))
-    encoders = [node for key, node in config.backbone.items() if key != "interaction"]
-    assert {node.embedding_l2 for node in encoders} == {config.embedding.l2}
-    units = {str(list(node.hidden_units)) for node in encoders if "hidden_units" in node}
+    nodes = [*encoders(config).values()]
+    assert {node.embedding_l2 for node in nodes} == {config.embedding.l2}
+    units = {str(list(node.hidden_units)) for node in nodes if "hidden_units" in node}
     assert units <= {value for key, value in theirs.items() if key.endswith(("hidden_units", "mlp_units"))}
     dropouts = " ".join(value for key, value in theirs.items() if key.endswith("dropout"))
-    assert {node.dropout for node in encoders if "dropout" in node} <= set(map(float, re.findall(r"[\d.]+", dropouts)))
+    assert {node.dropout for node in nodes if "dropout" in node} <= set(map(float, re.findall(r"[\d.]+", dropouts)))
 
 
 def test_every_model_has_a_file_with_its_results():

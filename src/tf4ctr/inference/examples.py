@@ -123,7 +123,8 @@ def rows_table(title: str, rows: pl.DataFrame, schema: Schema | None = None) -> 
     """
     table = Table(title=title, title_justify="left")
     heads = [name for name in rows.columns if name.startswith("q_")]
-    measured = ["row", "label", "q", *(heads if len(heads) <= SHOWN_HEADS else [])]
+    shown = ("row", "label", "q", *(heads if len(heads) <= SHOWN_HEADS else ()))
+    measured = [name for name in rows.columns if name in shown]
     sequences = {field.name for field in schema.sequence_fields} if schema else set()
     for name in measured:
         table.add_column(name, justify="right")
