@@ -34,7 +34,9 @@ def test_without_overrides_only_the_datasets_values_are_shown():
         "backbone.complex.dropout": ("0.1", "dataset"),
         "stream.batch_size": ("2048", "dataset"),
         "callbacks.early_stopping.patience": ("2", "dataset"),
+        "callbacks.early_stopping.min_delta": ("0.001", "dataset"),
         "callbacks.lr_plateau.patience": ("0", "dataset"),
+        "callbacks.lr_plateau.min_delta": ("0.001", "dataset"),
     }
 
 
@@ -60,6 +62,12 @@ def test_each_setting_has_the_place_that_set_it():
 def test_the_datasets_values_of_the_loss_are_shown_only_if_it_has_some():
     assert settings_of("dataset=frappe")["loss.gamma"] == ("1", "dataset")
     assert "loss.gamma" not in settings_of("dataset=avazu")
+
+
+def test_a_value_of_the_backbone_is_shown():
+    assert settings_of("backbone=fmfm")["embedding.table.init_std"] == ("0.1", "backbone")
+    named = settings_of("backbone=fmfm", "embedding.table.init_std=0.5")
+    assert named["embedding.table.init_std"] == ("0.5", "command line")
 
 
 def test_a_value_of_several_keys_hides_the_values_in_it():

@@ -39,7 +39,7 @@ def read_settings(
         for choice in _with_bases(group, choices[group], folders)
     ]
     found = [*_by_command_line(overrides), *_by_choices(choices, origins)]
-    found += [*_by_experiment(config, origins), *_by_dataset(config)]
+    found += [*_by_experiment(config, origins), *_by_training(config)]
     first: dict[str, Setting] = {}
     for setting in found:
         # a value of several keys; a group's choice, whose key has no dot, leaves them to others
@@ -81,13 +81,13 @@ def _by_experiment(config: DictConfig, origins: Sequence[tuple[str, Choice]]) ->
                 yield Setting(value.key, _shown(config, value.key), name)
 
 
-def _by_dataset(config: DictConfig) -> Iterator[Setting]:
-    """Values that refer to `dataset.training` of the dataset's yaml."""
+def _by_training(config: DictConfig) -> Iterator[Setting]:
+    """Values that refer to `training` in the yaml of the dataset or of the backbone."""
     written: dict[str, Any] = OmegaConf.to_container(config)  # type: ignore[assignment]
     for key, text in _texts(written):
-        for source in re.findall(r"dataset\.training[\w.]*", text):
+        for source, group in re.findall(r"((dataset|backbone)\.training[\w.]*)", text):
             if _select(config, source) is not None:
-                yield Setting(key, _shown(config, key), "dataset")
+                yield Setting(key, _shown(config, key), group)
 
 
 def _texts(node: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, str]]:
