@@ -26,13 +26,8 @@ from tf4ctr.files import write_whole
 
 PARTS = ("framework", "ssem", "dfm", "loss")  # what framework=plain takes away: they are not part of the model
 KEYS = ["dataset", "model", "setting", "framework"]
-PUBLISHED = {
-    "dataset": pl.String,
-    "setting": pl.String,
-    "framework": pl.String,
-    "auc": pl.Float64,
-    "logloss": pl.Float64,
-}
+NAMED = ["dataset", "setting", "framework"]  # what a row of the table and a published figure are found by
+PUBLISHED = {**dict.fromkeys(NAMED, pl.String), "auc": pl.Float64, "logloss": pl.Float64}
 NOTES = (
     "**setting**: the backbone, and what else differs between the configs, except the seed. ssem, dfm and loss belong"
     " to tf4ctr.",
@@ -68,11 +63,10 @@ def read_published(path: Path) -> pl.DataFrame | None:
         raise InputError(f"{path} is not a csv of {', '.join(PUBLISHED)}: {error}") from error
     if missing := [name for name in PUBLISHED if name not in frame.columns]:
         raise InputError(f"{path} has no column {missing[0]}: expected {', '.join(PUBLISHED)}")
-    keys = ["dataset", "setting", "framework"]
-    if len(twice := frame.filter(frame.select(keys).is_duplicated())):
-        raise InputError(f"{path} has {' '.join(map(str, twice.select(keys).row(0)))} twice: expected it once")
+    if len(twice := frame.filter(frame.select(NAMED).is_duplicated())):
+        raise InputError(f"{path} has {' '.join(map(str, twice.select(NAMED).row(0)))} twice: expected it once")
     text = pl.format("{} / {}", *(pl.col(name).round(places) for name, places in (("auc", 5), ("logloss", 4))))
-    return frame.select(*keys, published=text)
+    return frame.select(*NAMED, published=text)
 
 
 def show_leaderboard(sources: Sequence[Path], out: Path) -> pl.DataFrame:
@@ -93,7 +87,7 @@ def show_leaderboard(sources: Sequence[Path], out: Path) -> pl.DataFrame:
         raise InputError("\n".join(["no run has trained:", *untrained_lines(jobs)]))
     table = leaderboard(jobs.trained)
     if published is not None:
-        table = table.join(published, ["dataset", "setting", "framework"], "left", maintain_order="left")
+        table = table.join(published, NAMED, "left", maintain_order="left")
     untrained = untrained_lines(jobs)
     parts = table.partition_by("dataset", maintain_order=True)
     notes = NOTES if published is None else (*NOTES, PUBLISHED_NOTE)

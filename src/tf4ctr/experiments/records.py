@@ -16,8 +16,8 @@ from tf4ctr.files import write_whole
 
 TABLES = (".csv", ".parquet")
 CURVES = ("val/auc", "val/gauc", "val/logloss", "train/loss")
-# a run's options of these groups name its setting before single keys do, the first ones first
 ENCODERS = "encoder@backbone."  # the groups of the encoders begin so
+# a run's options of these groups name its setting before single keys do, the first ones first
 GROUPS = (
     *("dataset", "backbone", "framework", "ssem", "dfm", "loss", f"{ENCODERS}simple", f"{ENCODERS}complex"),
     *("embedding", "number", "sequence", "optimizer"),
