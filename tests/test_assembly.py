@@ -110,6 +110,21 @@ def test_a_backbone_has_its_own_initial_deviation(schema):
     assert next(module.network.embeddings()).weight[1:].std().item() == pytest.approx(0.1, rel=0.5)
 
 
+def test_a_backbone_has_its_own_learning_rate_and_patience():
+    def recipe(*overrides):
+        config = composed("dataset=frappe", *overrides)
+        callbacks = config.callbacks
+        return config.optimizer.lr, callbacks.early_stopping.patience, callbacks.lr_plateau.patience
+
+    assert recipe("backbone=dnn") == (1e-3, 4, 1)
+    assert recipe("backbone=fignn") == (3e-3, 10, 4)
+    assert recipe("backbone=fignn", "optimizer.lr=1e-4", "callbacks.early_stopping.patience=3") == (1e-4, 3, 4)
+    assert recipe("backbone=fignn", "callbacks=published") == (3e-3, 2, 0)
+    assert recipe("backbone=fignn", "experiment=bars/frappe_x1/fignn") == (1e-3, 2, 0)
+    many_steps = "+dataset.training.patience=2", "+dataset.training.lr_patience=0"  # of an epoch, as in dataset=avazu
+    assert recipe("backbone=fcn", *many_steps) == (1e-3, 2, 0)
+
+
 def test_the_lambda_of_an_encoder_comes_from_its_yaml(schema):
     module = build_module(
         composed("backbone=wide_deep", "embedding.l2=0.2", "backbone.complex.embedding_l2=0.4"), schema
@@ -249,6 +264,7 @@ def test_a_framework_beside_an_experiment_removes_its_parts_only(schema):
         "without_tf_loss": ("loss",),
         "without_ssem": ("ssem",),
         "without_dfm": ("dfm",),
+        "four_heads": (),
         "plain": plain,
     }.items():
         for experiment in ("paper/frappe", "paper/movielens_1m"):
@@ -259,6 +275,20 @@ def test_a_framework_beside_an_experiment_removes_its_parts_only(schema):
                 **{name: plain[name] for name in removed},
             }
     assert list(whole.network.encoders) == ["simple", "complex"]
+
+
+@pytest.mark.parametrize("backbone", ["deepfm", "finalnet"])
+def test_four_heads_are_two_mlps_between_the_backbones_encoders(schema, backbone):
+    config = composed("framework=four_heads", f"backbone={backbone}", "dataset=movielens_1m")
+    network = build_module(config, schema).network
+    whole = build_module(composed("framework=tf4ctr", f"backbone={backbone}"), schema).network
+    assert list(network.encoders) == ["simple", "m1", "m2", "complex"]
+    kinds = {name: type(encoder) for name, encoder in network.encoders.items()}
+    assert kinds == {name: type(encoder) for name, encoder in whole.encoders.items()} | {"m1": MLP, "m2": MLP}
+    assert (config.loss.alpha, config.loss.gamma, config.loss.c) == (0.25, 1, 0.7)
+    assert composed("framework=four_heads", "loss.gamma=2").loss.gamma == 2
+    with pytest.raises(InputError, match=r"add one, as in \+encoder@backbone.simple=mlp"):
+        build_module(composed("framework=four_heads", "backbone=dnn"), schema)
 
 
 def test_the_tf_loss_follows_the_dataset_unless_set():

@@ -13,14 +13,18 @@ TF4CTR = {"ssem": "ser", "loss": "tf"}
 PLAIN = {"ssem": "shared", "loss": "bce"}
 
 
-def make_run(folder, auc, seed=1, dataset="toy", backbone="dnn", width=10, **choices):
-    """A run; `choices` are those of framework, ssem and loss."""
+def make_run(folder, auc, seed=1, dataset="toy", backbone="dnn", width=10, further=None, **choices):
+    """A run; `choices` are those of framework, ssem and loss, `further` is one more encoder."""
     (folder / ".hydra").mkdir(parents=True)
     (folder / ".hydra" / "overrides.yaml").write_text("- backbone=dnn\n")
-    choices = {"dataset": dataset, "backbone": backbone, **choices}
+    choices = {"dataset": dataset, "backbone": backbone, "encoder@backbone.complex": "mlp", **choices}
+    if further:
+        choices["encoder@backbone.m1"] = further
     (folder / ".hydra" / "hydra.yaml").write_text(yaml.dump({"hydra": {"runtime": {"choices": choices}}}))
     parts = {name: {"_target_": choices[name]} for name in ("ssem", "loss")}
-    config = {"seed": seed, "dataset": {"name": dataset}, "backbone": {"name": backbone, "width": width}, **parts}
+    encoders = {"m1": {"units": 5}} if further else {}
+    network = {"name": backbone, "width": width, **encoders}
+    config = {"seed": seed, "dataset": {"name": dataset}, "backbone": network, **parts}
     (folder / "config.yaml").write_text(yaml.dump(config))
     metrics = {"test/auc": auc, "test/logloss": 0.5, "parameters": 1000, "epochs": 2, "seconds": 1.5}
     (folder / "metrics.json").write_text(json.dumps(metrics))
@@ -64,6 +68,16 @@ def test_models_that_differ_in_more_than_the_framework_are_not_compared(runs):
     assert differences["toy", "dnn backbone.width=20 ssem=ser"] is None
     assert differences["other", "dnn backbone.width=10 ssem=ser"] is None
     assert differences["toy", "dnn backbone.width=10 ssem=ser"] == pytest.approx(0.035)
+
+
+def test_further_encoders_belong_to_the_framework_unless_it_is_plain(runs):
+    make_run(runs / "heads", 0.8, 1, framework="four_heads", further="mlp", **TF4CTR)
+    make_run(runs / "wider", 0.75, 1, framework="plain", further="mlp", **PLAIN)
+    table = leaderboard(collect_models([runs]).trained)
+    rows = {(row["setting"], row["framework"]): row["difference"] for row in table.iter_rows(named=True)}
+    assert rows["dnn ssem=ser", "four_heads"] == pytest.approx(0.8 - 0.71)
+    assert rows["dnn encoder@backbone.m1=mlp", "plain"] is None
+    assert rows["dnn ssem=ser", "tf4ctr"] == pytest.approx(0.035)
 
 
 @pytest.mark.parametrize("suffix", [".csv", ".parquet"])

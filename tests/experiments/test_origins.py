@@ -68,6 +68,8 @@ def test_a_value_of_the_backbone_is_shown():
     assert settings_of("backbone=fmfm")["embedding.table.init_std"] == ("0.1", "backbone")
     named = settings_of("backbone=fmfm", "embedding.table.init_std=0.5")
     assert named["embedding.table.init_std"] == ("0.5", "command line")
+    assert settings_of("backbone=fcn", "dataset=frappe")["callbacks.early_stopping.patience"] == ("10", "backbone")
+    assert settings_of("backbone=fcn", "dataset=avazu")["callbacks.early_stopping.patience"] == ("2", "dataset")
 
 
 def test_a_value_of_several_keys_hides_the_values_in_it():

@@ -1,8 +1,9 @@
 """The table of models by framework, from a file of runs: what docs/leaderboard.md is made from."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 
@@ -20,20 +21,21 @@ from tf4ctr.experiments.comparison import (
     untrained_lines,
 )
 from tf4ctr.experiments.differences import compare
-from tf4ctr.experiments.records import read_records, write_table
+from tf4ctr.experiments.records import ENCODERS, read_records, write_table
 from tf4ctr.experiments.settings import AS_COMPOSED, by_config, label_of
 from tf4ctr.files import write_whole
 
 PARTS = ("framework", "ssem", "dfm", "loss")  # what framework=plain takes away: they are not part of the model
+TWO = (f"{ENCODERS}simple", f"{ENCODERS}complex")  # the encoders of the backbone itself
 KEYS = ["dataset", "model", "setting", "framework"]
 NAMED = ["dataset", "setting", "framework"]  # what a row of the table and a published figure are found by
 PUBLISHED = {**dict.fromkeys(NAMED, pl.String), "auc": pl.Float64, "logloss": pl.Float64}
 NOTES = (
-    "**setting**: the backbone, and what else differs between the configs, except the seed. ssem, dfm and loss belong"
-    " to tf4ctr.",
+    "**setting**: the backbone, and what else differs between the configs, except the seed. ssem, dfm, loss and further"
+    " encoders belong to the framework.",
     "**test AUC**, **logloss**, **gAUC**: mean ± standard deviation over the seeds. A smaller logloss is better.",
-    "**AUC - plain**: the test AUC minus that of the same model with framework=plain, the mean over the seeds that both"
-    " have.",
+    "**AUC - plain**: the test AUC minus that of the same backbone with framework=plain, the mean over the seeds that"
+    " both have.",
     "**p**: of the two-sided paired t-test of this difference. **p (Holm)**: corrected for the number of differences in"
     " all tables here.",
     "**seconds**: of the whole run, on the machine where it ran. Compare them only where that was the same.",
@@ -107,12 +109,16 @@ def show_leaderboard(sources: Sequence[Path], out: Path) -> pl.DataFrame:
 
 
 def collect_models(sources: Sequence[Path]) -> Jobs:
-    """The runs of `sources` with `model`, their backbone and how it differs without `PARTS`."""
+    """The runs of `sources` with `model`: the backbone, and what differs beside the framework."""
     frame = read_records(sources)
     configs = [json.loads(text) for text in frame["config"]]
     if not any(configs):
         raise InputError("no run has its config.yaml, which says what model it is: use the folders of the runs")
-    rests = [{key: value for key, value in config.items() if _part(key) not in PARTS} for config in configs]
+    frames = [_framework_keys(config) for config in configs]
+    rests = [
+        {key: value for key, value in config.items() if key not in frame}
+        for config, frame in zip(configs, frames, strict=True)
+    ]
     rest = by_config(rests, ("dataset",))
     models = [
         " ".join([config.get("backbone") or "", label_of(values | {"backbone": None})])
@@ -121,8 +127,8 @@ def collect_models(sources: Sequence[Path]) -> Jobs:
         for config, values in zip(configs, rest.values, strict=True)
     ]
     parts = [
-        {"model": model, **{key: value for key, value in config.items() if _part(key) in ("dataset", *PARTS)}}
-        for model, config in zip(models, configs, strict=True)
+        {"model": model, **{key: value for key, value in config.items() if key in frame or _is_in(key, "dataset")}}
+        for model, config, frame in zip(models, configs, frames, strict=True)
     ]
     part = by_config(parts, ("dataset", "model", "framework"))
     settings = [
@@ -133,8 +139,16 @@ def collect_models(sources: Sequence[Path]) -> Jobs:
     return Jobs(pl.DataFrame(extra, dict.fromkeys(extra, pl.String)).hstack(frame), ["model"])
 
 
-def _part(key: str) -> str:
-    return key.split(".")[0]
+def _framework_keys(config: Mapping[str, Any]) -> set[str]:
+    """The keys that belong to the framework: `PARTS`, and encoders that plain does not have."""
+    plain = config.get("framework") == "plain"
+    further = [key for key in config if key.startswith(ENCODERS) and key not in TWO and not plain]
+    nodes = (*PARTS, *further, *(key.partition("@")[2] for key in further))
+    return {key for key in config if any(_is_in(key, node) for node in nodes)}
+
+
+def _is_in(key: str, node: str) -> bool:
+    return f"{key}.".startswith(f"{node}.")
 
 
 def leaderboard(trained: pl.DataFrame) -> pl.DataFrame:

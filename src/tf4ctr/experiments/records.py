@@ -23,11 +23,11 @@ GROUPS = (
     *("embedding", "number", "sequence", "optimizer"),
 )
 REPEATED = ("seed", "ckpt", "logger", "page", *MOVABLE)  # these make no other setting: repetition and folders
-# nor do these keys of a config: the machine, and what is shown
+# nor do these keys of a config: the machine, what is shown, and how often it is saved
 IGNORED = (
     *REPEATED,
     *("dataset.download", "trainer.accelerator", "trainer.enable_progress_bar"),
-    *("callbacks.focus", "callbacks.progress_bar", "callbacks.validation_lines"),
+    *("callbacks.focus", "callbacks.progress_bar", "callbacks.validation_lines", "callbacks.checkpoint_last"),
 )
 FOLDERS = ("_partial_", "dirpath", "default_root_dir", "save_dir", "storage")  # last parts of keys, ignored too
 TEXTS = ("run", "dataset", "framework", "seed", "setting", "error", "overrides", "config", "curves")

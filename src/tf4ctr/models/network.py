@@ -73,7 +73,7 @@ class Network(nn.Module):
         if len(encoders) != 1 and not {"simple", "complex"} <= set(encoders):
             raise InputError(
                 f"the backbone has the encoders {list(encoders)}: expected one encoder,"
-                " or several with 'simple' and 'complex' among them"
+                " or several with 'simple' and 'complex' among them; add one, as in +encoder@backbone.simple=mlp"
             )
         if len(encoders) == 1 and (_class_of(ssem), _class_of(dfm)) != (Shared, Sum):
             raise InputError(
