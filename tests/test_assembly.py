@@ -12,7 +12,16 @@ from lightning.pytorch.accelerators import CPUAccelerator, CUDAAccelerator
 from omegaconf import OmegaConf
 
 from conftest import ROOT, draw_ids
-from tf4ctr.assembly import MOVED, build_all, build_module, build_network, build_trainer, check_config, check_devices
+from tf4ctr.assembly import (
+    MOVED,
+    TRAINING,
+    build_all,
+    build_module,
+    build_network,
+    build_trainer,
+    check_config,
+    check_devices,
+)
 from tf4ctr.data.spec import DatasetSpec
 from tf4ctr.errors import InputError
 from tf4ctr.experiments.resolvers import register_resolvers
@@ -123,6 +132,24 @@ def test_a_backbone_has_its_own_learning_rate_and_patience():
     assert recipe("backbone=fignn", "experiment=bars/frappe_x1/fignn") == (1e-3, 2, 0)
     many_steps = "+dataset.training.patience=2", "+dataset.training.lr_patience=0"  # of an epoch, as in dataset=avazu
     assert recipe("backbone=fcn", *many_steps) == (1e-3, 2, 0)
+
+
+@pytest.mark.parametrize(
+    ("node", "name"),
+    [("dataset.training", "pateince"), ("dataset.training.tf", "beta"), ("backbone.training", "learning_rate")],
+)
+def test_a_typo_below_training_is_an_error(node, name):
+    config = composed("dataset=frappe", "backbone=fcn", f"+{node}.{name}=1")
+    with pytest.raises(InputError, match=rf"{node}.{name}: unknown name"):
+        check_config(config, spec_of(config))
+
+
+def test_the_names_below_training_are_those_that_groups_look_for():
+    texts = [path.read_text() for path in (ROOT / "conf").rglob("*.yaml")]
+    looked_for = {name for text in texts for name in re.findall(r"(?:dataset|backbone)\.training\.[a-z_.0-9]+", text)}
+    assert looked_for == {
+        f"{node}.{name}" for node, names in TRAINING.items() for name in names if f"{node}.{name}" not in TRAINING
+    }
 
 
 def test_the_lambda_of_an_encoder_comes_from_its_yaml(schema):

@@ -30,6 +30,13 @@ from tf4ctr.training.warm_start import WarmStart
 PRECISIONS = ("32-true", "bf16-mixed", "64-true", "32", "bf16", "64")  # the last three are Lightning's short names
 MATMUL_PRECISIONS = ("highest", "high", "medium")  # of torch.set_float32_matmul_precision
 
+# what the groups look for below `training` in the yaml of the dataset and of the backbone
+TRAINING = {
+    "dataset.training": ("embedding_l2", "dropout", "batch_size", "patience", "lr_patience", "min_delta", "tf"),
+    "dataset.training.tf": ("alpha", "gamma", "c"),
+    "backbone.training": ("init_std", "lr", "patience", "lr_patience"),
+}
+
 # `_target_`s of version 0.1.0 that have moved: the config of an old run or a user's yaml has them
 MOVED = {
     "tf4ctr.callbacks.LastCheckpoint": "tf4ctr.training.checkpoints.LastCheckpoint",
@@ -164,6 +171,7 @@ def check_config(config: DictConfig, spec: DatasetSpec, warm: WarmStart | None =
         InputError: or another error of a part that is built.
     """
     check_trainer(config.trainer)
+    check_training(config)
     with torch.random.fork_rng():
         module = build_module(config, spec.stand_in())
         module.configure_optimizers()
@@ -173,6 +181,20 @@ def check_config(config: DictConfig, spec: DatasetSpec, warm: WarmStart | None =
     build_data(config, spec.prepared_dir)
     check_schedule(config.trainer.get("val_check_interval", 1.0), config.trainer.get("check_val_every_n_epoch", 1))
     check_tables(config, spec, spec.least_rows())
+
+
+def check_training(config: DictConfig) -> None:
+    """Check the names below `training` in the yaml of the dataset and of the backbone.
+
+    Other groups look for them, and take their own default where there is none: a typo would be silent.
+
+    Raises:
+        InputError: no group looks for a name.
+    """
+    for node, known in TRAINING.items():
+        for name in OmegaConf.select(config, node) or ():
+            if name not in known:
+                raise InputError(f"{node}.{name}: unknown name, {did_you_mean(str(name), known)}")
 
 
 def check_trainer(config: DictConfig) -> None:
