@@ -186,7 +186,7 @@ def check_config(config: DictConfig, spec: DatasetSpec, warm: WarmStart | None =
 def check_training(config: DictConfig) -> None:
     """Check the names below `training` in the yaml of the dataset and of the backbone.
 
-    Other groups look for them, and take their own default where there is none: a typo would be silent.
+    Other groups look for them, and have a default of their own: a typo would be silent.
 
     Raises:
         InputError: no group looks for a name.
