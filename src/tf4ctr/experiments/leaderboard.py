@@ -114,10 +114,10 @@ def collect_models(sources: Sequence[Path]) -> Jobs:
     configs = [json.loads(text) for text in frame["config"]]
     if not any(configs):
         raise InputError("no run has its config.yaml, which says what model it is: use the folders of the runs")
-    frames = [_framework_keys(config) for config in configs]
+    added = [_framework_keys(config) for config in configs]
     rests = [
-        {key: value for key, value in config.items() if key not in frame}
-        for config, frame in zip(configs, frames, strict=True)
+        {key: value for key, value in config.items() if key not in keys}
+        for config, keys in zip(configs, added, strict=True)
     ]
     rest = by_config(rests, ("dataset",))
     models = [
@@ -127,8 +127,8 @@ def collect_models(sources: Sequence[Path]) -> Jobs:
         for config, values in zip(configs, rest.values, strict=True)
     ]
     parts = [
-        {"model": model, **{key: value for key, value in config.items() if key in frame or _is_in(key, "dataset")}}
-        for model, config, frame in zip(models, configs, frames, strict=True)
+        {"model": model, **{key: value for key, value in config.items() if key in keys or _is_in(key, "dataset")}}
+        for model, config, keys in zip(models, configs, added, strict=True)
     ]
     part = by_config(parts, ("dataset", "model", "framework"))
     settings = [
