@@ -21,12 +21,11 @@ from tf4ctr.experiments.comparison import (
     untrained_lines,
 )
 from tf4ctr.experiments.differences import compare
-from tf4ctr.experiments.records import ENCODERS, read_records, write_table
+from tf4ctr.experiments.records import counts, further_encoders, read_records, write_table
 from tf4ctr.experiments.settings import AS_COMPOSED, by_config, label_of
 from tf4ctr.files import write_whole
 
 PARTS = ("framework", "ssem", "dfm", "loss")  # what framework=plain takes away: they are not part of the model
-TWO = (f"{ENCODERS}simple", f"{ENCODERS}complex")  # the encoders of the backbone itself
 KEYS = ["dataset", "model", "setting", "framework"]
 NAMED = ["dataset", "setting", "framework"]  # what a row of the table and a published figure are found by
 PUBLISHED = {**dict.fromkeys(NAMED, pl.String), "auc": pl.Float64, "logloss": pl.Float64}
@@ -114,10 +113,10 @@ def collect_models(sources: Sequence[Path]) -> Jobs:
     configs = [json.loads(text) for text in frame["config"]]
     if not any(configs):
         raise InputError("no run has its config.yaml, which says what model it is: use the folders of the runs")
-    added = [_framework_keys(config) for config in configs]
+    frameworks = [_framework_nodes(config) for config in configs]
     rests = [
-        {key: value for key, value in config.items() if key not in keys}
-        for config, keys in zip(configs, added, strict=True)
+        {key: value for key, value in config.items() if counts(key, nodes)}
+        for config, nodes in zip(configs, frameworks, strict=True)
     ]
     rest = by_config(rests, ("dataset",))
     models = [
@@ -127,8 +126,8 @@ def collect_models(sources: Sequence[Path]) -> Jobs:
         for config, values in zip(configs, rest.values, strict=True)
     ]
     parts = [
-        {"model": model, **{key: value for key, value in config.items() if key in keys or _is_in(key, "dataset")}}
-        for model, config, keys in zip(models, configs, added, strict=True)
+        {"model": model, **{key: value for key, value in config.items() if not counts(key, ["dataset", *nodes])}}
+        for model, config, nodes in zip(models, configs, frameworks, strict=True)
     ]
     part = by_config(parts, ("dataset", "model", "framework"))
     settings = [
@@ -139,16 +138,10 @@ def collect_models(sources: Sequence[Path]) -> Jobs:
     return Jobs(pl.DataFrame(extra, dict.fromkeys(extra, pl.String)).hstack(frame), ["model"])
 
 
-def _framework_keys(config: Mapping[str, Any]) -> set[str]:
-    """The keys that belong to the framework: `PARTS`, and encoders that plain does not have."""
-    plain = config.get("framework") == "plain"
-    further = [key for key in config if key.startswith(ENCODERS) and key not in TWO and not plain]
-    nodes = (*PARTS, *further, *(key.partition("@")[2] for key in further))
-    return {key for key in config if any(_is_in(key, node) for node in nodes)}
-
-
-def _is_in(key: str, node: str) -> bool:
-    return f"{key}.".startswith(f"{node}.")
+def _framework_nodes(config: Mapping[str, Any]) -> list[str]:
+    """What belongs to the framework: `PARTS`, and the encoders that plain does not have."""
+    further = [] if config.get("framework") == "plain" else further_encoders(config)
+    return [*PARTS, *further, *(group.partition("@")[2] for group in further)]
 
 
 def leaderboard(trained: pl.DataFrame) -> pl.DataFrame:

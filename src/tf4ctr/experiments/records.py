@@ -129,11 +129,16 @@ def flat_config(folder: Path, composed: Mapping[str, Any]) -> dict[str, Any]:
         composed: its config.yaml, empty if it has none.
     """
     choices = choices_of(folder) if composed else {}
-    further = [group for group in choices if group.startswith(ENCODERS) and group not in GROUPS]
-    groups = {group: choices[group] for group in (*GROUPS, *further) if choices.get(group, "null") != "null"}
+    known = (*GROUPS, *further_encoders(choices))
+    groups = {group: choices[group] for group in known if choices.get(group, "null") != "null"}
     if name := composed.get("dataset", {}).get("name"):
         groups.setdefault("dataset", name)
     return groups | {key: value for key, value in flatten(composed).items() if counts(key, IGNORED)}
+
+
+def further_encoders(groups: Iterable[str]) -> list[str]:
+    """Those of `groups` that are encoders beside simple and complex, as encoder@backbone.m1."""
+    return [group for group in groups if group.startswith(ENCODERS) and group not in GROUPS]
 
 
 def choices_of(folder: Path) -> dict[str, str]:
