@@ -98,7 +98,10 @@ def test_published_figures_stand_beside_the_model(runs, tmp_path):
     published = tmp_path / "board-published.csv"
     published.write_text("dataset,setting,framework,auc,logloss,source\ntoy,dnn,plain,0.7123456,0.51234,BARS\n")
     show_leaderboard([runs], out)
-    rows = [line for line in (tmp_path / "board.md").read_text().splitlines() if line.startswith("|")]
+    summary, text = (tmp_path / "board.md").read_text().split("## toy")
+    assert "## Frameworks\n\n| minus plain | tf4ctr, toy |\n" in summary
+    assert "| AUC above plain | 2 |" in summary
+    rows = [line for line in text.splitlines() if line.startswith("|")]
     assert rows[0].endswith("| published |")
     assert [row.split("|")[-2].strip() for row in rows[2:]] == ["", "", "", "0.71235 / 0.5123"]
 

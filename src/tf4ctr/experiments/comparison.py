@@ -32,7 +32,7 @@ COMPARED_NOTE = (
     "AUC - baseline: mean over the seeds that both have. p: two-sided paired t-test. p (Holm): corrected for the"
     " number of differences."
 )
-LEFT = ("dataset", "setting", "framework")  # columns of text
+LEFT = ("dataset", "setting", "framework", "minus plain")  # columns of text
 # columns that a narrow terminal does not show, the first ones first; the files have all
 SPARED = ("seconds", "epochs", "parameters", "published", "p", "seeds", "runs", "gAUC")
 SETTING_WIDTH = 24  # columns of the terminal that a setting has at least, if it is so long

@@ -6,8 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import polars as pl
+from rich.console import Console
 
 from tf4ctr.errors import InputError
+from tf4ctr.experiments import frameworks
 from tf4ctr.experiments.comparison import (
     SHOWN,
     Jobs,
@@ -74,6 +76,7 @@ def show_leaderboard(sources: Sequence[Path], out: Path) -> pl.DataFrame:
     """Print one table per dataset, models by framework; write them and the runs.
 
     The runs of `sources` are written as `out` (.csv or .parquet), and the tables beside it as .md.
+    A first table says for how many models a framework is better than plain, see `frameworks`.
     If `published_path(out)` exists, the tables have its figures, too.
 
     Returns:
@@ -87,12 +90,17 @@ def show_leaderboard(sources: Sequence[Path], out: Path) -> pl.DataFrame:
     if not len(jobs.trained):
         raise InputError("\n".join(["no run has trained:", *untrained_lines(jobs)]))
     table = leaderboard(jobs.trained)
+    compared = frameworks.against_plain(jobs.trained, table)
     if published is not None:
         table = table.join(published, NAMED, "left", maintain_order="left")
     untrained = untrained_lines(jobs)
     parts = table.partition_by("dataset", maintain_order=True)
     notes = NOTES if published is None else (*NOTES, PUBLISHED_NOTE)
     text = [f"# {out.stem.replace('_', ' ').capitalize()}", "", *(f"- {note}" for note in notes), ""]
+    if len(compared):
+        Console().print(frameworks.table_of(compared))
+        titles, *rows = frameworks.rows_of(compared)
+        text += ["## Frameworks", "", markdown(titles, rows, []), *(f"- {note}" for note in frameworks.NOTES), ""]
     for part in parts:
         titles, *rows = rows_of(part)
         title = part["dataset"][0] or "unknown dataset"
