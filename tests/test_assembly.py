@@ -355,6 +355,7 @@ def test_l2_and_dropout_follow_the_dataset_unless_set():
         ("trainer.precision=16-true", "trainer.precision is 16-true"),
         ("trainer.precision=bf16-true", "trainer.precision is bf16-true"),
         ("trainer=ddp_cpu trainer.sync_batchnorm=true", "trainer.sync_batchnorm=true needs GPUs"),
+        ("calibrate=platt", "calibrate=platt: expected true or false"),
         ("trainer.compile=maybe", "trainer.compile is maybe: expected true or false"),
         ("trainer.matmul_precision=hihg", "trainer.matmul_precision is hihg: did you mean 'high' or 'highest'"),
         ("backbone=dnn", "one encoder.*framework=plain"),

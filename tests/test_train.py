@@ -256,7 +256,7 @@ def test_two_ranks_train_and_measure_as_one(toy, tmp_path):
     Without batch norm, which sees the rows of one rank only, and dropout, which each rank draws.
     """
     toy += ["logger=csv", "backbone.complex.batch_norm=false", "backbone.complex.dropout=0"]
-    toy += ["stream.batch_size=80"]  # all batches have the same size: one graph is compiled
+    toy += ["stream.batch_size=80", "calibrate=true"]  # all batches have the same size: one graph is compiled
     results = []
     compiled = ["ddp_cpu trainer.compile=true"] if shutil.which("g++") or shutil.which("clang++") else []
     for number, trainer in enumerate(["cpu", "ddp_cpu", *compiled]):
@@ -266,6 +266,7 @@ def test_two_ranks_train_and_measure_as_one(toy, tmp_path):
         assert result.stdout.count("Best epoch") == 1
         assert "sync_dist" not in result.stderr
         results.append(without_times(json.loads((tmp_path / str(number) / "metrics.json").read_text())))
+    assert results[0]["val/logloss"] < results[0]["val/uncalibrated_logloss"]
     for other in results[1:]:
         assert set(results[0]) == set(other)
         assert other == {key: pytest.approx(value, abs=2e-5) for key, value in results[0].items()}
@@ -273,7 +274,13 @@ def test_two_ranks_train_and_measure_as_one(toy, tmp_path):
 
 def test_two_ranks_measure_their_best_weights_as_one_does(toy, tmp_path):
     """With batch norm and dropout, and two ranks resume to the same end."""
-    toy += ["logger=csv", "backbone.complex.dropout=0.3", "stream.eval_batch_size=18", "trainer=ddp_cpu"]
+    toy += [
+        "logger=csv",
+        "backbone.complex.dropout=0.3",
+        "stream.eval_batch_size=18",
+        "trainer=ddp_cpu",
+        "calibrate=true",
+    ]
     last = [f"ckpt={tmp_path}/parts/checkpoints/last.ckpt"]
     for folder, epochs, ckpt in (("run", 2, []), ("parts", 1, []), ("parts", 2, last)):
         result = run_script(
@@ -294,6 +301,7 @@ def test_two_ranks_measure_their_best_weights_as_one_does(toy, tmp_path):
     Trainer(accelerator="cpu", **quiet).test(
         module, data, tmp_path / "run" / "checkpoints" / "best.ckpt", weights_only=True, verbose=False
     )
+    assert metrics["test/uncalibrated_logloss"] != pytest.approx(metrics["test/logloss"], abs=1e-6)
     assert len(module.results) > 5
     assert module.results == {key: pytest.approx(metrics[key], abs=1e-6) for key in module.results}
 

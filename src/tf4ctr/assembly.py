@@ -70,9 +70,21 @@ def build_network(config: DictConfig, schema: Schema) -> Network:
         "dfm": build(config.dfm),
     }
     try:
-        return Network(schema, dim=config.embedding.dim, **parts)
+        return Network(schema, dim=config.embedding.dim, calibrate=calibrates(config), **parts)
     except TypeError as error:  # an added option (`+backbone.complex.x=1`) or a value of another type
         raise InputError(f"the network's options do not fit its parts: {error}") from error
+
+
+def calibrates(config: DictConfig) -> bool:
+    """The option `calibrate`; runs of older versions have none.
+
+    Raises:
+        InputError: it is neither true nor false.
+    """
+    calibrate = config.get("calibrate", False)
+    if not isinstance(calibrate, bool):
+        raise InputError(f"calibrate={calibrate}: expected true or false")
+    return calibrate
 
 
 def build_module(config: DictConfig, schema: Schema) -> CTRModule:

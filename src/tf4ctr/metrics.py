@@ -186,6 +186,16 @@ class RowMetric(Metric):
         return {f"{name}_B": dim_zero_cat(getattr(self, name)) for name in self.columns}
 
 
+class LogitRows(RowMetric):
+    """Logits, labels and, if `weighted`, weights of all rows of all ranks: 8 or 12 bytes a row."""
+
+    def __init__(self, weighted: bool = False) -> None:
+        super().__init__("logit", "label", *(["weight"] if weighted else []))
+
+    def compute(self) -> dict[str, Tensor]:
+        return self.rows()
+
+
 class AUC(RowMetric):
     """`auc` over all batches and ranks; `weighted` rows have a weight.
 

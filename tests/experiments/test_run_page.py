@@ -21,6 +21,7 @@ METRICS = {
     "val/simple/auc": 0.58,
     "test/auc": 0.611111,
     "test/gauc": 0.6,
+    "test/uncalibrated_logloss": 0.55,
     "test/simple/auc": 0.57,
     "test/best_auc": 0.8,
     "epochs": 3,
@@ -57,8 +58,9 @@ def test_the_page_has_metrics_config_and_environment(run):
     text = write_run_page(run).read_text()
     assert "<h1>Run day/run</h1>" in text
     assert "backbone deepfm, framework tf4ctr, dataset shop, seed 2019" in text
-    rows = [("split", "head", "AUC", "gAUC"), ("val", "fused", "0.60000", ""), ("val", "simple", "0.58000", "")]
-    rows += [("test", "fused", "0.61111", "0.60000"), ("test", "best possible", "0.80000", "")]
+    rows = [("split", "head", "AUC", "logloss", "gAUC"), ("val", "fused", "0.60000", "", "")]
+    rows += [("val", "simple", "0.58000", "", ""), ("test", "fused", "0.61111", "", "0.60000")]
+    rows += [("test", "uncalibrated", "", "0.55000", ""), ("test", "best possible", "0.80000", "", "")]
     rows += [("parameters", "12,345"), ("seconds", "1,234.5")]
     rows += [("dataset", "shop"), ("+a.b", "[1,2]"), ("loss.c", "0.7"), ("loss.focus", "null")]
     rows += [("git.commit", "abc"), ("command", "src/train.py dataset=&lt;b&gt;")]

@@ -45,6 +45,17 @@ def test_configs_name_only_keys_that_tell_runs_apart():
     assert by_config(configs[:1] * 2).labels == ["as composed"] * 2
 
 
+def test_a_run_of_an_older_version_is_one_with_the_new_option_turned_off():
+    old, off, on = (
+        {"backbone": "dnn"},
+        {"backbone": "dnn", "calibrate": "false"},
+        {"backbone": "dnn", "calibrate": "true"},
+    )
+    assert by_config([old, off]).labels == ["as composed"] * 2
+    assert by_config([old, off, on]).labels == ["as composed", "as composed", "calibrate=true"]
+    assert by_config([off, on]).labels == ["calibrate=false", "calibrate=true"]  # no version is older
+
+
 def test_a_further_encoder_is_named_as_on_the_command_line():
     further = {"encoder@backbone.m1": "mlp", "backbone.m1._target_": "MLP"}
     configs = [{"backbone": "dual_mlp"}, {"backbone": "dual_mlp", **further}]

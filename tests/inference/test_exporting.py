@@ -1,4 +1,5 @@
 import json
+import shutil
 
 import numpy as np
 import onnxruntime
@@ -47,6 +48,26 @@ def test_torch_export_and_safetensors_give_the_runs_probabilities(run, tmp_path)
             assert export(run, form, tmp_path / form).difference <= 1e-5
         torch.testing.assert_close(torch.export.load(tmp_path / "torch_export" / "model.pt2").module()(ids), expected)
         torch.testing.assert_close(Probability(load_safetensors(tmp_path / "safetensors"))(ids), expected)
+
+
+def test_an_export_is_calibrated_as_the_run_is(run, tmp_path):
+    calibrated = tmp_path / "calibrated"
+    shutil.copytree(run, calibrated)
+    config, path = OmegaConf.load(run / "config.yaml"), calibrated / "checkpoints" / "best.ckpt"
+    OmegaConf.save(OmegaConf.merge(config, {"calibrate": True}), calibrated / "config.yaml")
+    checkpoint = torch.load(path, weights_only=True)
+    fitted = {"scale": torch.tensor(0.5), "shift": torch.tensor(-1.0)}
+    checkpoint["state_dict"] |= {f"network.calibration.{name}": value for name, value in fitted.items()}
+    torch.save(checkpoint, path)
+    network, schema, _ = load_run(calibrated)
+    ids = torch.from_numpy(random_ids(schema, 37, 5))
+    with torch.inference_mode():
+        expected = torch.sigmoid(load_run(run)[0](ids).fused / 2 - 1)
+        torch.testing.assert_close(torch.sigmoid(network(ids).fused), expected)
+    for form in ("onnx", "torch_export", "safetensors"):
+        assert export(calibrated, form, tmp_path / form).difference <= 1e-5
+    p_N = onnxruntime.InferenceSession(tmp_path / "onnx" / "model.onnx").run(["p"], {"ids": ids.numpy()})[0]
+    np.testing.assert_allclose(p_N, expected, atol=1e-5)
 
 
 def test_an_export_is_replaced_and_another_folder_is_not(run, tmp_path):

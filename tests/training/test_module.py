@@ -10,6 +10,7 @@ from conftest import draw_ids
 from tf4ctr.data.datamodule import CTRDataModule
 from tf4ctr.data.stream import Batch
 from tf4ctr.errors import InputError
+from tf4ctr.models.calibration import Calibration, platt
 from tf4ctr.models.dfm import WeightedSum
 from tf4ctr.models.embedding import FieldEmbedding
 from tf4ctr.models.encoders.fm import FM
@@ -21,7 +22,7 @@ from tf4ctr.training.module import CTRModule
 from tf4ctr.training.optim import RowwiseAdam
 
 
-def make_module(schema, l2=0.0, batch_norm=True, compiled=False):
+def make_module(schema, l2=0.0, batch_norm=True, compiled=False, calibrate=False):
     mlp = partial(MLP, hidden_units=[8], batch_norm=batch_norm)
     network = Network(
         schema,
@@ -30,6 +31,7 @@ def make_module(schema, l2=0.0, batch_norm=True, compiled=False):
         SeparateRepresentation,
         {"simple": FM, "complex": mlp},
         WeightedSum,
+        calibrate,
     )
     return CTRModule(schema, network, TFLoss(0.25, 1, 0.7), partial(torch.optim.Adam, lr=1e-2), l2, compiled)
 
@@ -117,6 +119,50 @@ def test_logged_metrics_are_those_of_all_the_rows(prepared, trainer):
         assert module.results[f"test/{prefix}logloss"] == pytest.approx(log_loss(label, probability), abs=1e-6)
     assert module.results["test/monitor"] == module.results["test/auc"] + module.results["test/gauc"]
     assert float(trainer.callback_metrics["test/auc"]) == pytest.approx(module.results["test/auc"], abs=1e-6)
+
+
+def test_calibration_changes_the_fused_logloss_and_nothing_else(prepared, trainer, tmp_path):
+    data, results = CTRDataModule(prepared, batch_size=64), {}
+    for calibrate in (False, True):
+        torch.manual_seed(3)
+        module = make_module(data.schema, calibrate=calibrate)
+        trainer.fit_loop.epoch_progress.reset()
+        trainer.fit(module, data)
+        trainer.save_checkpoint(tmp_path / f"{calibrate}.ckpt")
+        validated = module.results
+        trainer.test(module, data, verbose=False)
+        results[calibrate] = validated | module.results
+    plain, calibrated = results[False], results[True]
+    for stage in ("val", "test"):
+        before = calibrated.pop(f"{stage}/uncalibrated_logloss")
+        assert before == pytest.approx(plain[f"{stage}/logloss"], abs=1e-6)
+    assert calibrated["val/logloss"] < plain["val/logloss"] - 1e-3
+    kept = {name: pytest.approx(value, abs=1e-6) for name, value in plain.items() if name[-8:] != "/logloss"}
+    assert {name: value for name, value in calibrated.items() if name[-8:] != "/logloss"} == kept
+    assert calibrated["test/simple/logloss"] == pytest.approx(plain["test/simple/logloss"], abs=1e-6)
+
+    calibration = module.network.calibration
+    without, saved = (torch.load(tmp_path / f"{flag}.ckpt", weights_only=True)["state_dict"] for flag in (False, True))
+    assert saved["network.calibration.scale"] == calibration.scale != 1
+    assert not any("calibration" in name for name in without)
+    rows = list(data.val_dataloader())
+    with torch.no_grad():
+        logit = torch.cat([module.network.eval()(batch.ids).fused for batch in rows])
+    label = torch.cat([batch.label for batch in rows])
+    assert calibrated["val/logloss"] == pytest.approx(log_loss(label, torch.sigmoid(logit.double())), abs=1e-6)
+    assert torch.stack(platt(calibration.undo(logit), label)) == pytest.approx(
+        torch.stack([calibration.scale, calibration.shift]), abs=1e-4
+    )
+
+
+def test_logits_without_order_are_not_calibrated_and_a_warning_says_so(prepared, trainer, monkeypatch, caplog):
+    fit = Calibration.fit
+    monkeypatch.setattr(Calibration, "fit", lambda self, logit_B, label_B: fit(self, -label_B, label_B))
+    data = CTRDataModule(prepared, batch_size=64)
+    module = make_module(data.schema, calibrate=True)
+    trainer.fit(module, data)
+    assert caplog.text.count("not calibrated") == 2  # each validation
+    assert module.results["val/uncalibrated_logloss"] == module.results["val/logloss"]
 
 
 def test_training_terms_are_averaged_over_rows(prepared, trainer):

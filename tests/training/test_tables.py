@@ -55,6 +55,8 @@ def test_metrics_of_every_head_and_the_best_possible():
     assert "Best epoch 3 of 5" in shown
     assert "0.765432" in shown
     assert "best possible" not in shown
+    calibrated = text(tables.metrics_table({**METRICS, "test/uncalibrated_logloss": 0.765111}))
+    assert re.search(r"test +│ uncalibrated +│ +│ 0.765111 │", calibrated)
     assert "0.812345" in text(tables.metrics_table({**METRICS, "test/best_auc": 0.812345}))
 
 

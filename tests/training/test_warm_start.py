@@ -275,7 +275,7 @@ def test_untrained_runs_measure_as_the_run_they_begin_from(toy, tmp_path):
     for split in SPLITS:  # other users, beside the known ones
         path = tmp_path / "raw" / f"{split}.csv"
         pl.read_csv(path).with_columns(pl.col("user") + 9).write_csv(path)
-    rowwise = [f"init={first}", "embedding=rowwise"]
+    rowwise = [f"init={first}", "embedding=rowwise", "calibrate=true"]  # which the first run is not
     whole, _ = train(tmp_path / "whole", *rowwise, "trainer.max_epochs=2")
     assert "Rows of the table" in whole.stdout
     train(tmp_path / "parts", *rowwise, "trainer.max_epochs=1")

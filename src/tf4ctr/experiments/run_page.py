@@ -27,6 +27,7 @@ MEASURES = {
     "ece": "ECE",
     "predicted_over_observed": "predicted / observed clicks",
 }
+BESIDE = {"uncalibrated_": "uncalibrated", "best_": "best possible"}  # rows beside those of the heads
 FACTS = {
     "best_epoch": "best epoch",
     "epochs": "epochs",
@@ -132,8 +133,9 @@ def metric_rows(
         }
         for name, values in (own | dict(evaluations.get(split, {}))).items():
             head, _, measure = name.rpartition("/")
-            if measure.startswith("best_"):
-                head, measure = "best possible", measure.removeprefix("best_")
+            for start, row in BESIDE.items():
+                if measure.startswith(start):
+                    head, measure = row, measure.removeprefix(start)
             if measure in MEASURES:
                 found.setdefault((stage, head or "fused"), {})[measure] = _interval(values)
     known = [name for name in MEASURES if any(name in cells for cells in found.values())]

@@ -17,7 +17,7 @@ ROOT = Path(__file__).resolve().parents[3]
 
 # parts of the config that must not change when a run is resumed
 PARTS = ("number", "sequence", "embedding", "backbone", "ssem", "dfm", "loss", "optimizer", "stream")
-FIXED = ("seed", "init", "dataset", *PARTS)
+FIXED = ("seed", "init", "calibrate", "dataset", *PARTS)
 # exceptions: where files are stored and where they come from, and what matters at the start only
 MOVABLE = ("dataset.raw_dir", "dataset.prepared_dir", "dataset.source")
 AT_START = ("embedding.table.init_std",)

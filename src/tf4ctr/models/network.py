@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from tf4ctr.data.schema import Schema
 from tf4ctr.errors import InputError
+from tf4ctr.models.calibration import Calibration
 from tf4ctr.models.dfm import Sum
 from tf4ctr.models.embedding import FieldEmbedding
 from tf4ctr.models.inputs import Inputs
@@ -20,7 +21,7 @@ class Logits(NamedTuple):
     """The logits of a batch, [B] each.
 
     Attributes:
-        fused: the prediction.
+        fused: the prediction, calibrated if the network is and evaluates.
         simple, complex: the heads that the TF Loss trains. With one encoder, both are its head.
         between: the heads of further encoders by name, from the simpler to the more complex.
     """
@@ -54,6 +55,7 @@ class Network(nn.Module):
             one. Either one encoder with any name, or several: `simple`, `complex` and others
             between them.
         dfm: `dfm([out_features of each encoder])`; see dfm.py.
+        calibrate: add a `Calibration` of the fused logit; who trains the network fits it.
 
     Raises:
         InputError: `simple` or `complex` is missing among several encoders, or one encoder comes
@@ -68,6 +70,7 @@ class Network(nn.Module):
         ssem: Callable[..., nn.Module],
         encoders: Mapping[str, Callable[..., nn.Module]],
         dfm: Callable[..., nn.Module],
+        calibrate: bool = False,
     ) -> None:
         super().__init__()
         if len(encoders) != 1 and not {"simple", "complex"} <= set(encoders):
@@ -90,6 +93,7 @@ class Network(nn.Module):
             has_table = getattr(_class_of(encoders[name]), "has_table", False)
             self.encoders[name] = encoders[name](schema, encoder_dim, **({"table": table} if has_table else {}))
         self.dfm = dfm([encoder.out_features for encoder in self.encoders.values()])
+        self.calibration = Calibration() if calibrate else None
         self.apply(_init_linear)
 
     @property
@@ -106,6 +110,8 @@ class Network(nn.Module):
         inputs = zip(self.encoders.values(), self.ssem(x), strict=True)
         fused_B, heads = self.dfm([encoder(emb_BFD, x) for encoder, emb_BFD in inputs])
         between = dict(zip(list(self.encoders)[1:-1], heads[1:-1], strict=True))
+        if self.calibration is not None:
+            fused_B = self.calibration(fused_B)
         return Logits(fused_B, heads[0], heads[-1], between)
 
     def auxiliary(self) -> Tensor | None:

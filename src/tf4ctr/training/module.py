@@ -19,7 +19,8 @@ from tf4ctr import __version__
 from tf4ctr.data.schema import Schema
 from tf4ctr.data.stream import Batch, Stream
 from tf4ctr.errors import InputError
-from tf4ctr.metrics import AUC, GroupedAUC, LogLoss
+from tf4ctr.metrics import AUC, GroupedAUC, LogitRows, LogLoss
+from tf4ctr.models.calibration import Calibration
 from tf4ctr.models.losses import HeadsLoss
 from tf4ctr.models.network import Network
 from tf4ctr.training.checkpoints import (
@@ -59,6 +60,10 @@ class CTRModule(LightningModule):
     `STAGE/simple/...`, `STAGE/complex/...`. AUC is undefined if all labels of the split are equal,
     gAUC if no group has both labels. An undefined metric is NaN in `results` and is not logged; one
     warning says why.
+
+    A calibrated network has its logloss after the calibration as `STAGE/logloss`, and before it as
+    `STAGE/uncalibrated_logloss`. Each validation of a training fits the calibration anew, before
+    the checkpoints are written.
 
     `STAGE/monitor` chooses the best epoch and is always a number, see monitor.py.
 
@@ -105,6 +110,7 @@ class CTRModule(LightningModule):
         self.make_optimizer, self.embedding_l2, self.encoder_l2 = optimizer, embedding_l2, dict(encoder_l2)
         self.weighted_metrics = weighted_metrics
         self.metrics = nn.ModuleDict({stage: self._make_metrics() for stage in ("val", "test")})
+        self.validation_rows = LogitRows(weighted_metrics)  # for the calibration
         self.results: dict[str, float] = {}  # of the latest evaluation, in full precision (the trainer's are float32)
         self.train_terms: dict[str, Tensor] = {}  # since they were last logged, summed over rows
         self._train_rows = 0
@@ -138,6 +144,8 @@ class CTRModule(LightningModule):
             metrics[f"{head}/logloss"] = LogLoss(self.weighted_metrics)
         if self.schema.group:
             metrics["fused/gauc"] = GroupedAUC(self.weighted_metrics)
+        if self.network.calibration:
+            metrics["uncalibrated/logloss"] = LogLoss(self.weighted_metrics)
         return nn.ModuleDict(metrics)
 
     def configure_model(self) -> None:
@@ -274,6 +282,10 @@ class CTRModule(LightningModule):
             for buffer in self.network.buffers():
                 distributed.broadcast(buffer, 0)
 
+    def on_validation_epoch_start(self) -> None:
+        if self.network.calibration and self.trainer.state.fn == "fit":
+            self.network.calibration.reset()
+
     def validation_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
         return self._update("val", batch)
 
@@ -281,6 +293,8 @@ class CTRModule(LightningModule):
         self._update("test", batch)
 
     def on_validation_epoch_end(self) -> None:
+        if self.network.calibration and self.trainer.state.fn == "fit":
+            self._calibrate(self.network.calibration)
         self._log_metrics("val")
         if self.trainer.training or self.trainer.state.fn == "fit":
             self.log("lr", self.optimizers().param_groups[0]["lr"])  # type: ignore[union-attr]
@@ -295,15 +309,32 @@ class CTRModule(LightningModule):
         """Measure a batch; return the logits of every head."""
         logits = self.network(batch.ids, batch.numbers)
         of_head = {"fused": logits.fused, **(logits.heads() if self.network.heads else {})}
+        weight: list[Any] = [batch.weight] if self.weighted_metrics else []
+        measured = dict(of_head)
+        if self.network.calibration:
+            measured["uncalibrated"] = self.network.calibration.undo(logits.fused)
+            if self.trainer.state.fn == "fit":  # not calibrated now
+                self.validation_rows.update(logits.fused, batch.label, *weight)
         for name, metric in self.metrics[stage].items():  # type: ignore[operator]
-            rows = [of_head[name.split("/")[0]], batch.label, *([batch.group] if name == "fused/gauc" else [])]
-            metric.update(*rows, *([batch.weight] if self.weighted_metrics else []))
+            rows = [measured[name.split("/")[0]], batch.label, *([batch.group] if name == "fused/gauc" else [])]
+            metric.update(*rows, *weight)
         return of_head
+
+    def _calibrate(self, calibration: Calibration) -> None:
+        """Fit the calibration on the rows of this validation; measure their logloss after it."""
+        rows = self.validation_rows.compute()
+        self.validation_rows.reset()
+        if not calibration.fit(**rows) and not self.trainer.sanity_checking and self.trainer.is_global_zero:
+            log.warning("not calibrated: the logits of this validation order its rows no better than chance")
+        logloss: LogLoss = self.metrics["val"]["fused/logloss"]  # type: ignore[index]
+        logloss.reset()
+        logloss.update(calibration(rows.pop("logit_B")), *rows.values())
 
     def _log_metrics(self, stage: str) -> None:
         self.results = {}
         for name, metric in self.metrics[stage].items():  # type: ignore[operator]
-            self.results[f"{stage}/{name.removeprefix('fused/')}"] = float(metric.compute())
+            key = name.removeprefix("fused/").replace("uncalibrated/", "uncalibrated_")
+            self.results[f"{stage}/{key}"] = float(metric.compute())
             metric.reset()
         self.results[f"{stage}/monitor"] = monitor_of(self.results, stage)
         if not self.trainer.sanity_checking:

@@ -129,11 +129,9 @@ def metrics_table(metrics: Mapping[str, Any]) -> Table:
         table.add_column(title, justify="right")
     heads = dict.fromkeys(key.split("/")[1] for key in metrics if key.count("/") == 2)
     for stage in ("val", "test"):
-        for head in ("fused", *heads, "best"):
-            keys = [
-                f"{stage}/best_{name}" if head == "best" else f"{stage}/{'' if head == 'fused' else head + '/'}{name}"
-                for name in names
-            ]
+        for head in ("fused", "uncalibrated", *heads, "best"):
+            start = {"fused": "", "uncalibrated": "uncalibrated_", "best": "best_"}.get(head, f"{head}/")
+            keys = [f"{stage}/{start}{name}" for name in names]
             cells = [_cell(metrics[key]) if key in metrics else "" for key in keys]
             if any(cells):
                 table.add_row(stage, "best possible" if head == "best" else head, *cells, end_section=head == "best")

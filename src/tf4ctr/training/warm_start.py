@@ -28,6 +28,7 @@ log = logging.getLogger(__name__)
 # options of a field that change what its weights mean; others may differ from those of the run
 MEANING = ("kind", "transform", "clip", "scale", "hash", "of", "pooling", "aligned_with", "target", "gaps")
 SHOWN = 5  # differences in an error
+CALIBRATION = "calibration."  # of the state_dict: the first validation fits it anew
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,7 @@ class WarmStart:
     Attributes:
         base: its schema and vocabulary.
         fields: how its fields are made of raw columns.
-        weights: its best weights, by the names of the network's `state_dict`.
+        weights: its best weights, by the names of the network's `state_dict`, without calibration.
     """
 
     base: Base
@@ -61,6 +62,7 @@ class WarmStart:
         prefix = "network."
         state = checkpoint["state_dict"] | whole_tables(folder / "checkpoints" / "best.ckpt", checkpoint)
         weights = {name.removeprefix(prefix): state[name] for name in state if name.startswith(prefix)}
+        weights = {name: weight for name, weight in weights.items() if not name.startswith(CALIBRATION)}
         base = Base(folder, Schema.from_dict(checkpoint["schema"]))
         assert base.values.keys() <= {field.name for field in owners(base.schema)}  # raises if one is missing
         return cls(base, DatasetSpec.from_config(config).fields, weights)  # type: ignore[arg-type]
@@ -92,7 +94,7 @@ class WarmStart:
         Raises:
             InputError: names the weights that differ in name or shape.
         """
-        own, by_row = network.state_dict(), {name for name, _ in _tables(network)}
+        own, by_row = _weights(network), {name for name, _ in _tables(network)}
         differing = [f"{name} is new" for name in own if name not in self.weights]
         differing += [f"{name} is missing" for name in self.weights if name not in own]
         for name in own.keys() & self.weights.keys():
@@ -131,7 +133,7 @@ class WarmStart:
         values = {name: vocabulary.load(name, prepared_dir / "vocabulary") for name in names}
         rows = kept_rows(self.base, schema, values)
         log.info("begins from the best weights of %s", self.base.folder)
-        tables, own = dict(_tables(network)), network.state_dict()
+        tables, own = dict(_tables(network)), _weights(network)
         places = torch.from_numpy(self._places(rows))
         for name, target in own.items():
             table = tables.get(name)
@@ -162,6 +164,11 @@ class WarmStart:
             taken &= ~table.given_N
         table.table_NV[taken] = vectors[rows[taken]]
         table.given_N |= taken
+
+
+def _weights(network: Network) -> dict[str, Tensor]:
+    """The weights that a run can give."""
+    return {name: weight for name, weight in network.state_dict().items() if not name.startswith(CALIBRATION)}
 
 
 def _tables(network: Network) -> Iterator[tuple[str, nn.Module]]:
