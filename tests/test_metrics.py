@@ -11,6 +11,7 @@ from tf4ctr.metrics import (
     AUC,
     BINS,
     GroupedAUC,
+    LogitRows,
     LogLoss,
     add_to_bins,
     auc,
@@ -217,3 +218,27 @@ def test_ranks_sum_their_bins_also_if_one_has_a_row_more(tmp_path):
         assert [kept for kept, _ in values] == [number == 1, number == 1, False]
         binned = float(auc_of_bins(bins_of(score, label)))
         assert [value for _, value in values] == [binned, binned, binned]
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+def test_rows_of_bins_have_the_logits_labels_and_weights_of_the_rows(weighted):
+    """Above a number of rows, a calibration is fitted on them: it differs in the fourth digit."""
+    generator = torch.Generator().manual_seed(2)
+    logit = 4 * torch.randn(3000, generator=generator)
+    label = (torch.rand(3000, generator=generator) < torch.sigmoid(logit / 2)).float()
+    columns = [logit, label, *([torch.rand(3000, generator=generator)] if weighted else [])]
+    exact, binned = (LogitRows(weighted, exact_rows) for exact_rows in (3000, 2999))
+    for metric in (exact, binned):
+        metric.update(*(column[:2000] for column in columns))
+        metric.update(*(column[2000:] for column in columns))
+    rows, stand_ins = exact.compute(), binned.compute()
+    names = ["logit_B", "label_B", "weight_B"][: len(columns)]
+    assert [torch.equal(rows[name], column) for name, column in zip(names, columns, strict=True)] == [True] * len(names)
+    weight = rows.get("weight_B", torch.ones(3000)).double()
+    assert float(stand_ins["weight_B"].sum()) == pytest.approx(float(weight.sum()))
+    for moment in (lambda z, y: y, lambda z, y: z, lambda z, y: z * y, lambda z, y: torch.sigmoid(z)):
+        expected = (weight * moment(logit, label)).sum() / weight.sum()
+        found = (stand_ins["weight_B"] * moment(stand_ins["logit_B"], stand_ins["label_B"])).sum() / weight.sum()
+        assert float(found) == pytest.approx(float(expected), abs=2e-4)
+    nearest = (logit[:, None] - stand_ins["logit_B"]).abs().min(1).values
+    assert (nearest <= logit.abs() / 8192).all()

@@ -160,6 +160,22 @@ def auc_of_bins(counts_2N: Tensor) -> Tensor:
     return pairs.double() / (2 * positive_N.sum() * negative_N.sum()).double()
 
 
+def rows_of_bins(counts_2N: Tensor) -> dict[str, Tensor]:
+    """Rows that stand for those of each bin: its middle, with the number of its rows as weight.
+
+    Args:
+        counts_2N: as `add_to_bins` counts them.
+
+    Returns:
+        `logit_B` (float32), `label_B` and `weight_B` of at most 2 N rows.
+    """
+    label_B, bin_B = counts_2N.nonzero(as_tuple=True)
+    width = 2**32 // BINS
+    bits_B = bin_B * width + width // 2 - 2**31
+    logit_B = torch.where(bits_B < 0, -(2**31) - bits_B - 1, bits_B).int().view(torch.float32)
+    return {"logit_B": logit_B, "label_B": label_B.float(), "weight_B": counts_2N[label_B, bin_B]}
+
+
 class RowMetric(Metric):
     """A metric that needs all rows at once: they are kept, and joined over batches and ranks.
 
@@ -184,16 +200,6 @@ class RowMetric(Metric):
     def rows(self) -> dict[str, Tensor]:
         """All rows by column."""
         return {f"{name}_B": dim_zero_cat(getattr(self, name)) for name in self.columns}
-
-
-class LogitRows(RowMetric):
-    """Logits, labels and, if `weighted`, weights of all rows of all ranks: 8 or 12 bytes a row."""
-
-    def __init__(self, weighted: bool = False) -> None:
-        super().__init__("logit", "label", *(["weight"] if weighted else []))
-
-    def compute(self) -> dict[str, Tensor]:
-        return self.rows()
 
 
 class AUC(RowMetric):
@@ -247,6 +253,20 @@ class AUC(RowMetric):
 
     def compute(self) -> Tensor:
         return auc_of_bins(self.bins[0]) if self.bins else auc(**self.rows())
+
+
+class LogitRows(AUC):
+    """The rows of all batches and ranks: what a calibration is fitted on.
+
+    With more than `exact_rows` rows they are those of `rows_of_bins`, so memory does not grow.
+    """
+
+    def compute(self) -> dict[str, Tensor]:  # type: ignore[override]
+        """`logit_B`, `label_B` and, if the rows have one, `weight_B`."""
+        if self.bins:
+            return rows_of_bins(self.bins[0])
+        rows = self.rows()
+        return {"logit_B": rows.pop("score_B"), **rows}
 
 
 def _sum_or_gather(part: Tensor, group: Any = None) -> list[Tensor]:

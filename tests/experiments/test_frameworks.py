@@ -45,6 +45,8 @@ def test_one_deviation_is_that_of_a_regression_on_the_models():
     means, (squares,), *_ = np.linalg.lstsq(design, values, rcond=None)
     freedom = len(values) - 4
     assert row["deviation"] == pytest.approx(np.sqrt(squares / freedom))
+    several = [values for values in DIFFERENCES.values() if len(values) > 1]
+    assert row["equal p"] == pytest.approx(stats.bartlett(*several).pvalue)
     errors = np.sqrt(squares / freedom * np.diag(np.linalg.inv(design.T @ design)))
     corrected = np.array(holm(list(2 * stats.t.sf(abs(means / errors), freedom))))
     assert row["above, one deviation"] == ((corrected < 0.05) & (means > 0)).sum() == 2
@@ -72,8 +74,11 @@ def test_metrics_and_deviations_that_are_not_there_have_no_line():
     assert lines["seeds of a model"] == "1"
     assert lines["median difference of AUC"] == "+0.00150"
     assert lines["significantly above, one deviation"] == "0"
-    assert not {"this deviation", "gAUC above plain"} & lines.keys()
+    assert not {"the one deviation", "gAUC above plain", "p (Bartlett), equal deviations"} & lines.keys()
     assert table_of(table).row_count == len(rows)
+    with_gauc = runs_of({"fm": [0.001], "dnn": [0.002]}, "other")
+    several = pl.concat([with_gauc, runs_of({"fm": [0.001], "dnn": [0.002]}, gauc=False)], how="diagonal")
+    assert ["gAUC above plain", "2", ""] in rows_of(compared(several))
 
 
 def test_one_model_is_not_summarised():

@@ -81,8 +81,8 @@ def test_the_curves_are_those_of_curves_png(run):
     assert lines == [(f"val/{name}auc", colours[name.strip("/") or "fused"]) for name in ("", "simple/", "complex/")]
     assert panels["validation AUC"][2]["y"] == [0.61, 0.62, None]
     logloss, train = panels["logloss in training and validation"]
-    assert (logloss["y"], logloss["dashed"]) == ([0.69, None, 0.7], False)
-    assert (train["name"], train["dashed"], train["colour"]) == ("train/bce", True, colours["fused"])
+    assert (logloss["y"], logloss["style"]) == ([0.69, None, 0.7], "solid")
+    assert (train["name"], train["style"], train["colour"]) == ("train/bce", "dash", colours["fused"])
 
 
 def test_an_evaluation_adds_intervals_calibration_and_pictures(run):

@@ -113,6 +113,13 @@ def test_a_run_of_a_version_without_an_option_resumes_as_if_it_were_off(tmp_path
             runs.check_same_run(tmp_path, {**started, "backbone": {"simple": {**simple, name: value}}})
 
 
+def test_a_run_of_a_version_that_did_not_calibrate_resumes_without(tmp_path):
+    (tmp_path / "config.yaml").write_text("seed: 1")
+    runs.check_same_run(tmp_path, {"seed": 1, "calibrate": False})
+    with pytest.raises(InputError, match="calibrate: False -> True"):
+        runs.check_same_run(tmp_path, {"seed": 1, "calibrate": True})
+
+
 @pytest.mark.parametrize(
     ("before", "now", "same"),
     [

@@ -35,6 +35,7 @@ def test_no_scale_and_shift_have_a_smaller_loss(rows, seed, weighted):
     generator = np.random.default_rng(seed)
     z, y = generator.normal(size=rows), generator.integers(0, 2, rows).astype(float)
     w = generator.uniform(0.1, 3, rows) if weighted else np.ones(rows)
+    w /= w.mean()
     positive, negative = (w * y).sum(), (w * (1 - y)).sum()
     target = np.where(y > 0, (positive + 1) / (positive + 2), 1 / (negative + 2))
 
@@ -49,11 +50,15 @@ def test_no_scale_and_shift_have_a_smaller_loss(rows, seed, weighted):
 
 
 def test_a_weight_of_two_is_the_row_twice():
-    logit, label = drawn(500)
-    twice = torch.arange(500) % 3 == 0
-    weighted = platt(logit, label, 1 + twice.float())
+    """And the unit of the weights does not matter, nor do rows without weight."""
+    logit, label = drawn()
+    twice = torch.arange(len(logit)) % 3 == 0
+    weighted = torch.stack(platt(logit, label, 1 + twice.float()))
     repeated = platt(torch.cat([logit, logit[twice]]), torch.cat([label, label[twice]]))
-    assert torch.stack(weighted) == pytest.approx(torch.stack(repeated), abs=1e-6)
+    assert weighted == pytest.approx(torch.stack(repeated), abs=1e-3)  # Platt's targets know how many rows there are
+    with_others = [torch.cat([logit, -logit]), torch.cat([label, label])]
+    small = torch.cat([1e-6 * (1 + twice.float()), torch.zeros_like(logit)])
+    assert weighted == pytest.approx(torch.stack(platt(*with_others, small)), abs=1e-6)
 
 
 def test_it_acts_in_evaluation_only_and_can_be_undone():
@@ -69,6 +74,15 @@ def test_it_acts_in_evaluation_only_and_can_be_undone():
     assert float(auc(calibration(logit), label)) == pytest.approx(float(auc(logit, label)), abs=1e-7)
     assert calibration(logit.bfloat16()).dtype == torch.float32
     assert calibration(logit.double()).dtype == torch.float64
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+def test_rows_of_one_label_do_not_calibrate(weighted):
+    logit, label = drawn(100)
+    weight = (label == 0).float() if weighted else None
+    calibration = Calibration().eval()
+    assert not calibration.fit(logit, label if weighted else torch.zeros_like(label), weight)
+    assert torch.equal(calibration(logit), logit)
 
 
 @pytest.mark.parametrize(

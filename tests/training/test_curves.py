@@ -2,7 +2,16 @@ import warnings
 
 import polars as pl
 
-from tf4ctr.training.curves import best_epoch, draw_curves, head_of, heads_of, learning_rate_falls, panels_of
+from tf4ctr.training.curves import (
+    TERMS,
+    best_epoch,
+    draw_curves,
+    head_of,
+    heads_of,
+    learning_rate_falls,
+    panels_of,
+    style_of,
+)
 
 
 def test_an_undefined_metric_has_no_panel(tmp_path):
@@ -28,6 +37,15 @@ def test_the_training_is_beside_the_validation_and_the_heads_are_in_order():
     assert [head_of(name, ["fused", "a", "big_a"]) for name in ("train/tf_big_a", "train/bce_a", "train/taught")] == [
         *("big_a", "a", "fused")
     ]
+
+
+def test_the_logloss_without_the_calibration_is_dotted():
+    names = ["train/loss", "train/bce", "val/logloss", "val/uncalibrated_logloss", "val/simple/logloss"]
+    panels = panels_of(names, heads_of(names))
+    styles = {title: {name: style_of(name, title) for name in panel} for title, panel in panels.items()}
+    assert styles[TERMS] == {"train/loss": "solid", "train/bce": "solid"}
+    validation = {"val/logloss": "solid", "val/uncalibrated_logloss": "dot", "val/simple/logloss": "solid"}
+    assert styles["logloss in training and validation"] == {**validation, "train/bce": "dash"}
 
 
 def test_curves_are_drawn_from_metrics_csv(tmp_path):

@@ -165,6 +165,15 @@ def test_logits_without_order_are_not_calibrated_and_a_warning_says_so(prepared,
     assert module.results["val/uncalibrated_logloss"] == module.results["val/logloss"]
 
 
+def test_a_validation_of_one_row_is_not_calibrated(prepared, trainer, caplog):
+    data = CTRDataModule(prepared, batch_size=64, eval_batch_size=1)
+    module = make_module(data.schema, calibrate=True)
+    trainer.limit_val_batches = 1
+    trainer.fit(module, data)
+    assert "not calibrated" in caplog.text
+    assert module.results["val/uncalibrated_logloss"] == module.results["val/logloss"]
+
+
 def test_training_terms_are_averaged_over_rows(prepared, trainer):
     data = CTRDataModule(prepared, batch_size=150)  # 150, 150, 100
     module = make_module(data.schema)

@@ -19,9 +19,10 @@ NOTES = (
     "Each model is compared with itself under framework=plain, by the mean difference over the seeds that both have. A"
     " model with several settings counts once for each.",
     f"**significant**: p below {LEVEL} after Holm's correction for the number of differences in all tables here."
-    " The first two lines are the t-tests of the tables below, each with the deviation of its own few seeds. **One"
-    " deviation**: t-tests with the deviation of the differences over seeds that all models of the column have"
-    " together. They need fewer seeds, but assume that the models vary alike.",
+    " Without more words it is by the t-tests of the tables below, each with the deviation of its own few seeds."
+    " **One deviation**: t-tests with the deviation over seeds that all models of the column have together. They need"
+    " fewer seeds, but assume that all models vary alike. **Bartlett**'s test is of this: where its p is small, the"
+    " count is too good for models that vary more than others.",
     "**Wilcoxon**: the signed-rank test over the models' mean differences. Models with parts in common are not"
     " independent, so its p is too small.",
 )
@@ -35,7 +36,8 @@ TITLES = {
     "below": "significantly below",
     "above, one deviation": "significantly above, one deviation",
     "below, one deviation": "significantly below, one deviation",
-    "deviation": "this deviation",
+    "deviation": "the one deviation",
+    "equal p": "p (Bartlett), equal deviations",
     "auc p": "p (Wilcoxon), AUC",
     "logloss better": "logloss better",
     "logloss median": "median difference of logloss",
@@ -44,7 +46,7 @@ TITLES = {
     "gauc median": "median difference of gAUC",
 }
 FORMATS = {"auc median": "+.5f", "logloss median": "+.4f", "gauc median": "+.5f", "deviation": ".5f"}
-FORMATS |= {"auc p": ".2g", "logloss p": ".2g"}
+FORMATS |= {"auc p": ".2g", "logloss p": ".2g", "equal p": ".2g"}
 
 
 def against_plain(trained: pl.DataFrame, table: pl.DataFrame) -> pl.DataFrame:
@@ -70,7 +72,7 @@ def against_plain(trained: pl.DataFrame, table: pl.DataFrame) -> pl.DataFrame:
 
 
 def _differences(trained: pl.DataFrame) -> pl.DataFrame:
-    """One row per model: `seeds`, mean differences by metric, and `variance` of those of AUC."""
+    """One row per model: `seeds`, mean differences by metric, and those of AUC `by seed`."""
     known = {name: column for name, column in METRICS.items() if column in trained.columns}
     runs = trained.group_by([*MODEL, "seed"], maintain_order=True).agg(pl.col(known.values()).mean())
     plain = pl.col("framework") == "plain"
@@ -82,7 +84,7 @@ def _differences(trained: pl.DataFrame) -> pl.DataFrame:
         pairs.with_columns(**difference)
         .drop_nulls("auc")
         .group_by(MODEL, maintain_order=True)
-        .agg(pl.len().alias("seeds"), pl.col("auc").var().alias("variance"), pl.col(known).mean())
+        .agg(pl.len().alias("seeds"), pl.col("auc").alias("by seed"), pl.col(known).mean())
         .sort("dataset", "framework", maintain_order=True)
     )
 
@@ -97,7 +99,7 @@ def _with_one_deviation(models: pl.DataFrame) -> pl.DataFrame:
 
     seeds, means = models["seeds"].to_numpy().astype(float), models["auc"].to_numpy()
     freedom = (seeds - 1).sum()
-    squares = ((seeds - 1) * models["variance"].fill_null(0).to_numpy()).sum()
+    squares = ((seeds - 1) * models["by seed"].list.var().fill_null(0).to_numpy()).sum()
     if squares == 0:  # no model has two seeds, or all differences are equal
         return models.with_columns(deviation=pl.lit(None, pl.Float64), p=pl.lit(None, pl.Float64))
     deviation = np.sqrt(squares / freedom)
@@ -110,6 +112,7 @@ def _summary(models: pl.DataFrame) -> dict[str, Any]:
     least, most = min(models["seeds"].to_list()), max(models["seeds"].to_list())
     row = {name: models[name][0] for name in ("dataset", "framework", "deviation")}
     row |= {"models": len(models), "seeds": str(least) if least == most else f"{least} to {most}"}
+    row["equal p"] = _equal_deviations(models["by seed"])
     row["auc not below"] = int((models["auc"] >= -NOISE).sum())
     for name in ("auc", "gauc", "logloss"):
         if name not in models.columns or models[name].null_count() == len(models):
@@ -122,6 +125,16 @@ def _summary(models: pl.DataFrame) -> dict[str, Any]:
         significant = models.filter(pl.col(column) < LEVEL)["auc"]
         row[f"above{text}"], row[f"below{text}"] = int((significant > 0).sum()), int((significant < 0).sum())
     return row
+
+
+def _equal_deviations(by_seed: pl.Series) -> float | None:
+    """p of Bartlett's test that the models with at least two seeds have the same deviation."""
+    from scipy.stats import bartlett
+
+    several = [values.to_numpy() for values in by_seed if len(values) > 1]
+    if len(several) < 2 or any(values.var() == 0 for values in several):
+        return None
+    return float(bartlett(*several).pvalue)
 
 
 def _signed_rank(values: pl.Series) -> float | None:
@@ -150,4 +163,4 @@ def table_of(table: pl.DataFrame) -> Table:
 
 
 def _text(value: Any, form: str) -> str:
-    return number_text(value, form) if form else str(value)
+    return number_text(value, form)

@@ -3,9 +3,9 @@
 
 // The chart of a panel of curves: a line per column of metrics.csv.
 function panelTraces(curves, panel) {
-  return panel.lines.map(({ name, y, colour, dashed }) => ({
+  return panel.lines.map(({ name, y, colour, style }) => ({
     x: curves.epoch, y, name, mode: "lines+markers", connectgaps: true,
-    marker: { size: 5 }, line: { color: colour ?? "#888", dash: dashed ? "dash" : "solid" },
+    marker: { size: 5 }, line: { color: colour ?? "#888", dash: style },
   }));
 }
 

@@ -15,7 +15,7 @@ from tf4ctr.experiments.records import choices_of, finite_lists, load_yaml, read
 from tf4ctr.experiments.run_contents import data_tables, read_calibration, read_evaluations, read_focus
 from tf4ctr.experiments.runs import flatten
 from tf4ctr.files import write_whole
-from tf4ctr.training.curves import TERMS, best_epoch, head_of, heads_of, learning_rate_falls, panels_of
+from tf4ctr.training.curves import best_epoch, head_of, heads_of, learning_rate_falls, panels_of, style_of
 from tf4ctr.training.head_colours import head_colours
 
 PAGE = "index.html"
@@ -109,7 +109,7 @@ def read_panels(folder: Path) -> dict[str, Any] | None:
                     "name": name,
                     "y": values[name],
                     "colour": None if name == "train/loss" else colours[head_of(name, heads)],
-                    "dashed": name.startswith("train/") and title != TERMS,
+                    "style": style_of(name, title),
                 }
                 for name in names
             ],

@@ -107,6 +107,8 @@ def check_same_run(folder: Path, config: Mapping[str, Any]) -> None:
         return
     started = OmegaConf.to_container(OmegaConf.load(path))
     assert isinstance(started, dict)
+    if "calibrate" in config:
+        started.setdefault("calibrate", False)  # an older version did not calibrate
     # an older version may not have had a group: its run is what the group's default describes
     fixed = [key for key in FIXED if key in started]
     before, now = (flatten({key: node.get(key) for key in fixed}) for node in (started, config))

@@ -12,7 +12,7 @@ from tf4ctr.experiments.records import ENCODERS, GROUPS, REPEATED, counts
 ALWAYS = ("backbone", "framework")  # what a reader looks for first
 LONGEST = 40  # characters of a value in a table
 AS_COMPOSED = "as composed"  # the setting of a run that differs in nothing
-OFF = ("false", "null")
+LATER = {"calibrate": "false"}  # options that older versions did not have, and what they did
 
 
 class Settings(NamedTuple):
@@ -59,19 +59,6 @@ def by_overrides(overrides: Sequence[dict[str, str]], grouped: Sequence[str] = (
     return Settings(names, values, labels)
 
 
-def _without_new_options(configs: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The configs without what is off in some and missing in others, as those of an older version.
-
-    An older version had no such option: its run is what the option turned off describes.
-    """
-    known = [config for config in configs if config]
-    keys = {key for config in known for key in config}
-    missing = {key for key in keys if any(key not in config for config in known)}
-    return [
-        {key: value for key, value in config.items() if key not in missing or value not in OFF} for config in configs
-    ]
-
-
 def by_config(
     configs: Sequence[dict[str, Any]], grouped: Sequence[str] = (), overrides: Sequence[dict[str, str]] | None = None
 ) -> Settings:
@@ -85,7 +72,7 @@ def by_config(
         grouped: keys that tell runs apart without being named.
         overrides: of the runs; they name a run whose config is unknown.
     """
-    configs = _without_new_options(configs)
+    configs = [LATER | config if config else config for config in configs]
     known = [config for config in configs if config]
     single = sorted({key for config in known for key in config}, key=lambda key: (not key.startswith(ENCODERS), key))
     keys = dict.fromkeys([*grouped, *GROUPS, *single])

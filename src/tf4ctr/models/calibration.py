@@ -44,11 +44,14 @@ class Calibration(nn.Module):
         """Set a and b by `platt`.
 
         Returns:
-            whether a is positive. If not, a = 1 and b = 0: the logits order the rows no better than
-            chance, and a negative a would turn the order round.
+            whether there are such. If not, a = 1 and b = 0: the rows have one class only, or a is
+            not positive, and would turn the order round.
         """
-        scale, shift = platt(logit_B, label_B, weight_B)
         self.reset()
+        counted_B = label_B if weight_B is None else label_B[weight_B > 0]
+        if len(counted_B.unique()) < 2:
+            return False
+        scale, shift = (value.to(self.scale.dtype) for value in platt(logit_B, label_B, weight_B))
         if not scale > 0:  # also if it is NaN
             return False
         self.scale.copy_(scale)
@@ -65,13 +68,15 @@ def platt(logit_B: Tensor, label_B: Tensor, weight_B: Tensor | None = None) -> t
     Args:
         logit_B: z, [B].
         label_B: 0 or 1, [B].
-        weight_B: of the rows, at least 0, [B]; None for equal ones. P and N are sums of them.
+        weight_B: of the rows, at least 0, [B]; None for equal ones. P and N are sums of them, when
+            their mean over the rows with a weight is 1.
 
     Returns:
         a and b, float64 scalars.
     """
     logit_B, label_B = logit_B.detach().double(), label_B.double()
     weight_B = torch.ones_like(logit_B) if weight_B is None else weight_B.double()
+    weight_B = weight_B / weight_B[weight_B > 0].mean()
     positive, negative = (weight_B * label_B).sum(), (weight_B * (1 - label_B)).sum()
     target_B = torch.where(label_B > 0, (positive + 1) / (positive + 2), 1 / (negative + 2))
     parameters = torch.tensor([1.0, 0.0], dtype=torch.float64, device=logit_B.device, requires_grad=True)

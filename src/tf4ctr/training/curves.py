@@ -10,6 +10,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from tf4ctr.training.head_colours import head_colours
 
 TERMS = "training loss and its terms"
+STYLES = {"solid": "-", "dash": "--", "dot": ":"}  # plotly's names -> matplotlib's
 ORDER = {"fused": 0, "simple": 1, "complex": 3}  # of the heads; others are between
 
 
@@ -18,8 +19,8 @@ def draw_curves(folder: Path) -> Path | None:
     """Draw `folder/curves.png` from `folder/metrics.csv`: training terms, logloss and AUC by head.
 
     The dashed lines beside the validation logloss are those of the training: the means over the
-    steps since the validation before. A solid vertical line marks the best validation, dotted ones
-    where the learning rate fell.
+    steps since the validation before. The dotted line is without the calibration. A solid vertical
+    line marks the best validation, dotted ones where the learning rate fell.
 
     Returns:
         the picture's path; None if there is no metrics.csv (logger=none).
@@ -39,14 +40,13 @@ def draw_curves(folder: Path) -> Path | None:
     for axis, (title, names) in zip(axes[0], panels.items(), strict=True):
         for name in names:
             drawn = rows.drop_nulls(name)  # an epoch without validation has no value
-            is_beside = name.startswith("train/") and title != TERMS
             axis.plot(
                 drawn["epoch"],
                 drawn[name],
                 marker=".",
                 label=name,
                 color="0.5" if name == "train/loss" else colours[head_of(name, heads)],
-                linestyle="--" if is_beside else "-",
+                linestyle=STYLES[style_of(name, title)],
             )
         if best is not None:
             axis.axvline(best, color="0.3", linewidth=0.8, label=f"best: {best:g}")
@@ -77,6 +77,13 @@ def learning_rate_falls(rows: pl.DataFrame) -> list[float]:
         return []
     rates = rows.drop_nulls("lr").select("epoch", falls=pl.col("lr").shift(-1) < pl.col("lr"))
     return rates.filter("falls")["epoch"].to_list()
+
+
+def style_of(name: str, title: str) -> str:
+    """The style of the line of a column in the panel `title`, one of `STYLES`."""
+    if name == "val/uncalibrated_logloss":
+        return "dot"
+    return "dash" if name.startswith("train/") and title != TERMS else "solid"
 
 
 def heads_of(names: Iterable[str]) -> list[str]:

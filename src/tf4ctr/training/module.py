@@ -322,10 +322,14 @@ class CTRModule(LightningModule):
 
     def _calibrate(self, calibration: Calibration) -> None:
         """Fit the calibration on the rows of this validation; measure their logloss after it."""
-        rows = self.validation_rows.compute()
+        # torchmetrics makes a scalar of one row
+        rows = {name: torch.atleast_1d(column_B) for name, column_B in self.validation_rows.compute().items()}
         self.validation_rows.reset()
         if not calibration.fit(**rows) and not self.trainer.sanity_checking and self.trainer.is_global_zero:
-            log.warning("not calibrated: the logits of this validation order its rows no better than chance")
+            log.warning(
+                "not calibrated: the rows of this validation have one label only, or no positive scale of the logits"
+                " lowers their logloss"
+            )
         logloss: LogLoss = self.metrics["val"]["fused/logloss"]  # type: ignore[index]
         logloss.reset()
         logloss.update(calibration(rows.pop("logit_B")), *rows.values())
