@@ -12,7 +12,7 @@ from test_assembly import composed
 from tf4ctr.experiments.runs import flatten
 
 DATASETS = ("frappe", "movielens_1m")
-COMPARED = ("backbone.", "embedding.", "loss.", "ssem.", "dfm.", "optimizer.", "stream.batch_size")
+COMPARED = ("calibrate", "backbone.", "embedding.", "loss.", "ssem.", "dfm.", "optimizer.", "stream.batch_size")
 COMPARED += ("callbacks.early_stopping.", "callbacks.lr_plateau.")
 
 
@@ -28,6 +28,7 @@ def test_the_experiment_is_what_was_run(dataset):
     config = flatten({group: OmegaConf.to_container(whole[group], resolve=True) for group in groups})
     for name in ("early_stopping", "lr_plateau"):
         config |= flatten({"callbacks": {name: OmegaConf.to_container(whole.callbacks[name], resolve=True)}})
+    config["calibrate"] = whole.calibrate
     runs = runs_of(dataset)
     assert sorted(runs["seed"]) == ["2022", "2023", "2024", "2025", "2026"]
     for text in runs["config"]:
