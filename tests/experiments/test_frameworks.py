@@ -81,6 +81,12 @@ def test_metrics_and_deviations_that_are_not_there_have_no_line():
     assert ["gAUC above plain", "2", ""] in rows_of(compared(several))
 
 
+def test_a_framework_with_one_seed_stands_beside_one_with_several():
+    one_seed = runs_of({"fm": [0.001], "dnn": [0.002]}, framework="four_heads")
+    rows = compared(pl.concat([runs_of(), one_seed]).unique(maintain_order=True)).to_dicts()
+    assert [(row["framework"], row["deviation"] is None) for row in rows] == [("four_heads", True), ("tf4ctr", False)]
+
+
 def test_one_model_is_not_summarised():
     assert not len(compared(runs_of({"fm": [0.001, 0.002]})))
     assert not len(compared(runs_of().filter(framework="plain")))

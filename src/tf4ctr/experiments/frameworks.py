@@ -101,7 +101,7 @@ def _with_one_deviation(models: pl.DataFrame) -> pl.DataFrame:
     freedom = (seeds - 1).sum()
     squares = ((seeds - 1) * models["by seed"].list.var().fill_null(0).to_numpy()).sum()
     if squares == 0:  # no model has two seeds, or all differences are equal
-        return models.with_columns(deviation=pl.lit(None, pl.Float64), p=pl.lit(None, pl.Float64))
+        return models.with_columns(p=pl.lit(None, pl.Float64), deviation=pl.lit(None, pl.Float64))
     deviation = np.sqrt(squares / freedom)
     p = 2 * t.sf(np.abs(means) / (deviation / np.sqrt(seeds)), freedom)
     return models.with_columns(pl.Series("p", p, pl.Float64), deviation=pl.lit(float(deviation)))
