@@ -148,7 +148,10 @@ def rows_of(table: pl.DataFrame) -> list[list[str]]:
     runs: Sequence[dict[str, Any]] = table.to_dicts()
     names = [name for name in TITLES if name in table.columns and table[name].null_count() < len(table)]
     titles = ["minus plain", *(f"{run['framework']}, {run['dataset']}" for run in runs)]
-    return [titles, *([TITLES[name], *(_text(run[name], FORMATS.get(name, "")) for run in runs)] for name in names)]
+    return [
+        titles,
+        *([TITLES[name], *(number_text(run[name], FORMATS.get(name, "")) for run in runs)] for name in names),
+    ]
 
 
 def table_of(table: pl.DataFrame) -> Table:
@@ -160,7 +163,3 @@ def table_of(table: pl.DataFrame) -> Table:
     for row in rows:
         shown.add_row(*row)
     return shown
-
-
-def _text(value: Any, form: str) -> str:
-    return number_text(value, form)
