@@ -11,21 +11,32 @@ from tf4ctr.errors import InputError
 def compare(trained: pl.DataFrame, base: pl.DataFrame, keys: Sequence[str], shared: Sequence[str]) -> pl.DataFrame:
     """One row per value of `keys` with its `difference` from `base`, `p` and `p (Holm)`.
 
-    Runs with the same seed are one pair: their test AUCs are averaged first, as a repeated run is
-    no further evidence.
-
     Args:
-        trained, base: runs to compare, and those to compare with; columns `keys`, seed, test/auc.
-        shared: of `keys`, those in which both runs of a pair are equal, beside the seed.
+        trained, base, keys, shared: see `pairs_of`, for test/auc.
     """
-    auc = pl.col("test/auc").mean()
-    own = trained.group_by([*keys, "seed"], maintain_order=True).agg(auc)
-    others = base.group_by([*shared, "seed"], maintain_order=True).agg(auc.alias("base"))
-    pairs = own.join(others, [*shared, "seed"], "left", nulls_equal=True, maintain_order="left")
+    pairs = pairs_of(trained, base, keys, shared, ["test/auc"]).rename({"test/auc base": "base"})
     groups = pairs.partition_by(keys, maintain_order=True)
     rows = [{**{key: group[key][0] for key in keys}, **paired(group)} for group in groups]
     table = pl.DataFrame(rows, {**dict.fromkeys(keys, pl.String), "difference": pl.Float64, "p": pl.Float64})
     return table.with_columns(pl.Series("p (Holm)", holm(table["p"].to_list()), pl.Float64))
+
+
+def pairs_of(
+    trained: pl.DataFrame, base: pl.DataFrame, keys: Sequence[str], shared: Sequence[str], metrics: Sequence[str]
+) -> pl.DataFrame:
+    """One row per value of `keys` and seed: its `metrics`, and those of its pair as `METRIC base`.
+
+    Runs with the same seed are one pair: their metrics are averaged first, as a repeated run is no
+    further evidence. `METRIC base` is null without a pair.
+
+    Args:
+        trained, base: runs to compare, and those to compare with; columns `keys`, seed, `metrics`.
+        shared: of `keys`, those in which both runs of a pair are equal, beside the seed.
+    """
+    means = [pl.col(name).mean() for name in metrics]
+    own = trained.group_by([*keys, "seed"], maintain_order=True).agg(means)
+    others = base.group_by([*shared, "seed"], maintain_order=True).agg(mean.name.suffix(" base") for mean in means)
+    return own.join(others, [*shared, "seed"], "left", nulls_equal=True, maintain_order="left")
 
 
 def paired(pairs: pl.DataFrame) -> dict[str, float | None]:

@@ -8,7 +8,7 @@ import polars as pl
 from rich.table import Table
 
 from tf4ctr.experiments.comparison import number_text
-from tf4ctr.experiments.differences import holm
+from tf4ctr.experiments.differences import holm, pairs_of
 
 MODEL = ["dataset", "framework", "model", "setting"]
 LEAST = 2  # models of a framework: with one, the leaderboard's own line says it all
@@ -74,12 +74,10 @@ def against_plain(trained: pl.DataFrame, table: pl.DataFrame) -> pl.DataFrame:
 def _differences(trained: pl.DataFrame) -> pl.DataFrame:
     """One row per model: `seeds`, mean differences by metric, and those of AUC `by seed`."""
     known = {name: column for name, column in METRICS.items() if column in trained.columns}
-    runs = trained.group_by([*MODEL, "seed"], maintain_order=True).agg(pl.col(known.values()).mean())
     plain = pl.col("framework") == "plain"
-    pairs = runs.filter(~plain).join(
-        runs.filter(plain), ["dataset", "model", "seed"], suffix=" plain", nulls_equal=True, maintain_order="left"
-    )
-    difference = {name: pl.col(column) - pl.col(f"{column} plain") for name, column in known.items()}
+    runs, base = trained.filter(~plain), trained.filter(plain)
+    pairs = pairs_of(runs, base, MODEL, ["dataset", "model"], [*known.values()])
+    difference = {name: pl.col(column) - pl.col(f"{column} base") for name, column in known.items()}
     return (
         pairs.with_columns(**difference)
         .drop_nulls("auc")

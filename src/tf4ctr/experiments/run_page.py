@@ -17,6 +17,7 @@ from tf4ctr.experiments.runs import flatten
 from tf4ctr.files import write_whole
 from tf4ctr.training.curves import best_epoch, head_of, heads_of, learning_rate_falls, panels_of, style_of
 from tf4ctr.training.head_colours import head_colours
+from tf4ctr.training.tables import BESIDE
 
 PAGE = "index.html"
 STAGES = {"train": "train", "valid": "val", "test": "test"}  # split -> its name in metrics.json
@@ -27,7 +28,6 @@ MEASURES = {
     "ece": "ECE",
     "predicted_over_observed": "predicted / observed clicks",
 }
-BESIDE = {"uncalibrated_": "uncalibrated", "best_": "best possible"}  # rows beside those of the heads
 FACTS = {
     "best_epoch": "best epoch",
     "epochs": "epochs",
@@ -133,7 +133,7 @@ def metric_rows(
         }
         for name, values in (own | dict(evaluations.get(split, {}))).items():
             head, _, measure = name.rpartition("/")
-            for start, row in BESIDE.items():
+            for row, start in BESIDE.items():
                 if measure.startswith(start):
                     head, measure = row, measure.removeprefix(start)
             if measure in MEASURES:

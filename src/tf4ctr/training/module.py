@@ -282,9 +282,14 @@ class CTRModule(LightningModule):
             for buffer in self.network.buffers():
                 distributed.broadcast(buffer, 0)
 
+    @property
+    def _calibration_to_fit(self) -> Calibration | None:
+        """The calibration, if this is a validation that fits it at its end."""
+        return self.network.calibration if self.trainer.state.fn == "fit" else None
+
     def on_validation_epoch_start(self) -> None:
-        if self.network.calibration and self.trainer.state.fn == "fit":
-            self.network.calibration.reset()
+        if self._calibration_to_fit:
+            self._calibration_to_fit.reset()
 
     def validation_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
         return self._update("val", batch)
@@ -293,8 +298,8 @@ class CTRModule(LightningModule):
         self._update("test", batch)
 
     def on_validation_epoch_end(self) -> None:
-        if self.network.calibration and self.trainer.state.fn == "fit":
-            self._calibrate(self.network.calibration)
+        if self._calibration_to_fit:
+            self._calibrate(self._calibration_to_fit)
         self._log_metrics("val")
         if self.trainer.training or self.trainer.state.fn == "fit":
             self.log("lr", self.optimizers().param_groups[0]["lr"])  # type: ignore[union-attr]
@@ -313,8 +318,8 @@ class CTRModule(LightningModule):
         measured = dict(of_head)
         if self.network.calibration:
             measured["uncalibrated"] = self.network.calibration.undo(logits.fused)
-            if self.trainer.state.fn == "fit":  # not calibrated now
-                self.validation_rows.update(logits.fused, batch.label, *weight)
+        if self._calibration_to_fit:
+            self.validation_rows.update(logits.fused, batch.label, *weight)
         for name, metric in self.metrics[stage].items():  # type: ignore[operator]
             rows = [measured[name.split("/")[0]], batch.label, *([batch.group] if name == "fused/gauc" else [])]
             metric.update(*rows, *weight)

@@ -14,6 +14,8 @@ from tf4ctr.models.embedding import FieldEmbedding
 from tf4ctr.models.network import Network
 from tf4ctr.training.memory import TableMemory
 
+# rows of metrics beside those of the heads, and how the names of their metrics begin
+BESIDE = {"uncalibrated": "uncalibrated_", "best possible": "best_"}
 # options that config.yaml has and the table leaves out: paths, and what nobody changes
 UNSHOWN = (
     "layouts",
@@ -129,12 +131,12 @@ def metrics_table(metrics: Mapping[str, Any]) -> Table:
         table.add_column(title, justify="right")
     heads = dict.fromkeys(key.split("/")[1] for key in metrics if key.count("/") == 2)
     for stage in ("val", "test"):
-        for head in ("fused", "uncalibrated", *heads, "best"):
-            start = {"fused": "", "uncalibrated": "uncalibrated_", "best": "best_"}.get(head, f"{head}/")
+        for head in ("fused", "uncalibrated", *heads, "best possible"):
+            start = {"fused": "", **BESIDE}.get(head, f"{head}/")
             keys = [f"{stage}/{start}{name}" for name in names]
             cells = [_cell(metrics[key]) if key in metrics else "" for key in keys]
             if any(cells):
-                table.add_row(stage, "best possible" if head == "best" else head, *cells, end_section=head == "best")
+                table.add_row(stage, head, *cells, end_section=head == "best possible")
     return table
 
 
