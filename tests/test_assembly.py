@@ -187,7 +187,7 @@ def test_a_third_encoder_takes_one_override(schema):
     )
     assert list(module.network.encoders) == ["simple", "middle", "complex"]
     assert a_step_changes(module, schema)
-    assert "val/middle/auc" in {f"val/{name}" for name in module.metrics["val"]}
+    assert "val/middle/auc" in {f"val/{name}" for name in module.metrics["val"].metrics}
 
 
 @pytest.mark.parametrize("loss", options("loss"))  # with one backbone: a loss depends on the logits only

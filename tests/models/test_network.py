@@ -112,3 +112,9 @@ def test_one_encoder_needs_framework_plain(schema, ssem, dfm):
 def test_several_encoders_must_include_a_simple_and_a_complex_one(schema):
     with pytest.raises(InputError, match=r"encoders \['simple', 'deep'\]"):
         Network(schema, FieldEmbedding, 4, Shared, {"simple": mlp, "deep": mlp}, Sum)
+
+
+@pytest.mark.parametrize("name", ["fused", "uncalibrated"])
+def test_a_head_does_not_take_the_name_of_another_metric(schema, name):
+    with pytest.raises(InputError, match=f"backbone.{name} is an encoder.*another name"):
+        network(schema, **{name: mlp})

@@ -71,9 +71,8 @@ def score(
     batches = []
     for batch in track(stream, f"score {split}", transient=True):
         numbers = None if batch.numbers is None else batch.numbers.to(device)
-        logits = network(batch.ids.to(device), numbers)
-        heads = {"fused": logits.fused, **(logits.heads() if network.heads else {})}
-        for name, logit_B in heads.items():
+        of_head = network.by_head(network(batch.ids.to(device), numbers))
+        for name, logit_B in of_head.items():
             parts.setdefault(name, []).append(logit_B.double().cpu())
         batches.append(batch)
     rows = Batch(*(None if column[0] is None else torch.cat(column) for column in zip(*batches, strict=True)))  # type: ignore[arg-type]

@@ -16,6 +16,8 @@ from tf4ctr.models.embedding import FieldEmbedding
 from tf4ctr.models.inputs import Inputs
 from tf4ctr.models.ssem import EmbeddingFactory, Shared
 
+RESERVED = ("fused", "uncalibrated")  # names of metrics beside those of the heads
+
 
 class Logits(NamedTuple):
     """The logits of a batch, [B] each.
@@ -58,8 +60,8 @@ class Network(nn.Module):
         calibrate: add a `Calibration` of the fused logit; who trains the network fits it.
 
     Raises:
-        InputError: `simple` or `complex` is missing among several encoders, or one encoder comes
-            with an ssem or dfm for several.
+        InputError: `simple` or `complex` is missing among several encoders, an encoder has a name
+            of `RESERVED`, or one encoder comes with an ssem or dfm for several.
     """
 
     def __init__(
@@ -77,6 +79,11 @@ class Network(nn.Module):
             raise InputError(
                 f"the backbone has the encoders {list(encoders)}: expected one encoder,"
                 " or several with 'simple' and 'complex' among them; add one, as in +encoder@backbone.simple=mlp"
+            )
+        if taken := sorted({*encoders} & {*RESERVED}):
+            raise InputError(
+                f"backbone.{taken[0]} is an encoder: {' and '.join(RESERVED)} are names of metrics of the fused"
+                " logit. Give the encoder another name"
             )
         if len(encoders) == 1 and (_class_of(ssem), _class_of(dfm)) != (Shared, Sum):
             raise InputError(
@@ -113,6 +120,10 @@ class Network(nn.Module):
         if self.calibration is not None:
             fused_B = self.calibration(fused_B)
         return Logits(fused_B, heads[0], heads[-1], between)
+
+    def by_head(self, logits: Logits) -> dict[str, Tensor]:
+        """The logits `fused`, and those of `heads` by name, [B] each."""
+        return {"fused": logits.fused, **(logits.heads() if self.heads else {})}
 
     def auxiliary(self) -> Tensor | None:
         """The losses of the encoders of histories in this step, added; None if there are none."""

@@ -13,13 +13,11 @@ import torch
 from lightning import LightningModule
 from torch import Tensor, distributed, nn
 from torch.optim import Optimizer
-from torchmetrics import Metric
 
 from tf4ctr import __version__
 from tf4ctr.data.schema import Schema
 from tf4ctr.data.stream import Batch, Stream
 from tf4ctr.errors import InputError
-from tf4ctr.metrics import AUC, GroupedAUC, LogitRows, LogLoss
 from tf4ctr.models.calibration import Calibration
 from tf4ctr.models.losses import HeadsLoss
 from tf4ctr.models.network import Network
@@ -33,6 +31,7 @@ from tf4ctr.training.checkpoints import (
     set_random_state,
 )
 from tf4ctr.training.finite import first_not_finite
+from tf4ctr.training.measuring import SplitMetrics
 from tf4ctr.training.monitor import (
     check_monitors,
     explain_monitor,
@@ -109,8 +108,8 @@ class CTRModule(LightningModule):
         self.schema, self.network, self.loss = schema, network, loss
         self.make_optimizer, self.embedding_l2, self.encoder_l2 = optimizer, embedding_l2, dict(encoder_l2)
         self.weighted_metrics = weighted_metrics
-        self.metrics = nn.ModuleDict({stage: self._make_metrics() for stage in ("val", "test")})
-        self.validation_rows = LogitRows(weighted_metrics)  # for the calibration
+        measured = network.heads, bool(schema.group), weighted_metrics, network.calibration is not None
+        self.metrics = nn.ModuleDict({stage: SplitMetrics(*measured) for stage in ("val", "test")})
         self.results: dict[str, float] = {}  # of the latest evaluation, in full precision (the trainer's are float32)
         self.train_terms: dict[str, Tensor] = {}  # since they were last logged, summed over rows
         self._train_rows = 0
@@ -136,17 +135,6 @@ class CTRModule(LightningModule):
         if auxiliary is not None:
             terms = {**terms, "loss": terms["loss"] + auxiliary, "auxiliary": auxiliary}
         return terms
-
-    def _make_metrics(self) -> nn.ModuleDict:
-        metrics: dict[str, Metric] = {}
-        for head in ("fused", *self.network.heads):
-            metrics[f"{head}/auc"] = AUC(self.weighted_metrics)
-            metrics[f"{head}/logloss"] = LogLoss(self.weighted_metrics)
-        if self.schema.group:
-            metrics["fused/gauc"] = GroupedAUC(self.weighted_metrics)
-        if self.network.calibration:
-            metrics["uncalibrated/logloss"] = LogLoss(self.weighted_metrics)
-        return nn.ModuleDict(metrics)
 
     def configure_model(self) -> None:
         """Connect the tables of the ranks; Lightning calls it when the ranks are connected."""
@@ -298,8 +286,9 @@ class CTRModule(LightningModule):
         self._update("test", batch)
 
     def on_validation_epoch_end(self) -> None:
-        if self._calibration_to_fit:
-            self._calibrate(self._calibration_to_fit)
+        calibration = self._calibration_to_fit
+        if calibration and not self._metrics("val").calibrate(calibration):
+            self._warn_uncalibrated()
         self._log_metrics("val")
         if self.trainer.training or self.trainer.state.fn == "fit":
             self.log("lr", self.optimizers().param_groups[0]["lr"])  # type: ignore[union-attr]
@@ -310,41 +299,27 @@ class CTRModule(LightningModule):
     def on_test_epoch_end(self) -> None:
         self._log_metrics("test")
 
+    def _metrics(self, stage: str) -> SplitMetrics:
+        return self.metrics[stage]  # type: ignore[return-value]
+
     def _update(self, stage: str, batch: Batch) -> dict[str, Tensor]:
         """Measure a batch; return the logits of every head."""
         logits = self.network(batch.ids, batch.numbers)
-        of_head = {"fused": logits.fused, **(logits.heads() if self.network.heads else {})}
-        weight: list[Any] = [batch.weight] if self.weighted_metrics else []
-        measured = dict(of_head)
-        if self.network.calibration:
-            measured["uncalibrated"] = self.network.calibration.undo(logits.fused)
-        if self._calibration_to_fit:
-            self.validation_rows.update(logits.fused, batch.label, *weight)
-        for name, metric in self.metrics[stage].items():  # type: ignore[operator]
-            rows = [measured[name.split("/")[0]], batch.label, *([batch.group] if name == "fused/gauc" else [])]
-            metric.update(*rows, *weight)
+        of_head = self.network.by_head(logits)
+        calibration = self.network.calibration
+        without = {"uncalibrated": calibration.undo(logits.fused)} if calibration else {}
+        self._metrics(stage).update({**of_head, **without}, batch, keep=self._calibration_to_fit is not None)
         return of_head
 
-    def _calibrate(self, calibration: Calibration) -> None:
-        """Fit the calibration on the rows of this validation; measure their logloss after it."""
-        # torchmetrics makes a scalar of one row
-        rows = {name: torch.atleast_1d(column_B) for name, column_B in self.validation_rows.compute().items()}
-        self.validation_rows.reset()
-        if not calibration.fit(**rows) and not self.trainer.sanity_checking and self.trainer.is_global_zero:
+    def _warn_uncalibrated(self) -> None:
+        if not self.trainer.sanity_checking and self.trainer.is_global_zero:
             log.warning(
                 "not calibrated: the rows of this validation have one label only, or no positive scale of the logits"
                 " lowers their logloss"
             )
-        logloss: LogLoss = self.metrics["val"]["fused/logloss"]  # type: ignore[index]
-        logloss.reset()
-        logloss.update(calibration(rows.pop("logit_B")), *rows.values())
 
     def _log_metrics(self, stage: str) -> None:
-        self.results = {}
-        for name, metric in self.metrics[stage].items():  # type: ignore[operator]
-            key = name.removeprefix("fused/").replace("uncalibrated/", "uncalibrated_")
-            self.results[f"{stage}/{key}"] = float(metric.compute())
-            metric.reset()
+        self.results = {f"{stage}/{name}": value for name, value in self._metrics(stage).results().items()}
         self.results[f"{stage}/monitor"] = monitor_of(self.results, stage)
         if not self.trainer.sanity_checking:
             self._check_results(stage)
