@@ -4,10 +4,9 @@ import torch
 from torch import Tensor, nn
 
 from tf4ctr.data.schema import Schema
-from tf4ctr.errors import InputError
 from tf4ctr.models.affine import Affine
 from tf4ctr.models.dropout import Dropout
-from tf4ctr.models.inputs import Inputs
+from tf4ctr.models.encoders.attention import AttentionStack, split_heads
 
 
 class DisentangledLayer(nn.Module):
@@ -30,10 +29,8 @@ class DisentangledLayer(nn.Module):
 
     def forward(self, emb_BFD: Tensor) -> Tensor:
         """[B, F, inputs] -> [B, F, units]"""
-        query, key, value = (
-            projection(emb_BFD).unflatten(2, (self.num_heads, -1)).transpose(1, 2)
-            for projection in (self.query, self.key, self.value)
-        )
+        projections = self.query, self.key, self.value
+        query, key, value = (split_heads(projection(emb_BFD), self.num_heads) for projection in projections)
         query, key = query - query.mean(2, keepdim=True), key - key.mean(2, keepdim=True)
         pair_BHFF = torch.softmax(query @ key.transpose(2, 3) / self.divisor, 3)
         unary_BH1F = torch.softmax(self.unary(emb_BFD), 1).transpose(1, 2).unsqueeze(2)
@@ -41,7 +38,7 @@ class DisentangledLayer(nn.Module):
         return out_BHFD.transpose(1, 2).flatten(2) + self.residual(emb_BFD)
 
 
-class DESTINE(nn.Module):
+class DESTINE(AttentionStack):
     """A stack of disentangled self-attention layers over the fields' embeddings.
 
     The output is the concatenation of all fields' vectors [B, F units].
@@ -67,20 +64,7 @@ class DESTINE(nn.Module):
         scale: bool = True,
         dropout: float = 0.0,
     ) -> None:
-        super().__init__()
-        if num_layers < 1 or units < 1 or num_heads < 1 or units % num_heads or not 0 <= dropout < 1:
-            raise InputError(
-                f"num_layers is {num_layers}, units is {units}, num_heads is {num_heads}, dropout is {dropout}:"
-                " at least one layer is needed, with units a multiple of num_heads, and a dropout from 0 to below 1"
-            )
-        self.layers = nn.Sequential(
-            *(
-                DisentangledLayer(units if i else embedding_dim, units, num_heads, scale, dropout)
-                for i in range(num_layers)
-            )
-        )
-        self.out_features = schema.num_fields * units
+        def layer(inputs: int) -> nn.Module:
+            return DisentangledLayer(inputs, units, num_heads, scale, dropout)
 
-    def forward(self, emb_BFD: Tensor, x: Inputs) -> Tensor:
-        """-> [B, F units]"""
-        return self.layers(emb_BFD).flatten(1)
+        super().__init__(schema, embedding_dim, layer, num_layers, units, num_heads, dropout)
