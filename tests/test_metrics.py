@@ -138,8 +138,11 @@ def test_a_weight_counts_as_so_many_rows(drawn, seed):
     near = {"abs": 1e-12, "nan_ok": True}
     assert float(auc(*one[:2], weight)) == pytest.approx(float(auc(*many[:2])), **near)
     assert float(grouped_auc(*one, weight)) == pytest.approx(float(grouped_auc(*many)), **near)
-    for metric, parts in ((AUC, 2), (GroupedAUC, 3), (LogLoss, 2)):
-        weighted, repeated = metric(weighted=True), metric()
+    for weighted, repeated, parts in (
+        (AUC(weighted=True), AUC(), 2),
+        (GroupedAUC(weighted=True), GroupedAUC(), 3),
+        (LogLoss(), LogLoss(), 2),
+    ):
         for rows_of_batch in torch.arange(len(score)).chunk(2):
             weighted.update(*(part[rows_of_batch] for part in one[:parts]), weight[rows_of_batch])
         repeated.update(*many[:parts])
@@ -232,6 +235,7 @@ def test_rows_of_bins_have_the_logits_labels_and_weights_of_the_rows(weighted):
         metric.update(*(column[:2000] for column in columns))
         metric.update(*(column[2000:] for column in columns))
     rows, stand_ins = exact.compute(), binned.compute()
+    assert stand_ins.pop("rows") == 3000
     names = ["logit_B", "label_B", "weight_B"][: len(columns)]
     assert [torch.equal(rows[name], column) for name, column in zip(names, columns, strict=True)] == [True] * len(names)
     weight = rows.get("weight_B", torch.ones(3000)).double()

@@ -261,10 +261,24 @@ class LogitRows(AUC):
     With more than `exact_rows` rows they are those of `rows_of_bins`, so memory does not grow.
     """
 
-    def compute(self) -> dict[str, Tensor]:  # type: ignore[override]
-        """`logit_B`, `label_B` and, if the rows have one, `weight_B`."""
+    counted: Tensor
+
+    def __init__(self, weighted: bool = False, exact_rows: int = EXACT_ROWS) -> None:
+        super().__init__(weighted, exact_rows)
+        self.add_state("counted", default=torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
+
+    def update(self, logit_B: Tensor, label_B: Tensor, *weight_B: Tensor) -> None:  # type: ignore[override]
+        super().update(logit_B, label_B, *weight_B)
+        self.counted += (weight_B[0] > 0).sum() if weight_B else len(label_B)
+
+    def compute(self) -> dict[str, Any]:  # type: ignore[override]
+        """`logit_B`, `label_B` and, if the rows have one, `weight_B`.
+
+        A row of a bin stands for several. Then there is also `rows`, the number of all rows (with
+        weights, of those that have one).
+        """
         if self.bins:
-            return rows_of_bins(self.bins[0])
+            return {**rows_of_bins(self.bins[0]), "rows": int(self.counted)}
         rows = self.rows()
         return {"logit_B": rows.pop("score_B"), **rows}
 
@@ -301,18 +315,17 @@ class GroupedAUC(RowMetric):
 class LogLoss(Metric):
     """Mean binary cross entropy of logits in float64 (scikit-learn's `log_loss` of sigmoids).
 
-    With weights it is the weighted mean.
+    With weights it is the weighted mean; batches with and without weights can be mixed.
     """
 
     full_state_update = False
     total: Tensor
     rows: Tensor
 
-    def __init__(self, weighted: bool = False) -> None:
+    def __init__(self) -> None:
         super().__init__()
-        rows = torch.zeros((), dtype=torch.float64 if weighted else torch.int64)
-        self.add_state("total", default=torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
-        self.add_state("rows", default=rows, dist_reduce_fx="sum")
+        for name in ("total", "rows"):  # rows are counted exactly up to 2**53
+            self.add_state(name, default=torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
 
     def update(self, logit_B: Tensor, label_B: Tensor, weight_B: Tensor | None = None) -> None:
         weight_B = None if weight_B is None else weight_B.double()

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from scipy.optimize import minimize
 from sklearn.linear_model import LogisticRegression
 
-from tf4ctr.metrics import auc
+from tf4ctr.metrics import LogitRows, auc
 from tf4ctr.models.calibration import Calibration, platt
 
 
@@ -59,6 +59,19 @@ def test_a_weight_of_two_is_the_row_twice():
     with_others = [torch.cat([logit, -logit]), torch.cat([label, label])]
     small = torch.cat([1e-6 * (1 + twice.float()), torch.zeros_like(logit)])
     assert weighted == pytest.approx(torch.stack(platt(*with_others, small)), abs=1e-6)
+
+
+def test_rare_clicks_that_are_counted_in_bins_are_fitted_as_the_rows_themselves():
+    """Platt's targets know the number of rows: that of the bins would be far too small."""
+    logit, label = drawn(300_000, shift=-8)
+    assert 0 < label.mean() < 2e-3
+    binned = LogitRows(exact_rows=1)
+    binned.update(logit, label)
+    rows = binned.compute()
+    assert len(rows["logit_B"]) < 100_000
+    assert torch.stack(platt(**rows)) == pytest.approx(torch.stack(platt(logit, label)), abs=2e-3)
+    rows["weight_B"] = 7.5 * rows["weight_B"]  # a weight of 7.5 for each row
+    assert torch.stack(platt(**rows)) == pytest.approx(torch.stack(platt(logit, label)), abs=2e-3)
 
 
 def test_it_acts_in_evaluation_only_and_can_be_undone():

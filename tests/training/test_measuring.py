@@ -3,7 +3,7 @@ import torch
 from sklearn.metrics import log_loss, roc_auc_score
 
 from tf4ctr.data.stream import Batch
-from tf4ctr.models.calibration import Calibration
+from tf4ctr.models.calibration import Calibration, platt
 from tf4ctr.training.measuring import SplitMetrics
 
 
@@ -36,9 +36,11 @@ def test_the_metrics_of_two_batches_are_those_of_all_rows_and_then_start_anew(we
         assert 0.5 < results["gauc"] < 1
 
 
+@pytest.mark.parametrize("exact_rows", [400, 399])  # more rows are counted in bins
 @pytest.mark.parametrize("weighted", [False, True])
-def test_a_calibration_is_fitted_on_the_rows_that_were_kept(weighted):
+def test_a_calibration_is_fitted_on_the_rows_that_were_kept(weighted, exact_rows):
     metrics = SplitMetrics([], grouped=False, weighted=weighted, calibrated=True)
+    metrics.kept.exact_rows = exact_rows
     calibration = Calibration().eval()
     parts = [draw_rows(200, seed) for seed in (1, 2)]
     for logits, batch in parts:
@@ -49,10 +51,12 @@ def test_a_calibration_is_fitted_on_the_rows_that_were_kept(weighted):
     label = torch.cat([batch.label for _, batch in parts])
     weight = torch.cat([batch.weight for _, batch in parts]) if weighted else None
 
-    def logloss(logit):
-        return pytest.approx(log_loss(label, torch.sigmoid(logit.double()), sample_weight=weight), abs=1e-6)
+    def logloss(logit, error=1e-6):
+        return pytest.approx(log_loss(label, torch.sigmoid(logit.double()), sample_weight=weight), abs=error)
 
-    assert results["logloss"] == logloss(calibration(logit))
+    scale, shift = platt(logit, label, weight)
+    assert (float(calibration.scale), float(calibration.shift)) == pytest.approx((float(scale), float(shift)), abs=1e-4)
+    assert results["logloss"] == logloss(calibration(logit), 1e-6 if exact_rows == 400 else 1e-4)
     assert results["uncalibrated_logloss"] == logloss(logit)
     assert results["logloss"] < results["uncalibrated_logloss"] - 0.01
     assert sorted(results) == ["auc", "logloss", "uncalibrated_logloss"]

@@ -40,7 +40,9 @@ class Calibration(nn.Module):
         self.scale.fill_(1)
         self.shift.fill_(0)
 
-    def fit(self, logit_B: Tensor, label_B: Tensor, weight_B: Tensor | None = None) -> bool:
+    def fit(
+        self, logit_B: Tensor, label_B: Tensor, weight_B: Tensor | None = None, rows: int | None = None
+    ) -> bool:
         """Set a and b by `platt`.
 
         Returns:
@@ -51,7 +53,7 @@ class Calibration(nn.Module):
         counted_B = label_B if weight_B is None else label_B[weight_B > 0]
         if len(counted_B.unique()) < 2:
             return False
-        scale, shift = (value.to(self.scale.dtype) for value in platt(logit_B, label_B, weight_B))
+        scale, shift = (value.to(self.scale.dtype) for value in platt(logit_B, label_B, weight_B, rows))
         if not scale > 0:  # also if it is NaN
             return False
         self.scale.copy_(scale)
@@ -59,7 +61,9 @@ class Calibration(nn.Module):
         return True
 
 
-def platt(logit_B: Tensor, label_B: Tensor, weight_B: Tensor | None = None) -> tuple[Tensor, Tensor]:
+def platt(
+    logit_B: Tensor, label_B: Tensor, weight_B: Tensor | None = None, rows: int | None = None
+) -> tuple[Tensor, Tensor]:
     """The a and b with the smallest logloss of a z + b.
 
     As Platt (1999) does, the targets are (P + 1) / (P + 2) for P positive rows and 1 / (N + 2) for
@@ -68,15 +72,17 @@ def platt(logit_B: Tensor, label_B: Tensor, weight_B: Tensor | None = None) -> t
     Args:
         logit_B: z, [B].
         label_B: 0 or 1, [B].
-        weight_B: of the rows, at least 0, [B]; None for equal ones. P and N are sums of them, when
-            their mean over the rows with a weight is 1.
+        weight_B: of the rows, at least 0, [B]; None for equal ones. P and N are sums of them, in a
+            unit in which the sum of all is `rows`.
+        rows: how many rows these are, if one of them can stand for several; None for the number of
+            rows with a weight.
 
     Returns:
         a and b, float64 scalars.
     """
     logit_B, label_B = logit_B.detach().double(), label_B.double()
     weight_B = torch.ones_like(logit_B) if weight_B is None else weight_B.double()
-    weight_B = weight_B / weight_B[weight_B > 0].mean()
+    weight_B = weight_B * ((int((weight_B > 0).sum()) if rows is None else rows) / weight_B.sum())
     positive, negative = (weight_B * label_B).sum(), (weight_B * (1 - label_B)).sum()
     target_B = torch.where(label_B > 0, (positive + 1) / (positive + 2), 1 / (negative + 2))
     parameters = torch.tensor([1.0, 0.0], dtype=torch.float64, device=logit_B.device, requires_grad=True)

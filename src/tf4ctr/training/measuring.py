@@ -28,11 +28,11 @@ class SplitMetrics(nn.Module):
         metrics: dict[str, Metric] = {}
         for head in ("fused", *heads):
             metrics[f"{head}/auc"] = AUC(weighted)
-            metrics[f"{head}/logloss"] = LogLoss(weighted)
+            metrics[f"{head}/logloss"] = LogLoss()
         if grouped:
             metrics["fused/gauc"] = GroupedAUC(weighted)
         if calibrated:
-            metrics["uncalibrated/logloss"] = LogLoss(weighted)
+            metrics["uncalibrated/logloss"] = LogLoss()
         self.metrics = nn.ModuleDict(metrics)
         self.kept = LogitRows(weighted)  # what a calibration is fitted on
 
@@ -57,13 +57,15 @@ class SplitMetrics(nn.Module):
         Returns:
             whether it could be fitted, see `Calibration.fit`.
         """
-        # torchmetrics makes a scalar of one row
-        rows = {name: torch.atleast_1d(column_B) for name, column_B in self.kept.compute().items()}
+        kept = self.kept.compute()
         self.kept.reset()
-        fitted = calibration.fit(**rows)
+        rows = kept.pop("rows", None)
+        # torchmetrics makes a scalar of one row
+        columns = {name: torch.atleast_1d(column_B) for name, column_B in kept.items()}
+        fitted = calibration.fit(**columns, rows=rows)
         logloss: LogLoss = self.metrics["fused/logloss"]  # type: ignore[assignment]
         logloss.reset()
-        logloss.update(calibration(rows.pop("logit_B")), *rows.values())
+        logloss.update(calibration(columns.pop("logit_B")), *columns.values())
         return fitted
 
     def results(self) -> dict[str, float]:
