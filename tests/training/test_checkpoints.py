@@ -3,7 +3,9 @@
 import errno
 import itertools
 import os
+import shutil
 import signal
+from pathlib import Path
 
 import pytest
 import torch
@@ -148,6 +150,29 @@ def test_a_run_that_had_decided_to_stop_trains_no_further(dataset, tmp_path):
     again = run(dataset, tmp_path, ckpt=tmp_path / "last.ckpt", epochs=40)
     assert torch.equal(again.weights, stopped.weights)
     assert again.metrics == stopped.metrics
+
+
+def test_a_resumed_run_has_the_patience_of_its_own_start(dataset, tmp_path):
+    stopped = run(dataset, tmp_path, epochs=40, patience=1)
+    again = run(dataset, tmp_path, ckpt=tmp_path / "last.ckpt", epochs=40, patience=4)
+    assert again.metrics["epochs"] > stopped.metrics["epochs"]
+    assert_same(again, run(dataset, tmp_path / "unbroken", epochs=40, patience=4))
+
+
+def test_without_patience_a_run_ends_at_the_first_validation_that_is_no_better(dataset, tmp_path):
+    assert_same(run(dataset, tmp_path / "0", epochs=40, patience=0), run(dataset, tmp_path / "1", epochs=40, patience=1))
+
+
+@pytest.mark.parametrize("move", [shutil.move, shutil.copytree])
+def test_a_run_that_resumes_in_a_moved_folder_keeps_its_best_checkpoint(dataset, tmp_path, monkeypatch, move):
+    """Every validation is worse than the one before, so the first epoch is the best one."""
+    falling = itertools.count(0, -1)
+    monkeypatch.setattr(tf4ctr.training.module, "monitor_of", lambda results, stage: float(next(falling)))
+    assert run(dataset, tmp_path / "old", extra=KillAt(step=7), epochs=3) is None
+    new = Path(move(tmp_path / "old", tmp_path / "new"))
+    end = run(dataset, new, ckpt=new / "last.ckpt", epochs=3)
+    assert end.metrics["best_epoch"] == 1
+    assert torch.load(new / "best.ckpt", weights_only=True)["epoch"] == 0
 
 
 def test_a_checkpoint_of_another_network_is_refused_before_it_is_loaded(dataset, tmp_path):

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 from lightning import LightningModule, Trainer
-from lightning.pytorch.callbacks import Checkpoint
+from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint
 from torch import distributed
 
 from tf4ctr import __version__
@@ -59,6 +59,37 @@ def other_version(checkpoint: Mapping[str, Any]) -> str:
         f"It was written by version {version}, this is {__version__}: train again, or use that version"
         f" (git checkout v{version})"
     )
+
+
+def adapt_callbacks(trainer: Trainer, checkpoint: dict[str, Any]) -> None:
+    """Let the callbacks' states in a checkpoint fit the run that resumes from it.
+
+    Lightning would restore the patience of the earlier start, and not the best checkpoint of a
+    folder that was moved or copied: then the next validation, even a worse one, would replace it.
+
+    Args:
+        trainer: of the run, with its callbacks and `ckpt_path`.
+        checkpoint: changed in place, before the callbacks load their states.
+    """
+    states = checkpoint.get("callbacks", {})
+    for stopper in trainer.early_stopping_callbacks:
+        if stopper.state_key in states:
+            states[stopper.state_key]["patience"] = stopper.patience
+    here = Path(str(trainer.ckpt_path)).absolute().parent
+    for callback in trainer.checkpoint_callbacks:
+        state = states.get(callback.state_key)
+        if not state or not isinstance(callback, ModelCheckpoint) or here != Path(callback.dirpath or "").absolute():
+            continue
+        if (here / Path(state["best_model_path"]).name).is_file():
+            state["dirpath"] = callback.dirpath
+            for key in ("best_model_path", "kth_best_model_path", "last_model_path"):
+                state[key] = _moved(state[key], here)
+            state["best_k_models"] = {_moved(path, here): score for path, score in state["best_k_models"].items()}
+
+
+def _moved(path: str, folder: Path) -> str:
+    """The path of the same file in another folder; empty if there is no file."""
+    return str(folder / Path(path).name) if path else path
 
 
 def of_all_ranks(own: Any) -> list[Any]:

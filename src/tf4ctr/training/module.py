@@ -22,6 +22,7 @@ from tf4ctr.models.calibration import Calibration
 from tf4ctr.models.losses import HeadsLoss
 from tf4ctr.models.network import Network
 from tf4ctr.training.checkpoints import (
+    adapt_callbacks,
     load_network,
     of_all_ranks,
     own_of,
@@ -227,7 +228,7 @@ class CTRModule(LightningModule):
             seed_rank(self.trainer.global_rank, self.trainer.global_step)
         # a run that was killed after it had decided to stop (say in the test) trains no further
         self.trainer.should_stop = any(
-            stopper.wait_count >= stopper.patience for stopper in self.trainer.early_stopping_callbacks
+            stopper.wait_count >= max(1, stopper.patience) for stopper in self.trainer.early_stopping_callbacks
         )
 
     def on_train_epoch_start(self) -> None:
@@ -396,6 +397,7 @@ class CTRModule(LightningModule):
         load_tables(Path(self.trainer.ckpt_path), self.network, checkpoint, moments)  # type: ignore[arg-type]
         load_network(self.network, checkpoint)
         self._check_epoch(checkpoint["epoch"])
+        adapt_callbacks(self.trainer, checkpoint)
         self._random_state = saved_random_state(checkpoint)
         ranks = checkpoint.get("train_terms", [{}])  # one dict in checkpoints of version 0.1.0
         terms = own_of(ranks if isinstance(ranks, list) else [ranks])
