@@ -180,7 +180,7 @@ def connect(run: Run, module: "CTRModule") -> "Trainer":
 
     Raises:
         InputError: several devices in a sweep, another number of devices than of started
-            processes, or nothing writes best.ckpt.
+            processes, or see `check_best`.
     """
     from lightning.pytorch.callbacks import LambdaCallback
 
@@ -193,11 +193,7 @@ def connect(run: Run, module: "CTRModule") -> "Trainer":
             f"trainer has {trainer.world_size} devices: each is started by the command line, which in a sweep is that"
             " of all jobs; run the jobs one by one, or use one device"
         )
-    if not writes(trainer, run.best):
-        raise InputError(
-            f"callbacks.checkpoint_best does not write {run.best}, which the test and evaluate.py, predict.py and"
-            " export.py read: do not set it to null, and leave its dirpath and filename as they are"
-        )
+    check_best(trainer, run.best)
     ranks.expect(trainer.world_size, run.folder, run.checkpoint)
     trainer.callbacks.append(  # type: ignore[attr-defined]
         LambdaCallback(on_exception=lambda trainer, module, error: ranks.report_interrupt(error))
@@ -209,14 +205,31 @@ def connect(run: Run, module: "CTRModule") -> "Trainer":
     return trainer
 
 
-def writes(trainer: "Trainer", path: Path) -> bool:
-    """Whether a callback writes the checkpoint `path`."""
+def check_best(trainer: "Trainer", path: Path) -> None:
+    """Check that a callback writes `path`, and at the epoch that the summary calls the best one.
+
+    Raises:
+        InputError: none does, or it chooses by another metric.
+    """
     from lightning.pytorch.callbacks import ModelCheckpoint
 
+    from tf4ctr.training.summary import summary_of
+
     checkpoints = (callback for callback in trainer.checkpoint_callbacks if isinstance(callback, ModelCheckpoint))
-    return path.resolve() in {
-        Path(checkpoint.dirpath or "", f"{checkpoint.filename}.ckpt").resolve() for checkpoint in checkpoints
-    }
+    written = {Path(each.dirpath or "", f"{each.filename}.ckpt").resolve(): each for each in checkpoints}
+    best = written.get(path.resolve())
+    if best is None:
+        raise InputError(
+            f"callbacks.checkpoint_best does not write {path}, which the test and evaluate.py, predict.py and"
+            " export.py read: do not set it to null, and leave its dirpath and filename as they are"
+        )
+    summarised = summary_of(trainer.callbacks).monitor  # type: ignore[attr-defined, union-attr]
+    if (best.monitor, best.mode) != (summarised, "max"):
+        raise InputError(
+            f"callbacks.checkpoint_best has monitor {best.monitor} and mode {best.mode}, and callbacks.summary takes"
+            f" the epoch with the largest {summarised}: best.ckpt and metrics.json would be of different epochs. To choose"
+            " the best epoch by another metric, use the option monitor, for example monitor=auc or monitor=logloss"
+        )
 
 
 def fit(run: Run, trainer: "Trainer", module: "CTRModule", data: "CTRDataModule") -> dict[str, float]:

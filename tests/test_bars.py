@@ -113,7 +113,8 @@ def test_the_best_epoch_is_that_of_the_auc_alone(schema):
     config = of("deepfm")
     callbacks = config.callbacks
     deciding = ("lr_plateau", "early_stopping", "checkpoint_best")
-    assert {callbacks[name].monitor for name in deciding} == {"val/auc"}
+    assert {callbacks[name].monitor for name in deciding} == {"val/monitor"}
+    assert config.monitor == "auc"
     assert callbacks.early_stopping.patience == 2
     assert (callbacks.lr_plateau.patience, callbacks.lr_plateau.factor) == (0, 0.1)
     assert spec_of(config).min_count == 1

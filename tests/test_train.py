@@ -163,11 +163,18 @@ def test_a_run_without_optional_callbacks_trains_and_tests(toy, tmp_path):
     assert [path.name for path in (tmp_path / "run" / "checkpoints").iterdir()] == ["best.ckpt"]
 
 
-@pytest.mark.parametrize("override", ["callbacks.checkpoint_best=null", "callbacks.checkpoint_best.filename=model"])
-def test_a_run_that_would_not_write_its_best_checkpoint_is_refused(toy, tmp_path, override):
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("callbacks.checkpoint_best=null", "callbacks.checkpoint_best does not write"),
+        ("callbacks.checkpoint_best.filename=model", "callbacks.checkpoint_best does not write"),
+        ("callbacks.checkpoint_best.monitor=val/auc", "best.ckpt and metrics.json would be of different epochs"),
+    ],
+)
+def test_a_run_that_would_not_write_its_best_checkpoint_is_refused(toy, tmp_path, override, message):
     result = run_script("train.py", *toy, "logger=none", override)
     assert result.returncode == 2
-    assert "callbacks.checkpoint_best does not write" in result.stderr
+    assert message in result.stderr
     assert "Traceback" not in result.stderr
     assert not (tmp_path / "run" / "checkpoints").exists()
 

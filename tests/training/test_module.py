@@ -157,7 +157,7 @@ def test_calibration_changes_the_fused_logloss_and_nothing_else(prepared, traine
 
 def test_logits_without_order_are_not_calibrated_and_a_warning_says_so(prepared, trainer, monkeypatch, caplog):
     fit = Calibration.fit
-    monkeypatch.setattr(Calibration, "fit", lambda self, logit_B, label_B: fit(self, -label_B, label_B))
+    monkeypatch.setattr(Calibration, "fit", lambda self, logit_B, label_B, rows: fit(self, -label_B, label_B))
     data = CTRDataModule(prepared, batch_size=64)
     module = make_module(data.schema, calibrate=True)
     trainer.fit(module, data)

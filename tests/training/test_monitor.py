@@ -9,7 +9,7 @@ from lightning.pytorch.callbacks import Callback
 from conftest import make_spec, write_raw
 from tf4ctr.data.preparation import prepare
 from tf4ctr.errors import InputError
-from tf4ctr.training.monitor import explain_undefined, monitor_of
+from tf4ctr.training.monitor import MONITORS, check_monitor, explain_monitor, explain_undefined, monitor_of
 from training.small_run import MONITOR, Results, run
 
 
@@ -28,14 +28,14 @@ def prepare_with(folder, label):
             {"val/auc", "val/gauc", "val/simple/auc", "val/complex/auc"},
             lambda metrics: -metrics["val/logloss"],
             "val/auc and val/gauc are undefined: all rows of the validation split have the same label."
-            " val/monitor, which chooses the best epoch, is -val/logloss",
+            " val/monitor, which chooses the best epoch, is -val/logloss instead of auc+gauc",
         ),
         (
             pl.col("user") % 2,
             {"val/gauc"},
             lambda metrics: metrics["val/auc"],
             "val/gauc is undefined: no group of the validation split has rows of both labels."
-            " val/monitor, which chooses the best epoch, is val/auc alone",
+            " val/monitor, which chooses the best epoch, is val/auc instead of auc+gauc",
         ),
     ],
 )
@@ -63,12 +63,39 @@ def test_a_callback_that_monitors_an_undefined_metric_is_refused(tmp_path):
         run(prepared, tmp_path, extra=callback, epochs=2)
 
 
-def test_the_monitor_of_each_kind_of_results():
+@pytest.mark.parametrize(
+    ("monitor", "both", "no_group", "no_gauc", "neither"),
+    [
+        ("auc+gauc", 0.75, 0.5, 0.5, -0.7),
+        ("auc", 0.5, 0.5, 0.5, -0.7),
+        ("gauc", 0.25, -0.7, -0.7, -0.7),
+        ("logloss", -0.7, -0.7, -0.7, -0.7),
+    ],
+)
+def test_the_monitor_of_each_kind_of_results(monitor, both, no_group, no_gauc, neither):
     results = {"val/auc": 0.5, "val/logloss": 0.7}
-    assert monitor_of(results, "val") == 0.5
-    assert monitor_of(results | {"val/gauc": 0.25}, "val") == 0.75
-    assert monitor_of(results | {"val/gauc": math.nan}, "val") == 0.5
-    assert monitor_of(results | {"val/gauc": math.nan, "val/auc": math.nan}, "val") == -0.7
+    assert monitor_of(results, "val", monitor) == no_group
+    assert monitor_of(results | {"val/gauc": 0.25}, "val", monitor) == both
+    assert monitor_of(results | {"val/gauc": math.nan}, "val", monitor) == no_gauc
+    assert monitor_of(results | {"val/gauc": math.nan, "val/auc": math.nan}, "val", monitor) == neither
+
+
+def test_a_metric_that_the_monitor_does_not_need_may_be_undefined():
+    results = {"val/auc": 0.5, "val/gauc": math.nan, "val/logloss": 0.7}
+    why = "val/gauc is undefined: no group of the validation split has rows of both labels"
+    assert explain_monitor(results, "auc") == explain_monitor(results, "logloss") == why
+    assert explain_monitor(results, "gauc") == (
+        f"{why}. val/monitor, which chooses the best epoch, is -val/logloss instead of gauc"
+    )
+
+
+def test_an_unknown_monitor_is_refused_and_gauc_needs_a_group():
+    for monitor in MONITORS:
+        check_monitor(monitor, True)
+    with pytest.raises(InputError, match=r"monitor is AUC: choose from: auc, auc\+gauc, gauc, logloss"):
+        check_monitor("AUC", True)
+    with pytest.raises(InputError, match="monitor=gauc needs groups"):
+        check_monitor("gauc", False)
 
 
 def test_the_test_split_monitors_nothing():

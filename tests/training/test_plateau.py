@@ -1,5 +1,10 @@
-import pytest
+from types import SimpleNamespace
 
+import pytest
+import torch
+
+from tf4ctr.errors import InputError
+from tf4ctr.training.plateau import LRPlateau
 from training.small_run import MONITOR, Results, run
 
 
@@ -14,3 +19,16 @@ def test_learning_rate_falls_after_each_validation_without_improvement(dataset, 
             rate, without_improvement = max(rate * 0.1, 1e-6), without_improvement + 1
         assert measured == pytest.approx(rate)
     assert without_improvement == 2  # two validations in a row without improvement end the run
+
+
+def test_a_metric_that_is_not_measured_is_refused():
+    callback = LRPlateau("val/acu", 0.1, 0, 1e-6, 1e-6)
+    trainer = SimpleNamespace(
+        state=SimpleNamespace(fn="fit"),
+        sanity_checking=False,
+        callback_metrics={"val/auc": torch.tensor(0.5), "train/loss": torch.tensor(0.7)},
+        optimizers=[torch.optim.SGD([torch.nn.Parameter(torch.ones(1))], lr=0.1)],
+    )
+    callback.on_train_start(trainer, None)
+    with pytest.raises(InputError, match=r"lr_plateau.monitor is val/acu, which is not measured: did you mean 'val/auc'"):
+        callback.on_validation_end(trainer, None)

@@ -44,8 +44,8 @@ OPTIONS = {
     "gpus": "trainer=ddp trainer.devices={}; trainer=gpu for one, trainer=cpu for none",
     "device": "trainer=cpu, trainer=gpu, or trainer=ddp for all GPUs",
     "metric": (
-        "nothing: AUC, gAUC and logloss are always measured, and AUC + gAUC chooses the best epoch;"
-        " in a search hydra.sweeper.objective=val/auc"
+        "nothing: AUC, gAUC and logloss are always measured, and AUC + gAUC chooses the best epoch; monitor=auc for"
+        " AUC alone, in a search hydra.sweeper.objective=val/auc"
     ),
     "metrics": "nothing: AUC, gAUC and logloss are always measured",
     "workers": "nothing: a thread reads ahead, there are no worker processes",

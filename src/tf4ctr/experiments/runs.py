@@ -17,7 +17,9 @@ ROOT = Path(__file__).resolve().parents[3]
 
 # parts of the config that must not change when a run is resumed
 PARTS = ("number", "sequence", "embedding", "backbone", "ssem", "dfm", "loss", "optimizer", "stream")
-FIXED = ("seed", "init", "calibrate", "dataset", *PARTS)
+FIXED = ("seed", "init", "monitor", "calibrate", "dataset", *PARTS)
+# options that older versions did not have, and what they did
+LATER = {"monitor": "auc+gauc", "calibrate": False}
 # exceptions: where files are stored and where they come from, and what matters at the start only
 MOVABLE = ("dataset.raw_dir", "dataset.prepared_dir", "dataset.source")
 AT_START = ("embedding.table.init_std",)
@@ -107,8 +109,7 @@ def check_same_run(folder: Path, config: Mapping[str, Any]) -> None:
         return
     started = OmegaConf.to_container(OmegaConf.load(path))
     assert isinstance(started, dict)
-    if "calibrate" in config:
-        started.setdefault("calibrate", False)  # an older version did not calibrate
+    started = {key: value for key, value in LATER.items() if key in config} | started
     # an older version may not have had a group: its run is what the group's default describes
     fixed = [key for key in FIXED if key in started]
     before, now = (flatten({key: node.get(key) for key in fixed}) for node in (started, config))

@@ -8,11 +8,11 @@ from typing import Any, NamedTuple
 import polars as pl
 
 from tf4ctr.experiments.records import ENCODERS, GROUPS, REPEATED, counts
+from tf4ctr.experiments.runs import LATER
 
 ALWAYS = ("backbone", "framework")  # what a reader looks for first
 LONGEST = 40  # characters of a value in a table
 AS_COMPOSED = "as composed"  # the setting of a run that differs in nothing
-LATER = {"calibrate": "false"}  # options that older versions did not have, and what they did
 
 
 class Settings(NamedTuple):
@@ -72,7 +72,8 @@ def by_config(
         grouped: keys that tell runs apart without being named.
         overrides: of the runs; they name a run whose config is unknown.
     """
-    configs = [LATER | config if config else config for config in configs]
+    later = {key: str(value).lower() for key, value in LATER.items()}  # as a config's values are texts
+    configs = [later | config if config else config for config in configs]
     known = [config for config in configs if config]
     single = sorted({key for config in known for key in config}, key=lambda key: (not key.startswith(ENCODERS), key))
     keys = dict.fromkeys([*grouped, *GROUPS, *single])

@@ -34,6 +34,7 @@ from tf4ctr.training.checkpoints import (
 from tf4ctr.training.finite import first_not_finite
 from tf4ctr.training.measuring import SplitMetrics
 from tf4ctr.training.monitor import (
+    check_monitor,
     check_monitors,
     explain_monitor,
     explain_undefined,
@@ -82,6 +83,7 @@ class CTRModule(LightningModule):
             the first step of each batch size.
         weighted_metrics: rows count their weight in the metrics, too, not only in the loss.
         encoder_l2: lambda by the encoder's name, for the tables that this encoder reads alone.
+        monitor: what chooses the best epoch, one of `MONITORS`.
 
     Raises:
         InputError: an option is invalid or does not fit the network.
@@ -97,6 +99,7 @@ class CTRModule(LightningModule):
         compiled: bool = False,
         weighted_metrics: bool = False,
         encoder_l2: Mapping[str, float] = MappingProxyType({}),
+        monitor: str = "auc+gauc",
     ) -> None:
         super().__init__()
         lambdas = {"embedding.l2": embedding_l2}
@@ -104,11 +107,12 @@ class CTRModule(LightningModule):
         for name, value in lambdas.items():
             if not value >= 0:
                 raise InputError(f"{name} is {value}: it must not be negative")
+        check_monitor(monitor, bool(schema.group))
         if isinstance(loss, HeadsLoss):
             loss.check_heads(len(network.encoders))
         self.schema, self.network, self.loss = schema, network, loss
         self.make_optimizer, self.embedding_l2, self.encoder_l2 = optimizer, embedding_l2, dict(encoder_l2)
-        self.weighted_metrics = weighted_metrics
+        self.monitor = monitor
         measured = network.heads, bool(schema.group), weighted_metrics, network.calibration is not None
         self.metrics = nn.ModuleDict({stage: SplitMetrics(*measured) for stage in ("val", "test")})
         self.results: dict[str, float] = {}  # of the latest evaluation, in full precision (the trainer's are float32)
@@ -321,7 +325,7 @@ class CTRModule(LightningModule):
 
     def _log_metrics(self, stage: str) -> None:
         self.results = {f"{stage}/{name}": value for name, value in self._metrics(stage).results().items()}
-        self.results[f"{stage}/monitor"] = monitor_of(self.results, stage)
+        self.results[f"{stage}/monitor"] = monitor_of(self.results, stage, self.monitor)
         if not self.trainer.sanity_checking:
             self._check_results(stage)
         shown = {f"{stage}/auc", f"{stage}/gauc"}
@@ -344,7 +348,10 @@ class CTRModule(LightningModule):
             return
         self._warned.add(stage)
         if self.trainer.is_global_zero:
-            log.warning(explain_monitor(self.results) if stage == "val" else explain_undefined(self.results, stage))
+            validates = stage == "val"
+            log.warning(
+                explain_monitor(self.results, self.monitor) if validates else explain_undefined(self.results, stage)
+            )
         if stage == "val":
             check_monitors(self.trainer.callbacks, self.results)  # type: ignore[attr-defined]
 

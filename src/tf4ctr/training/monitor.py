@@ -5,24 +5,42 @@ from collections.abc import Iterable, Mapping
 
 from lightning.pytorch.callbacks import Callback
 
-from tf4ctr.errors import InputError
+from tf4ctr.errors import InputError, did_you_mean
 
+# the option `monitor`: what STAGE/monitor is the sum of; with none it is -logloss
+MONITORS = {"auc+gauc": ("auc", "gauc"), "auc": ("auc",), "gauc": ("gauc",), "logloss": ()}
 SPLIT = {"val": "validation", "test": "test"}
 
 
-def monitor_of(results: Mapping[str, float], stage: str) -> float:
-    """AUC + gAUC; AUC alone without a group or if gAUC is undefined; -logloss if AUC is undefined.
+def check_monitor(monitor: str, has_group: bool) -> None:
+    """Check the option `monitor`.
+
+    Raises:
+        InputError: it is unknown, or gAUC alone of a dataset without a group.
+    """
+    if monitor not in MONITORS:
+        raise InputError(f"monitor is {monitor}: {did_you_mean(str(monitor), MONITORS)}")
+    if monitor == "gauc" and not has_group:
+        raise InputError("monitor=gauc needs groups, and the dataset has none: set dataset.group, or monitor=auc")
+
+
+def monitor_of(results: Mapping[str, float], stage: str, monitor: str) -> float:
+    """The sum of the metrics of `monitor` that are defined; -logloss if there are none.
 
     AUC and gAUC are undefined because of a split's labels, so the choice is the same in all epochs.
 
     Args:
         results: metrics of an evaluation as in metrics.json; NaN if undefined.
         stage: val or test.
+        monitor: one of `MONITORS`.
     """
-    auc, gauc = results[f"{stage}/auc"], results.get(f"{stage}/gauc", 0.0)
-    if math.isnan(auc):
-        return -results[f"{stage}/logloss"]
-    return auc if math.isnan(gauc) else auc + gauc
+    defined = _defined(results, stage, monitor)
+    return sum(defined.values()) if defined else -results[f"{stage}/logloss"]
+
+
+def _defined(results: Mapping[str, float], stage: str, monitor: str) -> dict[str, float]:
+    values = {name: results.get(name, math.nan) for name in (f"{stage}/{part}" for part in MONITORS[monitor])}
+    return {name: value for name, value in values.items() if not math.isnan(value)}
 
 
 def undefined_metrics(results: Mapping[str, float]) -> list[str]:
@@ -40,10 +58,13 @@ def explain_undefined(results: Mapping[str, float], stage: str) -> str:
     return f"{' and '.join(names)} {'are' if len(names) > 1 else 'is'} undefined: {why}"
 
 
-def explain_monitor(results: Mapping[str, float]) -> str:
-    """What val/monitor is if a metric that it needs is undefined."""
-    instead = "-val/logloss" if math.isnan(results["val/auc"]) else "val/auc alone"
-    return f"{explain_undefined(results, 'val')}. val/monitor, which chooses the best epoch, is {instead}"
+def explain_monitor(results: Mapping[str, float], monitor: str) -> str:
+    """Which metrics are undefined, and what val/monitor is if it needs one of them."""
+    why = explain_undefined(results, "val")
+    if not {f"val/{part}" for part in MONITORS[monitor]} & {*undefined_metrics(results)}:
+        return why
+    instead = " + ".join(_defined(results, "val", monitor)) or "-val/logloss"
+    return f"{why}. val/monitor, which chooses the best epoch, is {instead} instead of {monitor}"
 
 
 def check_monitors(callbacks: Iterable[Callback], results: Mapping[str, float]) -> None:

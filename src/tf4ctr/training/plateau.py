@@ -6,6 +6,8 @@ from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
+from tf4ctr.errors import InputError, did_you_mean
+
 
 class LRPlateau(Callback):
     """Multiplies the learning rate by `factor` after a validation that does not improve `monitor`.
@@ -35,6 +37,11 @@ class LRPlateau(Callback):
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self.scheduler is not None and trainer.state.fn == "fit" and not trainer.sanity_checking:
+            if self.monitor not in trainer.callback_metrics:
+                raise InputError(
+                    f"callbacks.lr_plateau.monitor is {self.monitor}, which is not measured: "
+                    + did_you_mean(self.monitor, [name for name in trainer.callback_metrics if name[:4] == "val/"])
+                )
             self.scheduler.step(float(trainer.callback_metrics[self.monitor]))
 
     def state_dict(self) -> dict[str, Any]:
