@@ -227,8 +227,8 @@ def check_best(trainer: "Trainer", path: Path) -> None:
     if (best.monitor, best.mode) != (summarised, "max"):
         raise InputError(
             f"callbacks.checkpoint_best has monitor {best.monitor} and mode {best.mode}, and callbacks.summary takes"
-            f" the epoch with the largest {summarised}: best.ckpt and metrics.json would be of different epochs. To choose"
-            " the best epoch by another metric, use the option monitor, for example monitor=auc or monitor=logloss"
+            f" the epoch with the largest {summarised}: best.ckpt and metrics.json would be of different epochs. To"
+            " choose the best epoch by another metric, use the option monitor, for example monitor=auc or monitor=logloss"
         )
 
 

@@ -119,6 +119,16 @@ def test_an_invalid_row_is_422_with_its_number_and_the_fields_name(client, row, 
     assert message in fault["msg"]
 
 
+def test_half_of_a_character_is_422_and_not_an_error_of_all_requests_in_the_batch(client):
+    """JavaScript sends it after it has cut an emoji in two; no text in UTF-8 has it."""
+    body = rb'{"rows": [{"user": "\ud83d", "item": 2, "hour": 3}]}'
+    answer = client.post("/predict", content=body, headers={"content-type": "application/json"})
+    assert answer.status_code == 422
+    assert r"found half of a character in '\ud83d'" in answer.json()["detail"][0]["msg"]
+    whole = client.post("/predict", content=body.replace(b"d83d", b"d83d\\ude00"), headers=answer.request.headers)
+    assert whole.status_code == 200
+
+
 @pytest.fixture
 def small(exported):
     """An app that takes bodies of up to 500 bytes."""

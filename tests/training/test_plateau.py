@@ -30,5 +30,5 @@ def test_a_metric_that_is_not_measured_is_refused():
         optimizers=[torch.optim.SGD([torch.nn.Parameter(torch.ones(1))], lr=0.1)],
     )
     callback.on_train_start(trainer, None)
-    with pytest.raises(InputError, match=r"lr_plateau.monitor is val/acu, which is not measured: did you mean 'val/auc'"):
+    with pytest.raises(InputError, match="monitor is val/acu, which is not measured: did you mean 'val/auc'"):
         callback.on_validation_end(trainer, None)

@@ -124,9 +124,10 @@ def training(
         for number, source in enumerate(sources):
             for file in sorted(source.glob("*.parquet")):
                 link_file(file, raw / part / f"{number:05d}-{file.name}")
-    for name in spec.vector_files:
-        link_file(Path(str(spec.raw_dir)) / name, raw / name)
-    own = [f"++dataset.{name}=null" for name in ("split", "rows", "limit_rows")]
+    for file_name in spec.vector_files:
+        (raw / file_name).parent.mkdir(parents=True, exist_ok=True)
+        link_file(Path(str(spec.raw_dir)) / file_name, raw / file_name)
+    own = [f"++dataset.{option}=null" for option in ("split", "rows", "limit_rows")]
     own += [
         f"++dataset.raw_dir='{raw}'",
         f"++dataset.prepared_dir='{folder / 'prepared' / name}'",

@@ -290,9 +290,13 @@ def _text(value: Any) -> Text:
     """The text of a JSON value, as `readers.as_text` has it: "1" for 1.0, None for NaN.
 
     Raises:
-        ValueError: a list or an object.
+        ValueError: a list or an object, or a text with half of a character, as "\\ud800".
     """
-    if isinstance(value, str) or value is None:
+    if value is None:
+        return None
+    if isinstance(value, str):
+        if not value.isascii() and any("\ud800" <= character <= "\udfff" for character in value):
+            raise ValueError(f"expected Unicode text, found half of a character in {ascii(value)}")
         return value
     if isinstance(value, bool):
         return str(value).lower()

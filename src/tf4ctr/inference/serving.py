@@ -16,7 +16,7 @@ import polars as pl
 from fastapi import FastAPI, HTTPException, Request
 from fastapi.encoders import jsonable_encoder
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse
+from fastapi.responses import Response
 from numpy.typing import NDArray
 from prometheus_client import CollectorRegistry, Counter, Histogram
 from prometheus_fastapi_instrumentator import Instrumentator
@@ -220,10 +220,12 @@ def create_app(model: ServedModel, max_body_bytes: int = MAX_BODY_BYTES) -> Fast
     async def health() -> dict[str, Any]:
         return {"status": "ok", **{key: model.manifest[key] for key in ("run", "made", "versions")}}
 
-    async def invalid(request: Request, error: Exception) -> JSONResponse:
+    async def invalid(request: Request, error: Exception) -> Response:
         # the values of an invalid row are part of the answer, and JSON has no NaN and no infinity
         detail = json.dumps(jsonable_encoder(error.errors()))  # type: ignore[attr-defined]
-        return JSONResponse({"detail": json.loads(detail, parse_constant=str)}, 422)
+        # in ASCII: the invalid value may be text that UTF-8 cannot have
+        content = json.dumps({"detail": json.loads(detail, parse_constant=str)})
+        return Response(content, 422, media_type="application/json")
 
     app.add_exception_handler(RequestValidationError, invalid)
     app.post("/predict", summary="A probability for each row. Values that training has not seen are out of vocabulary")(
