@@ -243,6 +243,25 @@ def test_bad_rows_are_set_aside_with_line_and_reason(run, tmp_path, form):
     np.testing.assert_allclose(pl.read_parquet(tmp_path / "good.parquet")["p"], scores["p"], atol=1e-6)
 
 
+def test_the_bad_rows_of_an_earlier_prediction_do_not_stay_beside_a_new_one(run, tmp_path):
+    for rows, is_there in (("0,1,noon", True), ("0,1,2", False)):
+        (tmp_path / "new.csv").write_text(f"user,item,hour\n{rows}\n0,1,2\n")
+        predict(run, tmp_path / "new.csv", tmp_path / "scores.csv", bad_rows="skip")
+        assert (tmp_path / "scores.bad.csv").exists() == is_there
+
+
+def test_a_column_of_the_input_is_not_replaced_by_the_probability(run, tmp_path):
+    (tmp_path / "new.csv").write_text("user,item,hour,p,p_simple\n0,1,2,0.5,0.6\n")
+    with pytest.raises(InputError, match="the input has a column 'p', as the output has"):
+        predict(run, tmp_path / "new.csv", tmp_path / "scores.csv")
+    assert not (tmp_path / "scores.csv").exists()
+    (tmp_path / "new.csv").write_text("user,item,hour,p_simple\n0,1,2,0.6\n")
+    assert predict(run, tmp_path / "new.csv", tmp_path / "scores.csv").rows == 1
+    assert pl.read_csv(tmp_path / "scores.csv")["p_simple"].to_list() == [0.6]
+    with pytest.raises(InputError, match="a column 'p_simple'"):
+        predict(run, tmp_path / "new.csv", tmp_path / "heads.csv", heads=True)
+
+
 def test_a_line_with_a_stray_quote_is_set_aside(run, tmp_path):
     (tmp_path / "new.csv").write_text('user,item,hour,note\n0,1,2,"a, b"\n0,1,2,4"\n3,1,2,c\n')
     result = predict(run, tmp_path / "new.csv", tmp_path / "scores.csv", bad_rows="skip")

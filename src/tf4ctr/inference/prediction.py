@@ -95,10 +95,11 @@ def predict(
             _write(_opened(members, complete), scorer, partial)
         except (pl.exceptions.PolarsError, ValueError, OSError) as error:
             _refuse(spec, raw, scorer, error)
-        bad = scorer.bad_rows()
+        bad, bad_file = scorer.bad_rows(), output.with_suffix(".bad.csv")
+        bad_file.unlink(missing_ok=True)  # of an earlier prediction
         if len(bad):
             bad.write_csv(Path(scratch) / "bad.csv")
-            (Path(scratch) / "bad.csv").replace(output.with_suffix(".bad.csv"))
+            (Path(scratch) / "bad.csv").replace(bad_file)
         partial.replace(output)
     return scorer.result()
 
@@ -180,6 +181,9 @@ def _refuse(spec: DatasetSpec, raw: RawFiles, scorer: "_Scorer", error: Exceptio
 
 def _write(rows: pl.LazyFrame, scorer: "_Scorer", path: Path) -> None:
     """Score all rows into a .parquet or .csv file."""
+    for name in scorer.names:
+        if name in rows.collect_schema():
+            raise InputError(f"the input has a column '{name}', as the output has for the probability: rename it")
     if path.suffix == ".csv":
         _check_csv(_own_types(rows))
     with Progress(
