@@ -228,7 +228,7 @@ def check_best(trainer: "Trainer", path: Path) -> None:
         raise InputError(
             f"callbacks.checkpoint_best has monitor {best.monitor} and mode {best.mode}, and callbacks.summary takes"
             f" the epoch with the largest {summarised}: best.ckpt and metrics.json would be of different epochs. To"
-            " choose the best epoch by another metric, use the option monitor, for example monitor=auc or monitor=logloss"
+            " choose the best epoch by another metric, use the option monitor: monitor=auc, or monitor=logloss"
         )
 
 

@@ -148,3 +148,17 @@ def test_help_explains_the_options():
     assert result.returncode == 0
     for word in ("by=timestamp every=week", "days.csv", "retrain=null"):
         assert word in result.stdout
+
+
+def test_each_day_has_prepared_rows_of_its_own_also_with_vectors(tmp_path):
+    (tmp_path / "raw" / "emb").mkdir(parents=True)
+    pl.DataFrame({"item": [1], "image": [[0.5, 1.0]]}).write_parquet(tmp_path / "raw" / "emb" / "v.parquet")
+    fields = ["item", {"name": "image", "kind": "vector", "width": 2, "of": "item", "file": "emb/v.parquet"}]
+    layout = {"reader": "csv", "all": "log.csv"}
+    spec = make_spec(tmp_path / "raw", fields=fields, group=None, layouts=[layout])
+    prepared = []
+    for day in replay.plan(make_periods(3), first=1, window=1):
+        overrides = replay.training(day, spec, tmp_path / "replay", f"{day.number:03d}", 1, [])
+        prepared += [text for text in overrides if text.startswith("++dataset.prepared_dir=")]
+        assert (tmp_path / "replay" / "raw" / f"{day.number:03d}" / "emb" / "v.parquet").is_file()
+    assert len(prepared) == len({*prepared}) == 2

@@ -585,3 +585,16 @@ def test_a_label_that_only_the_future_tells_is_not_in_a_history(tmp_path):
     clicked, everything = {**HISTORY, "where": {"label": 1}}, {**HISTORY, "name": "everything"}
     prepared = prepare(log_spec(write_log(tmp_path / "raw", log), clicked, everything))
     check(prepared, "history", prepared_rows(prepared, "everything"))
+
+
+def test_a_file_that_is_in_two_splits_is_refused(tmp_path):
+    for name in ("train", "test"):
+        (tmp_path / f"{name}.csv").write_text("click,user,item,time\n1,a,x,1\n0,a,y,2\n")
+    history = {"name": "history", "of": "item", "by": "user", "order": "time", "width": 3}
+    layout = {"reader": "csv", "train": "train.csv", "valid": "test.csv", "test": "test.csv"}
+    spec = make_spec(
+        tmp_path, fields=["user", "item"], histories=[history], layouts=[layout], prepared_dir=tmp_path / "prepared"
+    )
+    with pytest.raises(InputError, match=r"test\.csv is both valid and test .* its events would count twice"):
+        prepare(spec)
+    assert leftovers(spec) == []

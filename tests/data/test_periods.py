@@ -114,3 +114,13 @@ def test_invalid_options_are_refused(options, message):
     with pytest.raises(InputError, match=message):
         periods.check_options(*options)
     periods.check_options("t", 0.5, 100)
+
+
+def test_a_file_of_two_splits_is_cut_once(tmp_path):
+    """As describe.py drafts a pair of a training and a test file."""
+    spec = write_log(tmp_path / "raw", [FIRST + day * 86400 for day in DAYS])
+    layout = {"reader": "csv", "train": "log.csv", "valid": "late.csv", "test": "late.csv"}
+    spec = make_spec(tmp_path / "raw", fields=["user"], group=None, layouts=[layout])
+    late = pl.DataFrame({"click": [0, 1] * 50, "user": [0] * 100, "time": [FIRST + 20 * 86400] * 100})
+    late.write_csv(tmp_path / "raw" / "late.csv")
+    assert [period.rows for period in cut(spec, tmp_path / "cut")][-2:] == [100, 100]

@@ -1,6 +1,7 @@
 import json
 import logging
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -432,3 +433,14 @@ def test_waiting_is_bounded_by_the_other_process(spec):
         with pytest.raises(InputError):
             prepare(spec)
         assert time.perf_counter() - started < 10
+
+
+def test_rows_without_a_group_and_rows_of_one_label_are_reported(raw_dir, caplog):
+    for split in ("train", "valid", "test"):
+        rows = pl.read_csv(raw_dir / f"{split}.csv")
+        user = pl.when(pl.int_range(pl.len()) < 10).then(None).otherwise("user")
+        click = pl.lit(0) if split == "train" else pl.col("click")
+        rows.with_columns(user.alias("user"), click.alias("click")).write_csv(raw_dir / f"{split}.csv")
+    prepare(make_spec(raw_dir))
+    assert re.search(r"30 of [\d,]+ rows have no 'user': gAUC takes them as the rows of one group", caplog.text)
+    assert "all training rows have the label 0, so there is nothing to learn" in caplog.text

@@ -297,3 +297,56 @@ def test_grouplens_has_the_moments(tmp_path):
     (tmp_path / "users.dat").write_text("1::F::25::7::12345\n")
     found = READERS["grouplens"].rows([tmp_path / "ratings.dat"], ["Timestamp", "Gender"]).collect()
     assert found.rows() == [("978300760", "F", False), ("978302109", None, False)]
+
+
+@pytest.mark.parametrize("kind", ["csv", "csv.gz", "parquet", "arrow", "ndjson"])
+def test_a_name_with_brackets_is_that_of_one_file(tmp_path, kind):
+    folder, reader = tmp_path / "[shop]", kind.partition(".")[0]
+    folder.mkdir()
+    for name, item in ((f"t[1].{kind}", "x"), (f"t1.{kind}", "y")):
+        frame = pl.DataFrame({"label": ["1", "0"], "user": ["a", "b"], "item": [item, None]})
+        if kind == "csv.gz":
+            (folder / name).write_bytes(gzip.compress(frame.write_csv().encode()))
+        else:
+            getattr(frame, {"arrow": "write_ipc"}.get(kind, f"write_{kind}"))(folder / name)
+    assert rows(reader, folder / f"t[1].{kind}") == [("1", "a", "x"), ("0", "b", None)]
+    assert READERS[reader].bad_rows(folder / f"t[1].{kind}", COLUMNS) == []
+
+
+def test_an_empty_cell_in_quotes_is_missing_too(tmp_path):
+    (tmp_path / "a.csv").write_text('"label","user","item"\n"1","","a"\n"0","u",""\n')
+    assert rows("csv", tmp_path / "a.csv") == [("1", None, "a"), ("0", "u", None)]
+    assert READERS["csv"].bad_rows(tmp_path / "a.csv", COLUMNS) == []
+
+
+def test_a_header_has_the_quotes_of_its_layout(tmp_path):
+    (tmp_path / "a.csv").write_text("'label';'user';'item'\n'1';'a;b';'c'\n")
+    options = {"separator": ";", "quote": "'"}
+    read = READERS["csv"].rows([tmp_path / "a.csv"], COLUMNS, **options).select(COLUMNS)
+    assert read.collect().rows() == [("1", "a;b", "c")]
+
+
+def test_a_line_break_in_a_cell_is_read_or_explained(tmp_path):
+    path = tmp_path / "a.csv"
+    path.write_text('label,user,item\n1,"a\nb",c\n')
+    assert rows("csv", path) == [("1", "a\nb", "c")]
+    (first, second) = READERS["csv"].bad_rows(path, COLUMNS)
+    assert (first.line, second.line) == (2, 3)
+    assert "if a cell has a line break, write the rows as parquet or ndjson" in first.reason
+
+
+def test_decimals_are_exact(tmp_path):
+    ids = ["12345678901234567891", "12345678901234567892", None]
+    prices = ["1.50", "100.00", "0.00"]
+    for texts, dtype, expected in ((ids, pl.Decimal(20, 0), ids), (prices, pl.Decimal(9, 2), ["1.5", "100", "0"])):
+        frame = pl.DataFrame({"x": pl.Series(texts).cast(dtype)})
+        assert frame.select(as_text(pl.col("x"), dtype)).to_series().to_list() == expected
+
+
+def test_moments_with_a_time_zone_are_in_utc():
+    """Also in the hour that a clock shows twice, when summer time ends."""
+    moments = pl.Series(["2024-10-27 00:50:00", "2024-10-27 01:10:00"]).str.to_datetime(time_zone="UTC")
+    local = moments.dt.convert_time_zone("Europe/Berlin")
+    assert local.dt.to_string("%H:%M").to_list() == ["02:50", "02:10"]
+    shown = pl.DataFrame({"x": local}).select(as_text(pl.col("x"), local.dtype)).to_series()
+    assert [text[:19] for text in shown] == ["2024-10-27 00:50:00", "2024-10-27 01:10:00"]

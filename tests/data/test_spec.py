@@ -242,3 +242,21 @@ def test_a_folder_stands_for_its_parquet_files(tmp_path):
     before = raw.fingerprint()
     pl.DataFrame({"click": [0, 0], "user": ["c", "d"]}).write_parquet(tmp_path / "train" / "b.parquet")
     assert raw.fingerprint() != before
+
+
+def test_true_and_false_of_a_yaml_are_those_of_the_data(tmp_path):
+    """YAML reads yes, no, on and off as booleans, too: they must be in quotes."""
+    pl.DataFrame({"bought": [True, False, None], "user": ["a", "b", "c"]}).write_parquet(tmp_path / "a.parquet")
+    label, layout = {"column": "bought", "positive": [True]}, {"reader": "parquet", "all": "a.parquet"}
+    spec = make_spec(tmp_path, fields=["user"], label=label, null_values=["NA", False], layouts=[layout])
+    assert spec.positive == ("true",)
+    assert spec.null_values == ("NA", "false")
+
+
+def test_a_layout_can_name_files_by_their_whole_path(tmp_path):
+    (tmp_path / "a.csv").write_text("click,user\n1,a\n")
+    spec = make_spec(tmp_path / "raw", fields=["user"], layouts=[{"reader": "csv", "all": str(tmp_path / "*.csv")}])
+    assert spec.raw_files(tmp_path / "raw").files["all"] == [tmp_path / "a.csv"]
+    gone = make_spec(tmp_path / "raw", fields=["user"], layouts=[{"reader": "csv", "all": str(tmp_path / "b.csv")}])
+    with pytest.raises(InputError, match=r"b\.csv \(missing\)"):
+        gone.raw_files(tmp_path / "raw")

@@ -196,3 +196,10 @@ def test_a_thread_pins_the_next_batch_while_the_current_one_is_in_use(prepared, 
     assert rows(pinned) == rows(expected)
     assert [len(batch.label) for batch in pinned] == [len(batch.label) for batch in expected]
     assert threading.main_thread() not in threads
+
+
+def test_a_rank_whose_last_pool_on_disk_has_no_rows(prepared):
+    """100 rows on 3 ranks: the first one has a row more, which is alone in its last pool."""
+    ranks = [list(DiskStream(prepared, "valid", 11, shuffle_rows=33, rank=rank, world_size=3)) for rank in range(3)]
+    assert [[len(batch.label) for batch in batches] for batches in ranks] == [[11, 11, 11, 1], *[[11, 11, 11, 0]] * 2]
+    assert torch.equal(torch.cat([ids(batches) for batches in ranks]), ids(MemoryStream(prepared, "valid", 100)))

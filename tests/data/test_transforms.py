@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tf4ctr.data.transforms import TRANSFORMS
+from tf4ctr.data.transforms import TRANSFORMS, moment
 
 
 def apply(name, texts):
@@ -76,3 +76,29 @@ def test_the_example_is_valid_and_has_a_value(name):
     rows = pl.DataFrame({"raw": [transform.example]})
     assert rows.select(pl.col("raw").str.contains(transform.pattern)).item()
     assert rows.select(transform.apply(pl.col("raw"))).item() is not None
+
+
+# also what a request's moment is, see test_request_rows.py
+MOMENTS = [
+    ("1704423845", 1704423845),
+    ("1.5", 1.5),
+    ("2024-01-05", 1704412800),
+    ("2024-01-05 03:04", 1704423840),
+    ("2024-01-05 03:04:05", 1704423845),
+    ("2024-01-05T03:04:05", 1704423845),
+    ("2024-01-05 03:04:05.678", 1704423845),
+    ("2024-01-05T03:04:05Z", 1704423845),
+    ("2024-01-05 03:04:05 UTC", 1704423845),
+    ("2024-01-05T04:04:05+01:00", 1704423845),
+    ("2024-01-04T21:34:05.1-0530", 1704423845),
+    ("2024-01-05 03:04:05 PM", None),
+    ("2024-01-05 03:04 PM", None),
+    ("2024-01-05 03:04:05 CET", None),
+    ("2024-01-05 03:04:05x", None),
+    ("yesterday", None),
+]
+
+
+@pytest.mark.parametrize(("text", "seconds"), MOMENTS)
+def test_a_moment_is_in_seconds_of_utc(text, seconds):
+    assert pl.select(moment(pl.lit(text))).item() == seconds

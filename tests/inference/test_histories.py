@@ -246,7 +246,7 @@ def test_a_row_with_a_moment_gets_the_events_before_it(run, tmp_path, suffix):
     assert joined != predicted(run, rows.with_columns(time=pl.lit(5_001)), tmp_path / f"all{suffix}")[0]
     both = pl.concat([rows.drop("user", "time"), given], how="horizontal")
     assert predicted(run, both, tmp_path / f"given{suffix}")[0] == joined
-    dates = pl.lit("1970-01-01T00:41:40.7+02:00")
+    dates = pl.lit("1970-01-01T02:41:40.7+02:00")
     assert predicted(run, rows.with_columns(time=dates), tmp_path / f"dates{suffix}")[0] == joined
 
 
@@ -590,7 +590,7 @@ def test_unknown_values_and_values_of_sequences_are_counted(exported):
 
 
 MOMENTS = ["5", "-1.5e3", "2020-01-05", "2020-1-5", "2020-01-05 1:02", "2020-01-05T10:02", "2020-01-05 10:02:03"]
-MOMENTS += ["2020-01-05T10:02:03.5+02:00", "2020-01-05 10:02:03 and more", "0.5", ".5", "1969-12-31"]
+MOMENTS += ["2020-01-05T10:02:03.5+02:00", "2020-01-05 10:02:03 UTC", "0.5", ".5", "1969-12-31"]
 NO_MOMENTS = [
     "",
     "noon",
@@ -598,6 +598,7 @@ NO_MOMENTS = [
     "nan",
     "-NaN",
     "2020-02-30",
+    "2020-01-05 10:02:03 and more",
     "2020-01-05 24:00",
     "2020-01-05T",
     "2020-01-05T10:02Z",

@@ -1,9 +1,10 @@
 import polars as pl
 import pytest
 
+from data.test_transforms import MOMENTS
 from tf4ctr.data.readers import as_text
 from tf4ctr.data.transforms import finite
-from tf4ctr.inference.request_rows import _number, _number_or_missing, _text
+from tf4ctr.inference.request_rows import _moment, _number, _number_or_missing, _text
 
 
 @pytest.mark.parametrize(
@@ -47,3 +48,12 @@ def test_a_number_has_the_texts_that_preparation_reads():
     for text in NO_NUMBERS:
         with pytest.raises(ValueError, match="expected a finite number"):
             _number(text)
+
+
+@pytest.mark.parametrize(("text", "seconds"), MOMENTS)
+def test_a_moment_is_the_one_that_preparation_reads(text, seconds):
+    if seconds is None:
+        with pytest.raises(ValueError, match="expected a number, an ISO date or null"):
+            _moment(text)
+    else:
+        assert _moment(text) == seconds

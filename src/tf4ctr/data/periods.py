@@ -142,10 +142,14 @@ def _write(
 
 
 def _rows(spec: DatasetSpec, raw: RawFiles, by: str) -> pl.LazyFrame:
-    """The raw columns that the dataset needs, and `by`, of all files."""
+    """The raw columns that the dataset needs, and `by`, of all files, each file once."""
     columns = [*dict.fromkeys([*spec.columns, by])]
-    frames = []
-    for split, paths in raw.files.items():
+    frames, read = [], set[Path]()
+    for split, files in raw.files.items():
+        paths = [path for path in files if path not in read]  # valid and test may be the same file
+        read.update(paths)
+        if not paths:
+            continue
         rows = raw.rows(paths, columns, spec.numbers)
         if rows.select(pl.col(SHORT).any()).collect(engine="streaming").item():
             faults.refuse_short_rows(spec, raw, split)

@@ -8,7 +8,7 @@ import logging
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -26,7 +26,7 @@ from tf4ctr.data.manifest import is_current, raw_dir, write_manifest
 from tf4ctr.data.numbers import Distribution
 from tf4ctr.data.passes import SPLIT, Engine, Known, Moments, Step, Tally, Tick, open_rows
 from tf4ctr.data.raw_files import RawFiles
-from tf4ctr.data.schema import NUMBERS, Field, Schema
+from tf4ctr.data.schema import GROUP, NUMBERS, Field, Schema
 from tf4ctr.data.spec import DatasetSpec
 from tf4ctr.data.splits import ALL, SPLITS, moment_text
 from tf4ctr.data.vocabulary import Counts
@@ -142,6 +142,8 @@ def _write(spec: DatasetSpec, folder: Path, engine_name: str) -> None:
     folder.mkdir(parents=True)
     with _progress(spec.name) as step:
         raw = _raw_files(spec, folder, step)
+        if spec.logs:
+            _check_once(spec, raw)
         fingerprint = raw.fingerprint()  # before reading, so that a change during the reading is noticed
         _check_space(spec, raw, folder)
         open_engine = _open_engine(engine_name)
@@ -259,6 +261,23 @@ def _link(
     return known._replace(histories=Histories(known.schema, work / "linked"))
 
 
+def _check_once(spec: DatasetSpec, raw: RawFiles) -> None:
+    """Check that no file is in two splits: its events would be in a history twice.
+
+    Raises:
+        InputError: a file is.
+    """
+    splits: dict[Path, str] = {}
+    for split, paths in raw.files.items():
+        for path in paths:
+            if path in splits:
+                raise InputError(
+                    f"{path} is both {splits[path]} and {split} of {spec.name}: with histories of the log its events"
+                    " would count twice. Give each split files of its own, or all files as `all` and a `split` by time"
+                )
+            splits[path] = split
+
+
 def _checked(spec: DatasetSpec, raw: RawFiles, source: str, checks: pl.DataFrame) -> dict[str, dict[str, Any]]:
     """Rows and click rate of the splits in a source's files; raises for the first invalid line."""
     if len(checks):
@@ -286,9 +305,29 @@ def _describe(folder: Path, known: Known, counted: Counted) -> list[str]:
                 summary["missing"] = report.missing(folder, known.schema, split)
         top = {name: frame.top_k(TOP_VALUES, by="count") for name, frame in counted.values.items()}
         report.write(folder, known.schema, counted.splits, top)
-        warnings = found.result()
+        warnings = [*_of_rows(folder, known, counted.splits), *found.result()]
     for warning in warnings:
         log.warning("%s: %s", known.schema.dataset, warning)
+    return warnings
+
+
+def _of_rows(folder: Path, known: Known, splits: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Warnings for training rows of one label, and for rows without a group."""
+    warnings = []
+    rate = splits["train"]["click_rate"]
+    if rate in (0, 1):
+        warnings.append(
+            f"all training rows have the label {rate:.0f}, so there is nothing to learn: check label and positive"
+        )
+    if known.groups is not None:
+        is_without = pl.col(GROUP) == len(known.groups)
+        counts = [pl.scan_parquet(folder / f"{split}.parquet").select(is_without.sum()) for split in splits]
+        without = sum(frame.item() for frame in pl.collect_all(counts))
+        if without:
+            rows = sum(facts["rows"] for facts in splits.values())
+            warnings.append(
+                f"{without:,} of {rows:,} rows have no '{known.schema.group}': gAUC takes them as the rows of one group"
+            )
     return warnings
 
 

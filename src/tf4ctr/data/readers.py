@@ -32,6 +32,7 @@ from tf4ctr.data.text_readers import (
 )
 from tf4ctr.data.typed_readers import (
     INTEGERS,
+    SCANS,
     arrow,
     as_text,
     check_columns,
@@ -39,11 +40,13 @@ from tf4ctr.data.typed_readers import (
     ndjson_bad_rows,
     no_bad_rows,
     parquet,
+    scan_ndjson,
 )
 
 __all__ = [
     "INTEGERS",
     "READERS",
+    "SCANS",
     "SHORT",
     "BadRow",
     "Reader",
@@ -52,6 +55,7 @@ __all__ = [
     "compressed",
     "csv_lines",
     "line_of",
+    "scan_ndjson",
     "text_of",
 ]
 

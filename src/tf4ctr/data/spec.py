@@ -105,7 +105,7 @@ class DatasetSpec:
             FieldSpec.from_config(field) for field in (*options["fields"], *_histories(histories))
         )
         options["layouts"] = tuple(options["layouts"])
-        options["null_values"] = tuple(map(str, options.get("null_values") or ()))
+        options["null_values"] = tuple(map(_text, options.get("null_values") or ()))
         if isinstance(options["label"], Mapping):
             options |= _label(options["label"])
         if options.get("split"):
@@ -301,13 +301,18 @@ class DatasetSpec:
             parts = [*names.values(), *beside]
             wanted.append(
                 f"  {layout['reader']:9} "
-                + ", ".join(f"{part} ({'found' if any(folder.glob(part)) else 'missing'})" for part in parts)
+                + ", ".join(f"{part} ({'found' if _find(folder, part) else 'missing'})" for part in parts)
             )
         get_it = f"  python src/prepare.py dataset={self.name} download=true fetches them.\n" if self.download else ""
         raise InputError(
             f"raw files of {self.name} not found in {folder}; expected one of\n" + "\n".join(wanted) + "\n"
             f"{self.source.strip()}\n{get_it}Then put them there, or name their folder with dataset.raw_dir=FOLDER"
         )
+
+
+def _text(value: Any) -> str:
+    """A value of the raw data in a yaml, as the data has it; true and false are those of JSON."""
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def _label(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -319,7 +324,7 @@ def _label(config: Mapping[str, Any]) -> dict[str, Any]:
     positive = config.get("positive")
     if set(config) == {"column", "positive"}:
         if isinstance(positive, list | tuple) and positive:
-            return {"label": config["column"], "positive": tuple(map(str, positive))}
+            return {"label": config["column"], "positive": tuple(map(_text, positive))}
         if isinstance(positive, str) and COMPARISON.fullmatch(positive):
             return {"label": config["column"], "positive": positive}
     raise InputError(
@@ -361,5 +366,8 @@ def _histories(config: Any) -> list[dict[str, Any]]:
 
 def _find(folder: Path, name: str) -> list[Path]:
     """The files that match a name, sorted; a folder stands for the parquet files in it."""
+    if Path(name).is_absolute():
+        folder = Path(Path(name).anchor)
+        name = str(Path(name).relative_to(folder))
     paths = sorted(folder.glob(name))
     return [file for path in paths for file in (sorted(path.rglob("*.parquet")) if path.is_dir() else [path])]

@@ -268,7 +268,8 @@ class DiskStream(Stream):
             if begin < last and end > first:
                 skip = max(0, first - begin)
                 parts.append(self._table.slice(row + skip, min(end, last) - begin - skip))
-        return self._tensors(pl.concat(pl.collect_all(parts)))
+        # in evaluation the last pool of a rank can have no rows, while that of another one has some
+        return self._tensors(pl.concat(pl.collect_all(parts or [self._table.head(0)])))
 
     def _rank_start(self) -> int:
         """The place in the epoch's order at which this rank's rows start."""

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from csv import reader as delimited
 from itertools import groupby
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import polars as pl
 
@@ -18,6 +18,10 @@ os.environ.setdefault("POLARS_CSV_CHUNK_SIZE", str(2**22))
 
 SHORT = "__short"  # the column that marks rows which may be cut short
 PIECE = 2**18  # bytes of a file that are looked at at a time, to stay in the processor's cache
+UNPAIRED = (
+    "(quote: null in the layout reads quotes as text; if a cell has a line break, write the rows as parquet or ndjson:"
+    " a row of a csv file is one line)"
+)
 SHOWN_BAD_ROWS = 10  # invalid lines that an error lists
 UTF16 = (b"\xff\xfe", b"\xfe\xff")  # byte order marks
 GZIP, ZSTD = b"\x1f\x8b", b"\x28\xb5\x2f\xfd"  # how compressed files begin
@@ -57,7 +61,7 @@ def csv(
     Raises:
         InputError: a file is empty, is not UTF-8, lacks one of `columns` or names one twice.
     """
-    headers = {path: _csv_header(path, separator) if header is None else list(header) for path in paths}
+    headers = {path: _csv_header(path, separator, quote) if header is None else list(header) for path in paths}
     for path, names in headers.items():
         for column in columns:
             if column not in names:
@@ -81,13 +85,15 @@ def _csv_rows(
     """Rows of files with the same header."""
     # with a given schema polars reads nothing yet; a repeated name is one that nobody asked for
     schema = {name if name not in names[:i] else f"{name}.{i}": pl.String for i, name in enumerate(names)}
-    rows = pl.scan_csv(paths, separator=separator, has_header=has_header, schema=schema, quote_char=quote)
+    form: dict[str, Any] = {"separator": separator, "has_header": has_header, "quote_char": quote}
+    # a quoted empty cell is a missing value, too
+    rows = pl.scan_csv(paths, schema=schema, glob=False, null_values=[""], **form)
     rows = rows.filter(~pl.all_horizontal(pl.col(name).is_null() for name in columns))  # blank lines
     # the last column is null where a row is cut short
     return rows.select(*columns, pl.col(next(reversed(schema))).is_null().alias(SHORT))
 
 
-def _csv_header(path: Path, separator: str) -> list[str]:
+def _csv_header(path: Path, separator: str, quote: str | None) -> list[str]:
     try:
         line = _first_line(path)
     except (EOFError, OSError, pl.exceptions.ComputeError) as error:
@@ -102,12 +108,12 @@ def _csv_header(path: Path, separator: str) -> list[str]:
         raise InputError(f"{path} is empty: expected a header line")
     if "\r" in text.rstrip():
         raise InputError(f"{path} ends its lines with carriage returns alone: convert it first (tr '\\r' '\\n')")
-    return next(delimited([text], delimiter=separator))
+    return next(delimited([text], delimiter=separator, quotechar=quote or '"'))
 
 
 def _first_line(path: Path) -> bytes:
     if compressed(path):
-        lines = pl.scan_lines(path).head(1).collect().to_series().to_list()
+        lines = pl.scan_lines(path, glob=False).head(1).collect().to_series().to_list()
         return lines[0].encode() + b"\n" if lines else b""
     with path.open("rb") as file:
         return file.readline()
@@ -130,7 +136,7 @@ def csv_lines(
     lines = text_lines(path).with_columns(
         (line.str.count_matches(separator, literal=True) + 1).alias("cells"), (quotes % 2 == 1).alias("unclosed")
     )
-    return (_csv_header(path, separator), lines.slice(1)) if header is None else (list(header), lines)
+    return (_csv_header(path, separator, quote), lines.slice(1)) if header is None else (list(header), lines)
 
 
 def csv_bad_rows(
@@ -148,7 +154,7 @@ def csv_bad_rows(
     return [
         BadRow(row + 1, f"{cells} cells, the header has {len(names)}")
         if not unclosed
-        else BadRow(row + 1, f"a quote without its pair: {line[:60]} (quote: null in the layout reads quotes as text)")
+        else BadRow(row + 1, f"a quote without its pair: {line[:60]} {UNPAIRED}")
         for row, line, cells, unclosed in bad.select("row", "line", "cells", "unclosed")
         .collect(engine="streaming")
         .rows()
@@ -197,12 +203,12 @@ def line_of(path: Path, number: int) -> int:
 
 def text_of(path: Path, line: int) -> str:
     """The text of a line (from 1)."""
-    return pl.scan_lines(path).slice(line - 1, 1).collect(engine="streaming").item()
+    return pl.scan_lines(path, glob=False).slice(line - 1, 1).collect(engine="streaming").item()
 
 
 def text_lines(path: Path) -> pl.LazyFrame:
     """`row` and `line` of the lines that are not blank."""
-    return pl.scan_lines(path, row_index_name="row").filter(pl.col("line").str.strip_chars() != "")
+    return pl.scan_lines(path, row_index_name="row", glob=False).filter(pl.col("line").str.strip_chars() != "")
 
 
 def cells(path: Path, names: Sequence[str], separator: str = "::") -> pl.LazyFrame:

@@ -63,6 +63,8 @@ TRANSFORMS = {
 
 
 DATES = ("%Y-%m-%d %H:%M:%S", "%Y-%m-%d %H:%M", "%Y-%m-%d")  # the moments that are not numbers
+# what may follow the seconds: a fraction, and a time zone
+AFTER_SECONDS = r"^(?:\.\d+)?(?: ?(?:Z|UTC|(?P<sign>[+-])(?P<hours>\d\d):?(?P<minutes>\d\d)))?$"
 
 
 def occurrences(value: pl.Expr, dtype: type[pl.DataType]) -> pl.Expr:
@@ -88,15 +90,21 @@ def missing(value: pl.Expr) -> pl.Expr:
 
 
 def moment(value: pl.Expr) -> pl.Expr:
-    """A moment as a number: numbers as they are, ISO dates as seconds since 1970.
+    """A moment as a number: numbers as they are, ISO dates as seconds since 1970 in UTC.
 
-    Text after the seconds (a fraction, a time zone) is ignored. Null for other texts.
+    A date without a time zone is taken as UTC. A fraction of a second is ignored. Null for other
+    texts.
     """
-    text = value.cast(pl.String).str.replace("T", " ").str.slice(0, 19)
+    text = value.cast(pl.String).str.replace(r"^([\d-]{10})T", "${1} ")
+    until_seconds, rest = text.str.slice(0, 19), text.str.slice(19)
     *times, date = DATES
-    dates = [text.str.to_datetime(form, strict=False) for form in times]
-    dates.append(text.str.to_date(date, strict=False).cast(pl.Datetime))
-    return pl.coalesce(finite(value), pl.coalesce(dates).dt.epoch("s").cast(pl.Float64))
+    dates = [until_seconds.str.to_datetime(form, strict=False) for form in times]
+    dates.append(until_seconds.str.to_date(date, strict=False).cast(pl.Datetime))
+    seconds = pl.coalesce(dates).dt.epoch("s").cast(pl.Float64)
+    zone = rest.str.extract_groups(AFTER_SECONDS)
+    hours, minutes = (zone.struct[part].cast(pl.Float64).fill_null(0) for part in ("hours", "minutes"))
+    ahead = pl.when(zone.struct["sign"] == "-").then(-1).otherwise(1) * (3600 * hours + 60 * minutes)
+    return pl.coalesce(finite(value), pl.when(rest.str.contains(AFTER_SECONDS)).then(seconds - ahead))
 
 
 def _signed(transform: Callable[[pl.Expr], pl.Expr]) -> Callable[[pl.Expr], pl.Expr]:

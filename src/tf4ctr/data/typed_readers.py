@@ -1,7 +1,9 @@
 """Raw layouts whose values have types: parquet, Arrow IPC, and one JSON object per line."""
 
+import glob
 import json
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,11 @@ from tf4ctr.errors import InputError, did_you_mean
 
 INTEGERS = 2.0**53  # floats below this hold whole numbers exactly
 MISSING = object()  # the value of a key that an object does not have
+# by reader; a name with brackets is a name, no pattern
+SCANS: dict[str, Callable[[Path], pl.LazyFrame]] = {
+    "parquet": partial(pl.scan_parquet, glob=False),
+    "arrow": partial(pl.scan_ipc, glob=False),
+}
 SAMPLE_LINES = 1000  # whose keys say what a file has
 
 
@@ -25,8 +32,11 @@ def as_text(value: pl.Expr, dtype: pl.DataType) -> pl.Expr:
         return as_text(value.arr.to_list(), pl.List(dtype.inner))
     if isinstance(dtype, pl.List):
         return value.list.eval(as_text(pl.element(), dtype.inner))  # type: ignore[arg-type]
-    if isinstance(dtype, pl.Decimal):
-        return as_text(value.cast(pl.Float64), pl.Float64())
+    if isinstance(dtype, pl.Decimal):  # exactly: ids of more than 15 digits are no floats
+        digits = value.cast(pl.String)
+        return digits if dtype.scale == 0 else digits.str.strip_chars_end("0").str.strip_chars_end(".")
+    if isinstance(dtype, pl.Datetime) and dtype.time_zone:
+        value = value.dt.convert_time_zone("UTC").dt.replace_time_zone(None)
     if dtype.is_float():
         whole = (value == value.floor()) & (value.abs() < INTEGERS)
         integer = pl.when(whole).then(value).cast(pl.Int64, strict=False).cast(pl.String)
@@ -41,12 +51,12 @@ def parquet(paths: list[Path], columns: list[str]) -> pl.LazyFrame:
         InputError: a file is cut short, lacks one of `columns`, has a type that holds no values, or
             has a list where the first file has none.
     """
-    return _typed(pl.scan_parquet, "parquet", paths, columns)
+    return _typed(SCANS["parquet"], "parquet", paths, columns)
 
 
 def arrow(paths: list[Path], columns: list[str]) -> pl.LazyFrame:
     """Read Arrow IPC files (Feather), as `parquet` does."""
-    return _typed(pl.scan_ipc, "Arrow IPC", paths, columns)
+    return _typed(SCANS["arrow"], "Arrow IPC", paths, columns)
 
 
 def _typed(scan: Callable[[Path], pl.LazyFrame], kind: str, paths: list[Path], columns: list[str]) -> pl.LazyFrame:
@@ -131,8 +141,13 @@ def ndjson(paths: list[Path], columns: list[str]) -> pl.LazyFrame:
         for key in keys[1:]:
             value = value.struct.field(key)
         values[column] = value
-    rows = pl.scan_ndjson(paths, schema={name: _struct(kind) for name, kind in schema.items()})
+    rows = scan_ndjson(paths, schema={name: _struct(kind) for name, kind in schema.items()})
     return rows.select(**values, **{SHORT: pl.lit(False)})
+
+
+def scan_ndjson(paths: Sequence[Path], **options: Any) -> pl.LazyFrame:
+    """polars' `scan_ndjson` of these files; it would read their names as patterns."""
+    return pl.scan_ndjson([glob.escape(str(path)) for path in paths], **options)
 
 
 def ndjson_bad_rows(path: Path, columns: list[str]) -> list[BadRow]:

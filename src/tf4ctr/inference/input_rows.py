@@ -1,13 +1,13 @@
 """The rows of a file to predict: how it is read, and its values as preparation has them."""
 
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 
 import polars as pl
 
 from tf4ctr.data.encoding import RowEncoder
 from tf4ctr.data.raw_files import RawFiles, text_or_number
-from tf4ctr.data.readers import READERS, SHORT, check_columns, csv_lines
+from tf4ctr.data.readers import READERS, SCANS, SHORT, check_columns, csv_lines, scan_ndjson
 from tf4ctr.data.spec import DatasetSpec
 from tf4ctr.data.splits import ALL
 from tf4ctr.data.vectors import BY_SUFFIX
@@ -15,7 +15,6 @@ from tf4ctr.errors import InputError
 
 LINE = "__line"  # the column of line numbers
 READ = "__read."  # before the name of a column that is not the input's own, see `open_rows`
-TYPED: dict[str, Callable[[Path], pl.LazyFrame]] = {"parquet": pl.scan_parquet, "arrow": pl.scan_ipc}
 
 
 def prepared_values(spec: DatasetSpec, dtypes: pl.Schema, columns: list[str]) -> list[pl.Expr]:
@@ -109,10 +108,10 @@ def open_rows(spec: DatasetSpec, raw: RawFiles, encoder: RowEncoder) -> pl.LazyF
     (source,) = raw.files[ALL]
     columns = spec.columns if raw.reader == "libsvm" else encoder.columns
     rows = raw.rows([source], columns)  # raises if a column is missing
-    if raw.reader in TYPED:
-        rows = TYPED[raw.reader](source).with_columns(pl.lit(False).alias(SHORT))
+    if raw.reader in SCANS:
+        rows = SCANS[raw.reader](source).with_columns(pl.lit(False).alias(SHORT))
     if raw.reader == "ndjson":
-        own = pl.scan_ndjson(source, infer_schema_length=None)  # of all lines
+        own = scan_ndjson([source], infer_schema_length=None)  # of all lines
         # a history can be null in the first lines, which say how the columns of fields are read
         inner = {name: _inside(name, own.collect_schema()) for name in encoder.optional}
         own_and_inner = own.with_columns(**{READ + name: key for name, key in inner.items() if key is not None})
@@ -146,7 +145,7 @@ def check_types(spec: DatasetSpec, raw: RawFiles, encoder: RowEncoder, rows: pl.
     """
     dtypes = rows.collect_schema()
     names = raw_columns(encoder, dtypes)
-    if raw.reader in TYPED:
+    if raw.reader in SCANS:
         raw.rows(raw.files[ALL], names)  # raises for a type that holds no values
     encoder.check(rows.select(prepared_values(spec, dtypes, names)).collect_schema())
 

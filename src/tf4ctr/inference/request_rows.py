@@ -18,7 +18,7 @@ from tf4ctr.data.encoding import RowEncoder
 from tf4ctr.data.fields import FieldSpec
 from tf4ctr.data.readers import INTEGERS
 from tf4ctr.data.schema import IDS, NUMBERS, VECTORS
-from tf4ctr.data.transforms import DATES, TRANSFORMS
+from tf4ctr.data.transforms import AFTER_SECONDS, DATES, TRANSFORMS
 from tf4ctr.inference.raw_values import example_number
 
 # the texts that polars reads as numbers, but for infinity
@@ -279,10 +279,13 @@ def _moment(value: Any) -> float | None:
     """
     if not isinstance(value, str) or (NUMBER.fullmatch(value) and "nan" not in value.lower()):
         return _number(value)
-    text = value.replace("T", " ", 1)[:19]
-    for form in DATES:
-        with suppress(ValueError):
-            return datetime.strptime(text, form).replace(tzinfo=UTC).timestamp()
+    text = re.sub(r"^([\d-]{10})T", r"\1 ", value)
+    if after := re.fullmatch(AFTER_SECONDS, text[19:]):
+        ahead = 3600 * int(after["hours"] or 0) + 60 * int(after["minutes"] or 0)
+        for form in DATES:
+            with suppress(ValueError):
+                seconds = datetime.strptime(text[:19], form).replace(tzinfo=UTC).timestamp()
+                return seconds + ahead if after["sign"] == "-" else seconds - ahead
     raise ValueError(f"expected a number, an ISO date or null, found {value!r}")
 
 
@@ -296,7 +299,7 @@ def _text(value: Any) -> Text:
         return None
     if isinstance(value, str):
         if not value.isascii() and any("\ud800" <= character <= "\udfff" for character in value):
-            raise ValueError(f"expected Unicode text, found half of a character in {ascii(value)}")
+            raise ValueError(f"expected Unicode text, found half of a character in {value!a}")
         return value
     if isinstance(value, bool):
         return str(value).lower()

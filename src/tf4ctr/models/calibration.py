@@ -40,9 +40,7 @@ class Calibration(nn.Module):
         self.scale.fill_(1)
         self.shift.fill_(0)
 
-    def fit(
-        self, logit_B: Tensor, label_B: Tensor, weight_B: Tensor | None = None, rows: int | None = None
-    ) -> bool:
+    def fit(self, logit_B: Tensor, label_B: Tensor, weight_B: Tensor | None = None, rows: int | None = None) -> bool:
         """Set a and b by `platt`.
 
         Returns:

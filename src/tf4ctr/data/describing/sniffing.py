@@ -14,7 +14,7 @@ import polars as pl
 
 from tf4ctr.data.describing import column_names
 from tf4ctr.data.raw_files import RawFiles
-from tf4ctr.data.readers import READERS, csv_lines
+from tf4ctr.data.readers import READERS, SCANS, csv_lines
 from tf4ctr.data.splits import ALL, SPLITS
 from tf4ctr.errors import InputError, did_you_mean
 
@@ -235,7 +235,7 @@ def _reader_of(path: Path) -> str:
 def _lines(path: Path, count: int = SAMPLE_LINES) -> list[str]:
     """The first lines of a text file that are not blank."""
     try:
-        lines = pl.scan_lines(path).head(count).collect().to_series().to_list()
+        lines = pl.scan_lines(path, glob=False).head(count).collect().to_series().to_list()
     except (pl.exceptions.PolarsError, OSError) as error:
         raise InputError(f"{path} cannot be read ({str(error).splitlines()[0]}): expected text as UTF-8") from None
     return [line.removeprefix("\ufeff").rstrip("\r") for line in lines if line.strip()]
@@ -308,8 +308,7 @@ def _columns(path: Path, reader: str, options: Mapping[str, Any]) -> dict[str, s
         repeated = {name: "its name is in the header several times" for name in names if names.count(name) > 1}
         return {name: repeated.get(name) for name in names if name}
     READERS[reader].rows([path], [])  # refuses a damaged file
-    scan = pl.scan_parquet if reader == "parquet" else pl.scan_ipc
-    return {name: _unusable(dtype) for name, dtype in scan(path).collect_schema().items()}
+    return {name: _unusable(dtype) for name, dtype in SCANS[reader](path).collect_schema().items()}
 
 
 def _unusable(dtype: pl.DataType) -> str | None:
