@@ -23,6 +23,7 @@ def main(config: DictConfig) -> None:
     from tf4ctr.data import periods
     from tf4ctr.data.spec import DatasetSpec
     from tf4ctr.experiments import replay
+    from tf4ctr.experiments.processes import quoted
 
     hydra = HydraConfig.get()
     if hydra.mode == RunMode.MULTIRUN:
@@ -33,7 +34,11 @@ def main(config: DictConfig) -> None:
     spec = DatasetSpec.from_config(settings["dataset"])
     assembly.check_config(config, spec)
     folder = Path(hydra.runtime.output_dir)
-    overrides = replay.training_overrides(list(hydra.overrides.task))
+    sources = [source for source in hydra.runtime.config_sources if source.schema == "file"]
+    # those of --config-dir and hydra.searchpath
+    folders = [quoted(f"file://{source.path}") for source in sources if source.provider != "main"]
+    searched = [f"hydra.searchpath=[{','.join(folders)}]"] if folders else []
+    overrides = [*searched, *replay.training_overrides(list(hydra.overrides.task))]
     kept = {name: settings[name] for name in replay.OPTIONS if name != "folder"}
     replay.check_same_replay(folder, {**kept, "overrides": overrides})
     log.info("replay: %s; to go on after a stop: the same command and folder=%s", folder, folder)

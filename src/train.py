@@ -56,7 +56,11 @@ class Run(NamedTuple):
 
 def train(config: DictConfig) -> float | None:
     """Start, build, fit, test, report; returns the validation metric that chose the best epoch."""
-    run = start(config)
+    try:
+        run = start(config)
+    except BaseException:
+        runs.EarlierSettings.put_back()
+        raise
     data, module = build(run)
     if config.dry_run:
         count(run, module)
@@ -241,10 +245,12 @@ def fit(run: Run, trainer: "Trainer", module: "CTRModule", data: "CTRDataModule"
     from tf4ctr.training.curves import draw_curves
     from tf4ctr.training.summary import summary_of
 
-    last = run.best.with_name("last.ckpt")
+    last, before = run.best.with_name("last.ckpt"), written(run.best)
     try:
         trainer.fit(module, data, ckpt_path=run.checkpoint, weights_only=True)
     finally:
+        if cli.is_first_rank() and written(run.best) != before:
+            runs.remove_results(run.folder)  # of an earlier start in this folder
         draw_curves(run.folder)
         refused = isinstance(sys.exception(), InputError)  # whose message says what to do
         if trainer.interrupted and not refused and last.exists() and cli.is_first_rank() and not sweeps.is_job():
@@ -252,6 +258,11 @@ def fit(run: Run, trainer: "Trainer", module: "CTRModule", data: "CTRDataModule"
     if not run.best.exists():
         raise InputError(nothing_trained(run))
     return summary_of(trainer.callbacks).metrics()  # type: ignore[attr-defined, union-attr]
+
+
+def written(path: Path) -> int | None:
+    """When a file was written, in nanoseconds; None if there is none."""
+    return path.stat().st_mtime_ns if path.exists() else None
 
 
 def nothing_trained(run: Run) -> str:

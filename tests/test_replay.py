@@ -4,16 +4,21 @@ import json
 import os
 import signal
 import time
+from pathlib import Path
 
 import numpy as np
 import polars as pl
 import pytest
+from omegaconf import OmegaConf
 
 from conftest import ROOT, make_spec, run_script, started_script
 from tf4ctr.data.periods import Period
+from tf4ctr.data.preparation import prepare
 from tf4ctr.errors import InputError
 from tf4ctr.experiments import replay
 from tf4ctr.inference.log_rows import measure_rows
+
+LAYOUTS = [{"reader": "parquet", "train": "train", "valid": "valid", "test": "test"}]  # as replay.LAYOUT
 
 
 def write_log(folder):
@@ -154,11 +159,18 @@ def test_each_day_has_prepared_rows_of_its_own_also_with_vectors(tmp_path):
     (tmp_path / "raw" / "emb").mkdir(parents=True)
     pl.DataFrame({"item": [1], "image": [[0.5, 1.0]]}).write_parquet(tmp_path / "raw" / "emb" / "v.parquet")
     fields = ["item", {"name": "image", "kind": "vector", "width": 2, "of": "item", "file": "emb/v.parquet"}]
-    layout = {"reader": "csv", "all": "log.csv"}
-    spec = make_spec(tmp_path / "raw", fields=fields, group=None, layouts=[layout])
-    prepared = []
-    for day in replay.plan(make_periods(3), first=1, window=1):
-        overrides = replay.training(day, spec, tmp_path / "replay", f"{day.number:03d}", 1, [])
-        prepared += [text for text in overrides if text.startswith("++dataset.prepared_dir=")]
-        assert (tmp_path / "replay" / "raw" / f"{day.number:03d}" / "emb" / "v.parquet").is_file()
-    assert len(prepared) == len({*prepared}) == 2
+    options = {"fields": fields, "group": None}
+    spec = make_spec(tmp_path / "raw", **options, layouts=[{"reader": "csv", "all": "log.csv"}])
+    parts = tmp_path / "periods"
+    periods = [Period(str(number), 20, parts / f"{number}t", parts / f"{number}v") for number in range(3)]
+    for folder in (folder for period in periods for folder in (period.train, period.valid)):
+        folder.mkdir(parents=True)
+        pl.DataFrame({"click": [0, 1] * 5, "item": [1] * 10}).write_parquet(folder / "0.parquet")
+    folders = set()
+    for day in replay.plan(periods, first=1, window=1):
+        own = replay.training(day, spec, tmp_path / "replay", day.name, 1, [])
+        given = OmegaConf.from_dotlist([word.lstrip("+").replace("'", "") for word in own]).dataset
+        prepared = prepare(make_spec(Path(given.raw_dir), **options, prepared_dir=given.prepared_dir, layouts=LAYOUTS))
+        assert (prepared / "vectors" / "image.parquet").is_file()
+        folders.add(prepared)
+    assert len(folders) == 2

@@ -182,16 +182,30 @@ def test_a_run_that_would_not_write_its_best_checkpoint_is_refused(toy, tmp_path
 def test_resuming_a_finished_run_ends_well_in_its_folder_and_is_explained_elsewhere(toy, tmp_path):
     toy = [*toy, "logger=csv", "trainer.max_epochs=1"]
     assert run_script("train.py", *toy).returncode == 0
+    written = {path: path.read_bytes() for path in (tmp_path / "run" / ".hydra").iterdir()}
+    (tmp_path / "run" / "evaluation").mkdir()
+    (tmp_path / "run" / "evaluation" / "test.json").write_text("{}")
     metrics = without_times(json.loads((tmp_path / "run" / "metrics.json").read_text()))
     ckpt = f"ckpt={tmp_path}/run/checkpoints/last.ckpt"
     again = run_script("train.py", *toy, ckpt)
     assert again.returncode == 0, again.stdout + again.stderr
     assert without_times(json.loads((tmp_path / "run" / "metrics.json").read_text())) == metrics
+    assert (tmp_path / "run" / "evaluation" / "test.json").exists()  # the weights are the same
+    again = {path: path.read_bytes() for path in written}
+    refused = run_script("train.py", *toy, ckpt, "loss.alpha=0.5")
+    assert refused.returncode == 2
+    assert "loss.alpha: 0.25 -> 0.5" in refused.stderr
+    assert {path: path.read_bytes() for path in written} == again  # Hydra has not described another run
     best = run_script("train.py", *toy, ckpt.replace("last.ckpt", "best.ckpt"))
     assert best.returncode == 2
     assert "best.ckpt contains weights only" in best.stderr
     assert "Traceback" not in best.stderr
     assert "to resume" not in best.stdout  # the error says what to do
+    longer = run_script("train.py", *toy, ckpt, "trainer.max_epochs=2")
+    assert longer.returncode == 0, longer.stdout + longer.stderr
+    has_new_weights = json.loads((tmp_path / "run" / "metrics.json").read_text())["best_epoch"] == 2
+    assert (tmp_path / "run" / "evaluation").exists() != has_new_weights
+    assert has_new_weights
     elsewhere = run_script("train.py", *toy, ckpt, f"hydra.run.dir={tmp_path}/new")
     assert elsewhere.returncode == 2
     for part in (

@@ -249,8 +249,11 @@ def test_true_and_false_of_a_yaml_are_those_of_the_data(tmp_path):
     pl.DataFrame({"bought": [True, False, None], "user": ["a", "b", "c"]}).write_parquet(tmp_path / "a.parquet")
     label, layout = {"column": "bought", "positive": [True]}, {"reader": "parquet", "all": "a.parquet"}
     spec = make_spec(tmp_path, fields=["user"], label=label, null_values=["NA", False], layouts=[layout])
-    assert spec.positive == ("true",)
-    assert spec.null_values == ("NA", "false")
+    assert spec.positive == ("true", "True", "TRUE")
+    assert spec.null_values == ("NA", "false", "False", "FALSE")
+    split = {"by": "member", "values": {"train": [True], "valid": [2], "test": ["x"]}}
+    values = {"train": ["true", "True", "TRUE"], "valid": ["2"], "test": ["x"]}
+    assert make_spec(tmp_path, fields=["user"], split=split, layouts=[layout]).split.values == values
 
 
 def test_a_layout_can_name_files_by_their_whole_path(tmp_path):

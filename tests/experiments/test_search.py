@@ -8,7 +8,7 @@ from optuna.trial import TrialState
 
 from conftest import run_script
 from tf4ctr.errors import InputError
-from tf4ctr.experiments.search import STUDY, _result, distribution
+from tf4ctr.experiments.search import STUDY, _batches, _result, _split, distribution
 
 
 @pytest.mark.parametrize(
@@ -125,10 +125,34 @@ def test_a_search_that_is_impossible_is_an_error(command, tmp_path):
         "~callbacks.trial_pruning",
     ]
     for options, message in (
-        (metric, "objective is 'val/ap'"),
-        (["embedding.dim=choice(4,16)"], "started with another space"),
+        ([*metric, f"hydra.sweep.dir={tmp_path}/other"], "objective is 'val/ap'"),
+        (["embedding.dim=choice(4,16)"], "has a sweep that was started with other overrides"),
     ):
         result = run_script("train.py", *command, "hydra.sweeper.n_trials=2", *options)
         assert result.returncode == 2, result.stdout + result.stderr
         assert message in result.stderr.replace("\n", " ")
         assert "Error executing job" not in result.stderr
+
+
+def test_a_study_of_another_space_is_refused():
+    study = optuna.create_study()
+    study.ask({"embedding.dim": CategoricalDistribution([4, 8])})
+    study.tell(0, 0.5)
+    with pytest.raises(InputError, match="started with another space"):
+        list(_batches(study, {"embedding.dim": CategoricalDistribution([4, 16])}, 2, 1))
+
+
+def test_what_has_one_value_on_the_command_line_is_not_searched():
+    params = {"optimizer.lr": "interval(1e-4, 1e-2)", "loss.c": "interval(0.6, 1)"}
+    fixed, space = _split(["dataset=frappe", "optimizer.lr=1e-3"], params)
+    assert fixed == ["dataset=frappe", "optimizer.lr=1e-3"]
+    assert list(space) == ["loss.c"]
+    with pytest.raises(InputError, match="nothing to search"):
+        _split(["optimizer.lr=1e-3", "loss.c=0.7"], params)
+
+
+def test_a_space_keeps_the_package_of_a_group_and_the_sign_of_a_new_key():
+    words = ["encoder@backbone.simple=fm,lr", "encoder@backbone.complex=mlp,cross", "+trainer.max_steps=10,20"]
+    fixed, space = _split(words, {})
+    assert fixed == []
+    assert list(space) == ["encoder@backbone.simple", "encoder@backbone.complex", "+trainer.max_steps"]

@@ -92,3 +92,14 @@ def test_one_sweep_is_named_by_overrides_and_other_runs_by_config():
     assert settings_of(frame_of(["a/0", "b/0"], overrides, configs)).labels == ["as composed"] * 2
     assert settings_of(frame_of(["a/x", "a/y"], overrides, configs)).labels == ["as composed"] * 2
     assert settings_of(frame_of(["a/x", "a/y"], overrides, [{}, {}])).labels == ["loss.c=0.7", "as composed"]
+
+
+def test_options_of_the_datasets_tell_runs_apart_also_if_there_are_several_datasets():
+    texts = [
+        {"dataset": f"dataset={name}", "dataset.min_count": f"dataset.min_count={count}"}
+        for name in ("toy", "other")
+        for count in (1, 10)
+    ]
+    names, _, labels = by_overrides(texts, ("dataset",))
+    assert names == ["dataset.min_count"]
+    assert labels == ["dataset.min_count=1", "dataset.min_count=10"] * 2

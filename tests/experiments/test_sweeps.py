@@ -153,9 +153,23 @@ def test_resume_is_the_command_that_started_the_sweep(tmp_path):
         "hydra: {overrides: {hydra: [hydra.mode=MULTIRUN, hydra.sweep.dir=elsewhere],"
         " task: ['seed=1,2', dataset=frappe]}}"
     )
-    command = ["--multirun", "hydra.mode=MULTIRUN", "seed=1,2", "dataset=frappe", f"hydra.sweep.dir={tmp_path}"]
+    command = ["--multirun", "hydra.mode=MULTIRUN", "seed=1,2", "dataset=frappe", f"hydra.sweep.dir='{tmp_path}'"]
     assert resumed(["-m", f"sweep.resume={tmp_path}"]) == command
+    for place in (["--config-dir", "mine/conf"], ["--config-dir=mine/conf"]):
+        assert resumed([*place, "-m", f"sweep.resume={tmp_path}"]) == [*place, *command]
     assert resumed(["-m", "seed=1"]) == ["-m", "seed=1"]
+
+
+def test_a_folder_with_a_sweep_gets_no_jobs_of_another_one(tmp_path):
+    """Job 1 was another setting: it has finished, and its results would get the new name."""
+    (tmp_path / "multirun.yaml").write_text(
+        "hydra: {overrides: {hydra: [hydra.sweeper.n_trials=2], task: ['seed=1,2', dataset=frappe]}}"
+    )
+    folder = f"hydra.sweep.dir='{tmp_path}'"
+    same = ["-m", "--config-dir", "mine", "dataset=frappe", "seed=1,2", "hydra.sweeper.n_trials=4", folder]
+    assert resumed(same) == same
+    with pytest.raises(InputError, match=r"started with other overrides \(seed=1,2 seed=1,2,3\): name another folder"):
+        resumed(["-m", "dataset=frappe", "seed=1,2,3", folder])
 
 
 @pytest.mark.parametrize(("arguments", "message"), [(["-m"], "no multirun.yaml"), (["-m", "seed=3"], "remove seed=3")])

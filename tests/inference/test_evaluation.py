@@ -374,6 +374,9 @@ def test_tables_and_picture(folder, tmp_path):
     shares = fused["rows"] / len(scores.label)
     assert fused["clicked"].dot(shares) == pytest.approx(float(scores.label.mean()))
     assert fused["predicted"].dot(shares) == pytest.approx(float(torch.sigmoid(scores.logits["fused"]).mean()))
+    counting = scores._replace(weight=(scores.logits["fused"] > scores.logits["fused"].median()).float())
+    assert not reliability(counting).filter(head="fused").to_series(2).is_nan().any()  # the lower bins have no weight
+    assert len(reliability(counting).filter(head="fused")) <= 11
     draw_reliability(points, tmp_path / "r.png")
     assert (tmp_path / "r.png").read_bytes().startswith(b"\x89PNG")
 

@@ -202,3 +202,11 @@ def test_the_loss_of_an_encoder_of_histories_is_part_of_the_training_loss():
     module.eval()
     network(ids)
     assert network.auxiliary() is None
+
+
+@pytest.mark.parametrize("sequence", [MeanPooling, partial(TargetAttention, hidden_units=[5])])
+def test_a_batch_of_no_rows_has_no_logits(sequence):
+    """A rank can have one at the end of a validation."""
+    mlp = partial(MLP, hidden_units=[7, 3])
+    network = Network(SCHEMA, partial(FieldEmbedding, sequence=sequence), 4, Shared, {"complex": mlp}, Sum).eval()
+    assert network(draw(lengths=())).fused.shape == (0,)

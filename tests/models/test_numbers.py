@@ -421,3 +421,10 @@ def test_the_config_has_all_options_with_their_defaults(path):
 def test_every_class_has_a_config():
     targets = [OmegaConf.load(path)["_target_"] for path in (ROOT / "conf" / "number").glob("*.yaml")]
     assert sorted(targets) == sorted(f"tf4ctr.models.numbers.{cls.__name__}" for cls in CLASSES)
+
+
+def test_piecewise_with_activation_learns():
+    """Its weights do not start at zero, where relu has no gradient."""
+    module = PiecewiseNumbers(FIELDS, 4, bins=4, activation=True)
+    module(draw(50)).square().sum().backward()
+    assert module.embedding.linear.weight.grad.abs().max() > 0

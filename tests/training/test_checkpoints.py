@@ -165,7 +165,14 @@ def test_without_patience_a_run_ends_at_the_first_validation_that_is_no_better(d
     assert 1 < ends[0].metrics["epochs"] < 40
 
 
-@pytest.mark.parametrize("move", [shutil.move, shutil.copytree])
+def linked(old, new):
+    """Move a folder, and reach it by a link to it."""
+    shutil.move(old, new.with_name("place"))
+    new.symlink_to(new.with_name("place"))
+    return new
+
+
+@pytest.mark.parametrize("move", [shutil.move, shutil.copytree, linked])
 def test_a_run_that_resumes_in_a_moved_folder_keeps_its_best_checkpoint(dataset, tmp_path, monkeypatch, move):
     """Every validation is worse than the one before, so the first epoch is the best one."""
     falling = itertools.count(0, -1)

@@ -11,7 +11,7 @@ from tf4ctr.files import write_whole
 
 log = logging.getLogger(__name__)
 
-FORMAT = 3  # of the prepared folder; folders of another format are prepared again
+FORMAT = 4  # of the prepared folder; folders of another format are prepared again
 NAME = "manifest.json"
 
 

@@ -21,7 +21,8 @@ class RawFiles:
         options: of the reader.
         files: split -> its files, or `all` -> the files of a set without splits.
         null_values: texts that mean a missing value.
-        beside: names of files with vectors, in the folder of the others.
+        beside: names of files with vectors.
+        folder: of the dataset, in which these are; None for the folder of the first file.
     """
 
     reader: str
@@ -29,6 +30,11 @@ class RawFiles:
     files: Mapping[str, list[Path]]
     null_values: tuple[str, ...] = ()
     beside: tuple[str, ...] = ()
+    folder: Path | None = None
+
+    def path_beside(self, name: str) -> Path:
+        """The path of a file that is beside the rows' files."""
+        return (self.folder or next(iter(self.files.values()))[0].parent) / name
 
     def rows(self, paths: list[Path], columns: list[str], numbers: Collection[str] = ()) -> pl.LazyFrame:
         """The given columns of some of the files, and `__short`.
@@ -81,8 +87,7 @@ class RawFiles:
             return [path.name, path.stat().st_size, path.stat().st_mtime_ns]
 
         files = {split: [stat(path) for path in paths] for split, paths in self.files.items()}
-        folder = next(iter(self.files.values()))[0].parent
-        beside = [stat(folder / name) for name in (*READERS[self.reader].beside, *self.beside)]
+        beside = [stat(self.path_beside(name)) for name in (*READERS[self.reader].beside, *self.beside)]
         options = {"options": dict(self.options)} if self.options else {}
         return {"reader": self.reader, **options, **files, **({"beside": beside} if beside else {})}
 

@@ -12,7 +12,7 @@ from tf4ctr.data.numbers import Distribution
 from tf4ctr.data.raw_files import RawFiles
 from tf4ctr.data.readers import READERS
 from tf4ctr.data.schema import IDS, NUMBERS, SEQUENCES, Field, Scaling, Schema
-from tf4ctr.data.splits import ALL, SPLITS, SplitSpec
+from tf4ctr.data.splits import ALL, SPLITS, SplitSpec, raw_texts
 from tf4ctr.errors import InputError, did_you_mean
 
 LABEL_CONDITION = "label"  # in `where` of a history: the label, whatever its raw column is called
@@ -105,7 +105,7 @@ class DatasetSpec:
             FieldSpec.from_config(field) for field in (*options["fields"], *_histories(histories))
         )
         options["layouts"] = tuple(options["layouts"])
-        options["null_values"] = tuple(map(_text, options.get("null_values") or ()))
+        options["null_values"] = tuple(raw_texts(options.get("null_values") or ()))
         if isinstance(options["label"], Mapping):
             options |= _label(options["label"])
         if options.get("split"):
@@ -297,7 +297,7 @@ class DatasetSpec:
             beside = (*reader.beside, *self.vector_files)
             if all(files.values()) and all((folder / name).exists() for name in beside):
                 options = {key: layout[key] for key in reader.options if key in layout}
-                return RawFiles(layout["reader"], options, files, self.null_values, self.vector_files)
+                return RawFiles(layout["reader"], options, files, self.null_values, self.vector_files, folder)
             parts = [*names.values(), *beside]
             wanted.append(
                 f"  {layout['reader']:9} "
@@ -310,11 +310,6 @@ class DatasetSpec:
         )
 
 
-def _text(value: Any) -> str:
-    """A value of the raw data in a yaml, as the data has it; true and false are those of JSON."""
-    return str(value).lower() if isinstance(value, bool) else str(value)
-
-
 def _label(config: Mapping[str, Any]) -> dict[str, Any]:
     """`label` and `positive` from a label that is made of another column.
 
@@ -324,7 +319,7 @@ def _label(config: Mapping[str, Any]) -> dict[str, Any]:
     positive = config.get("positive")
     if set(config) == {"column", "positive"}:
         if isinstance(positive, list | tuple) and positive:
-            return {"label": config["column"], "positive": tuple(map(_text, positive))}
+            return {"label": config["column"], "positive": tuple(raw_texts(positive))}
         if isinstance(positive, str) and COMPARISON.fullmatch(positive):
             return {"label": config["column"], "positive": positive}
     raise InputError(

@@ -1,6 +1,6 @@
 """How raw files without splits are split by a column."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any, cast
@@ -14,6 +14,15 @@ from tf4ctr.errors import InputError, did_you_mean
 SPLITS = ("train", "valid", "test")
 ALL = "all"  # in place of the splits, for raw files without splits
 SECONDS = (1e9, 2e9)  # since 1970, from 2001 to 2033: larger whole numbers are dates such as 2026052514
+
+
+def raw_texts(values: Iterable[Any]) -> list[str]:
+    """The texts in the raw data that the values of a yaml stand for; true is also True and TRUE."""
+    texts = []
+    for value in values:
+        text = str(value)
+        texts += [text.lower(), text, text.upper()] if isinstance(value, bool) else [text]
+    return texts
 
 
 @dataclass(frozen=True)
@@ -45,7 +54,7 @@ class SplitSpec:
             if key not in known:
                 raise InputError(f"dataset.split: {key} is not an option, {did_you_mean(key, known)}")
         if options.get("values"):
-            options["values"] = {split: list(map(str, values)) for split, values in options["values"].items()}
+            options["values"] = {split: raw_texts(values) for split, values in options["values"].items()}
         split = cls(**options) if options.get("by") else None
         if split is None or not (split._by_values() or split._by_shares()):
             raise InputError(

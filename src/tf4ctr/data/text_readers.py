@@ -3,6 +3,7 @@
 import os
 import re
 from collections.abc import Sequence
+from csv import QUOTE_MINIMAL, QUOTE_NONE
 from csv import reader as delimited
 from itertools import groupby
 from pathlib import Path
@@ -108,7 +109,7 @@ def _csv_header(path: Path, separator: str, quote: str | None) -> list[str]:
         raise InputError(f"{path} is empty: expected a header line")
     if "\r" in text.rstrip():
         raise InputError(f"{path} ends its lines with carriage returns alone: convert it first (tr '\\r' '\\n')")
-    return next(delimited([text], delimiter=separator, quotechar=quote or '"'))
+    return next(delimited([text], delimiter=separator, quotechar=quote, quoting=QUOTE_MINIMAL if quote else QUOTE_NONE))
 
 
 def _first_line(path: Path) -> bytes:

@@ -64,7 +64,7 @@ TRANSFORMS = {
 
 DATES = ("%Y-%m-%d %H:%M:%S", "%Y-%m-%d %H:%M", "%Y-%m-%d")  # the moments that are not numbers
 # what may follow the seconds: a fraction, and a time zone
-AFTER_SECONDS = r"^(?:\.\d+)?(?: ?(?:Z|UTC|(?P<sign>[+-])(?P<hours>\d\d):?(?P<minutes>\d\d)))?$"
+AFTER_SECONDS = r"^(?:\.[0-9]+)?(?: ?(?:Z|UTC|(?P<sign>[+-])(?P<hours>[0-9]{2})(?::?(?P<minutes>[0-9]{2}))?))?$"
 
 
 def occurrences(value: pl.Expr, dtype: type[pl.DataType]) -> pl.Expr:
@@ -95,7 +95,7 @@ def moment(value: pl.Expr) -> pl.Expr:
     A date without a time zone is taken as UTC. A fraction of a second is ignored. Null for other
     texts.
     """
-    text = value.cast(pl.String).str.replace(r"^([\d-]{10})T", "${1} ")
+    text = value.cast(pl.String).str.replace(r"^([0-9-]{8,10})T", "${1} ")
     until_seconds, rest = text.str.slice(0, 19), text.str.slice(19)
     *times, date = DATES
     dates = [until_seconds.str.to_datetime(form, strict=False) for form in times]

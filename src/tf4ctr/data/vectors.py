@@ -37,7 +37,7 @@ def prepare(spec: DatasetSpec, known: Known, raw: RawFiles, folder: Path) -> Non
     keys = {field.name: field for field in spec.fields}
     for field in spec.fields:
         if field.file is not None:
-            path = next(iter(raw.files.values()))[0].parent / field.file
+            path = raw.path_beside(field.file)
             values = known.values[str(field.of)]
             table = _read(path, field, keys[str(field.of)], values)
             folder.mkdir(exist_ok=True)

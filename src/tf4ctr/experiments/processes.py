@@ -141,7 +141,7 @@ def _train(overrides: list[str], folder: Path) -> None:
         for number in (1, 2):
             os.dup2(output.fileno(), number)
         last = folder / "checkpoints" / "last.ckpt"
-        ckpt = [f"ckpt='{last}'"] if last.exists() else []
-        sys.argv = [str(ROOT / "src" / "train.py"), *overrides, *ckpt, f"hydra.run.dir='{folder}'"]
+        ckpt = [f"ckpt={quoted(str(last))}"] if last.exists() else []
+        sys.argv = [str(ROOT / "src" / "train.py"), *overrides, *ckpt, f"hydra.run.dir={quoted(str(folder))}"]
         sys.path[0] = str(ROOT / "src")
         runpy.run_path(sys.argv[0], run_name="__main__")

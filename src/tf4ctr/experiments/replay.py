@@ -16,6 +16,7 @@ from rich.table import Table
 from tf4ctr.data.periods import Period
 from tf4ctr.data.spec import DatasetSpec
 from tf4ctr.errors import InputError
+from tf4ctr.experiments.processes import quoted
 from tf4ctr.files import link_file, write_whole
 
 # the options of conf/replay.yaml beside those of a training
@@ -129,11 +130,11 @@ def training(
         link_file(Path(str(spec.raw_dir)) / file_name, raw / file_name)
     own = [f"++dataset.{option}=null" for option in ("split", "rows", "limit_rows")]
     own += [
-        f"++dataset.raw_dir='{raw}'",
-        f"++dataset.prepared_dir='{folder / 'prepared' / name}'",
+        f"++dataset.raw_dir={quoted(str(raw))}",
+        f"++dataset.prepared_dir={quoted(str(folder / 'prepared' / name))}",
         f"++dataset.layouts={LAYOUT}",
     ]
-    own += [f"trainer.max_epochs={epochs}", *([f"init='{init}'"] if init else [])]
+    own += [f"trainer.max_epochs={epochs}", *([f"init={quoted(str(init))}"] if init else [])]
     logger = [] if any(override.startswith("logger=") for override in overrides) else ["logger=csv"]
     return [*logger, *overrides, *own]
 

@@ -6,8 +6,9 @@ import tempfile
 from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
+from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 
 from tf4ctr.errors import InputError
@@ -93,6 +94,31 @@ def find_checkpoint(ckpt: str) -> Path:
     return path
 
 
+def remove_results(folder: Path) -> None:
+    """Remove what was measured with weights that best.ckpt does not have any more."""
+    (folder / "metrics.json").unlink(missing_ok=True)
+    shutil.rmtree(folder / "evaluation", ignore_errors=True)
+
+
+class EarlierSettings(Callback):
+    """Hydra callback that keeps what .hydra/ of a run's folder has before Hydra replaces it."""
+
+    files: ClassVar[dict[Path, bytes]] = {}
+
+    def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
+        try:
+            folder = Path(config.hydra.run.dir)
+        except Exception:  # the run will raise it, too; Hydra would reduce it to a warning here
+            return
+        self.files.update({path: path.read_bytes() for path in (folder / ".hydra").glob("*.yaml")})
+
+    @classmethod
+    def put_back(cls) -> None:
+        """Undo what Hydra has written, as the run was refused."""
+        for path, content in cls.files.items():
+            path.write_bytes(content)
+
+
 def write_config(folder: Path, config: DictConfig) -> None:
     """Write the composed config as `folder/config.yaml`, whole or not at all."""
     write_whole(folder / "config.yaml", OmegaConf.to_yaml(config, resolve=True))
@@ -109,6 +135,13 @@ def check_same_run(folder: Path, config: Mapping[str, Any]) -> None:
         return
     started = OmegaConf.to_container(OmegaConf.load(path))
     assert isinstance(started, dict)
+    earlier = OmegaConf.select(OmegaConf.create(started), "callbacks.checkpoint_best.monitor") or "val/monitor"
+    if "monitor" in config and "monitor" not in started and earlier != "val/monitor":
+        raise InputError(
+            f"{folder} was started by an older version with callbacks.checkpoint_best.monitor={earlier}, and cannot"
+            " resume: here the option monitor says what chooses the best epoch. Start a new run without ckpt=;"
+            " init=RUN begins it from the best weights of an earlier one"
+        )
     started = {key: value for key, value in LATER.items() if key in config} | started
     # an older version may not have had a group: its run is what the group's default describes
     fixed = [key for key in FIXED if key in started]

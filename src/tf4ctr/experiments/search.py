@@ -44,7 +44,8 @@ def search(
         arguments: overrides of the command line. Those with several values are searched, the others
             belong to every job.
         params: the space to search if the command line has none: override -> `interval(a, b)`,
-            `tag(log, interval(a, b))`, `int(interval(a, b))`, `choice(a, b)` or `range(a, b)`.
+            `tag(log, interval(a, b))`, `int(interval(a, b))`, `choice(a, b)` or `range(a, b)`. What
+            has one value on the command line is not searched.
         objective: key of metrics.json to maximise.
         n_trials: number of trials, those of earlier calls included.
         n_jobs: number of trials that the launcher gets at once.
@@ -81,13 +82,18 @@ def _split(arguments: Sequence[str], params: Mapping[str, Any]) -> tuple[list[st
     parser = OverridesParser.create()
     overrides = parser.parse_overrides(list(arguments))
     searched = [override for override in overrides if override.is_sweep_override()]
-    searched = searched or parser.parse_overrides([f"{key}={value}" for key, value in params.items()])
+    fixed = [override for override in overrides if not override.is_sweep_override()]
+    keys = {override.key_or_group for override in fixed}  # the command line comes first
+    searched = searched or parser.parse_overrides(
+        [f"{key}={value}" for key, value in params.items() if key not in keys]
+    )
     if not searched:
         raise InputError(
             "sweep=optuna has nothing to search: name a space, as in 'optimizer.lr=tag(log, interval(1e-4, 1e-2))'"
         )
-    fixed = [str(override.input_line) for override in overrides if not override.is_sweep_override()]
-    return fixed, {override.key_or_group: distribution(override) for override in searched}
+    return [str(override.input_line) for override in fixed], {
+        override.get_key_element(): distribution(override) for override in searched
+    }
 
 
 def _log_best(study: optuna.Study, objective: str) -> None:

@@ -48,8 +48,9 @@ def by_overrides(overrides: Sequence[dict[str, str]], grouped: Sequence[str] = (
     Args:
         grouped: names that take no part.
     """
-    ignored = (*REPEATED, *grouped)
-    known = dict.fromkeys(name for texts in overrides for name in texts if counts(name, ignored))
+    known = dict.fromkeys(
+        name for texts in overrides for name in texts if counts(name, REPEATED) and name not in grouped
+    )
     names = [name for name in known if len({texts.get(name) for texts in overrides}) > 1]
     values = [
         {name: texts[name].partition("=")[2] or texts[name] if name in texts else None for name in names}

@@ -3,7 +3,7 @@
 import logging
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -68,22 +68,63 @@ def resumed(arguments: list[str]) -> list[str]:
     Other command lines are returned unchanged.
 
     Raises:
-        InputError: FOLDER contains no sweep, or the command line has other overrides too.
+        InputError: FOLDER contains no sweep, the command line has other overrides too, or it is
+            another sweep for a folder that has one.
     """
     resume = [argument for argument in arguments if argument.startswith("sweep.resume=")]
     if not resume:
+        _check_same_sweep(arguments)
         return arguments
-    if others := [argument for argument in arguments if argument not in (*resume, "-m", "--multirun")]:
+    places = _config_dirs(arguments)
+    if others := [argument for argument in arguments if argument not in (*resume, *places, "-m", "--multirun")]:
         raise InputError(
             "sweep.resume uses the overrides that the sweep was started with and accepts no others:"
             f" remove {' '.join(others)}"
         )
+    from tf4ctr.experiments.processes import quoted
+
     folder = Path(resume[-1].partition("=")[2]).expanduser().absolute()
     if not (folder / "multirun.yaml").is_file():
         raise InputError(f"sweep.resume={folder}: there is no multirun.yaml, so no sweep was started there")
     overrides = OmegaConf.load(folder / "multirun.yaml").hydra.overrides
     kept = [override for override in (*overrides.hydra, *overrides.task) if not override.startswith("hydra.sweep.dir=")]
-    return ["--multirun", *kept, f"hydra.sweep.dir={folder}"]
+    return [*places, "--multirun", *kept, f"hydra.sweep.dir={quoted(str(folder))}"]
+
+
+def _config_dirs(arguments: Sequence[str]) -> list[str]:
+    """The arguments that say where further yamls are; a sweep does not record them."""
+    found: list[str] = []
+    for number, argument in enumerate(arguments):
+        if argument in ("--config-dir", "-cd"):
+            found += arguments[number : number + 2]
+        elif argument.startswith("--config-dir="):
+            found.append(argument)
+    return found
+
+
+def _check_same_sweep(arguments: Sequence[str]) -> None:
+    """Check that a folder that has a sweep gets no jobs of another one.
+
+    A job that has finished does not run again, so its results would be shown as those of the other
+    settings.
+
+    Raises:
+        InputError: hydra.sweep.dir= names the folder of a sweep with other overrides.
+    """
+    named = [
+        argument.partition("=")[2].strip("'\"") for argument in arguments if argument.startswith("hydra.sweep.dir=")
+    ]
+    path = Path(named[-1]).expanduser() / "multirun.yaml" if named else None
+    if path is None or not path.is_file():
+        return
+    started = set(OmegaConf.load(path).hydra.overrides.task)
+    others = _config_dirs(arguments)
+    given = {word for word in arguments if word not in others and not word.lstrip("+~").startswith(("-", "hydra"))}
+    if started != given:
+        raise InputError(
+            f"{path.parent} has a sweep that was started with other overrides ({' '.join(sorted(started ^ given))}):"
+            " name another folder. report.py takes several sweeps: runs=FOLDER,OTHER"
+        )
 
 
 class SweepEnd(Callback):

@@ -202,13 +202,15 @@ def reliability(scores: Scores) -> pl.DataFrame:
 
     Returns:
         `head`, `rows` in the bin, and the means over these rows, weighted if they have weights:
-        `predicted` probability and `clicked`.
+        `predicted` probability and `clicked`. A bin whose rows all have weight 0 is left out.
     """
     points = []
     for name, logit_N in scores.logits.items():
         p_N = torch.sigmoid(logit_N)
         for part in (part for part in torch.argsort(logit_N).tensor_split(BINS) if len(part)):
             weight = None if scores.weight is None else scores.weight[part]
+            if weight is not None and not weight.sum():
+                continue  # no row counts
             predicted, clicked = float(_mean(p_N[part], weight)), float(_mean(scores.label[part], weight))
             points.append({"head": name, "rows": len(part), "predicted": predicted, "clicked": clicked})
     return pl.DataFrame(points)

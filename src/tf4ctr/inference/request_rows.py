@@ -279,7 +279,7 @@ def _moment(value: Any) -> float | None:
     """
     if not isinstance(value, str) or (NUMBER.fullmatch(value) and "nan" not in value.lower()):
         return _number(value)
-    text = re.sub(r"^([\d-]{10})T", r"\1 ", value)
+    text = re.sub(r"^([0-9-]{8,10})T", r"\1 ", value)
     if after := re.fullmatch(AFTER_SECONDS, text[19:]):
         ahead = 3600 * int(after["hours"] or 0) + 60 * int(after["minutes"] or 0)
         for form in DATES:

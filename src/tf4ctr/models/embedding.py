@@ -182,8 +182,12 @@ class FieldEmbedding(nn.Module):
         )
         emb_ND = self._rows_of(torch.cat([part.flatten() for part in parts]), padding_N)
         pooled, *others = emb_ND.split([rows * width for width in widths])
-        of_histories = [emb.view(rows, history.width, -1) for history, emb in zip(self.histories, others, strict=True)]
-        return [pooled.view(rows, -1, self.dim), *of_histories]
+        # sizes without -1, which a batch of 0 rows does not determine
+        of_histories = [
+            emb.view(rows, history.width, width // history.width * self.dim)
+            for history, emb, width in zip(self.histories, others, widths[1:], strict=True)
+        ]
+        return [pooled.view(rows, widths[0], self.dim), *of_histories]
 
     def _rows_of(self, ids: Tensor, padding_N: Tensor | None = None) -> Tensor:
         """[..., D]; `padding_N` marks positions that need no gradient, as their row is padding."""

@@ -119,7 +119,7 @@ class PiecewiseNumbers(nn.Module):
 
     Args:
         bins: the largest K of a number, 2 to 256.
-        activation: relu(V p(x)) instead of V p(x).
+        activation: relu(V p(x)) instead of V p(x). V then starts from random values, not from zero.
         init_std: standard deviation of the initial vectors of missing values.
 
     Raises:
@@ -144,6 +144,8 @@ class PiecewiseNumbers(nn.Module):
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", ".* has just two bin edges")  # such numbers are welcome
             self.embedding = PiecewiseLinearEmbeddings(edges, dim, activation=activation, version="B")
+        if activation:  # the library starts V at zero, where relu has no gradient
+            self.embedding.linear.reset_parameters()
 
     def forward(self, numbers_BN: Tensor) -> Tensor:
         """[B, N] -> [B, N, D]"""

@@ -75,10 +75,10 @@ def adapt_callbacks(trainer: Trainer, checkpoint: dict[str, Any]) -> None:
     for stopper in trainer.early_stopping_callbacks:
         if stopper.state_key in states:
             states[stopper.state_key]["patience"] = stopper.patience
-    here = Path(str(trainer.ckpt_path)).absolute().parent
+    here = Path(str(trainer.ckpt_path)).resolve().parent
     for callback in trainer.checkpoint_callbacks:
         state = states.get(callback.state_key)
-        if not state or not isinstance(callback, ModelCheckpoint) or here != Path(callback.dirpath or "").absolute():
+        if not state or not isinstance(callback, ModelCheckpoint) or here != Path(callback.dirpath or "").resolve():
             continue
         if (here / Path(state["best_model_path"]).name).is_file():
             state["dirpath"] = callback.dirpath

@@ -304,7 +304,8 @@ def _columns_of(paths: list[Path], reader: str, options: Mapping[str, Any]) -> d
 
 def _columns(path: Path, reader: str, options: Mapping[str, Any]) -> dict[str, str | None]:
     if reader == "csv":
-        names = options.get("header") or csv_lines(path, options.get("separator", ","))[0]
+        form = {key: options[key] for key in ("separator", "quote") if key in options}
+        names = options.get("header") or csv_lines(path, **form)[0]
         repeated = {name: "its name is in the header several times" for name in names if names.count(name) > 1}
         return {name: repeated.get(name) for name in names if name}
     READERS[reader].rows([path], [])  # refuses a damaged file

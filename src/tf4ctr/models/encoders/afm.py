@@ -7,8 +7,9 @@ from tf4ctr.data.schema import Schema
 from tf4ctr.errors import InputError
 from tf4ctr.models.affine import Affine
 from tf4ctr.models.dropout import Dropout
+from tf4ctr.models.embedding import FieldEmbedding
 from tf4ctr.models.encoders.inner_product import field_pairs
-from tf4ctr.models.encoders.linear import Linear
+from tf4ctr.models.encoders.linear import Linear, TableFactory
 from tf4ctr.models.inputs import Inputs
 
 
@@ -26,9 +27,17 @@ class AFM(nn.Module):
     """
 
     out_features = 1
+    has_table = True
     pairs_2P: Tensor
 
-    def __init__(self, schema: Schema, embedding_dim: int, attention_units: int, dropout: float = 0.0) -> None:
+    def __init__(
+        self,
+        schema: Schema,
+        embedding_dim: int,
+        attention_units: int,
+        dropout: float = 0.0,
+        table: TableFactory = FieldEmbedding,
+    ) -> None:
         super().__init__()
         if attention_units < 1 or not 0 <= dropout < 1:
             raise InputError(
@@ -36,7 +45,7 @@ class AFM(nn.Module):
                 " at least one unit is needed, and a dropout from 0 to below 1"
             )
         self.register_buffer("pairs_2P", field_pairs(schema), persistent=False)
-        self.linear = Linear(schema, embedding_dim)
+        self.linear = Linear(schema, embedding_dim, table)
         self.attention = nn.Sequential(
             Affine(embedding_dim, attention_units), nn.ReLU(), Affine(attention_units, 1, bias=False)
         )

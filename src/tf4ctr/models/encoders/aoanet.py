@@ -13,7 +13,8 @@ class GeneralizedInteraction(nn.Module):
 
     e_f are the embeddings, y_i the outputs of the layer before; W_o [D, D] multiplies the outer
     products elementwise. Initially W_o is the identity, a and h are 1, as in public code: then z_o
-    is the sum of all e_f * y_i.
+    is the sum of all e_f * y_i. So the subspaces of a layer begin equal, and in the layers before
+    the last one they stay equal.
     """
 
     def __init__(self, num_fields: int, inputs: int, subspaces: int, embedding_dim: int) -> None:

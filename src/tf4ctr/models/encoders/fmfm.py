@@ -5,9 +5,10 @@ from torch import Tensor, nn
 
 from tf4ctr.data.schema import Schema
 from tf4ctr.errors import InputError, did_you_mean
+from tf4ctr.models.embedding import FieldEmbedding
 from tf4ctr.models.encoders.bilinear import BilinearInteraction
 from tf4ctr.models.encoders.inner_product import field_pairs
-from tf4ctr.models.encoders.linear import Linear
+from tf4ctr.models.encoders.linear import Linear, TableFactory
 from tf4ctr.models.inputs import Inputs
 
 WEIGHTS = ("matrix", "vector")
@@ -40,12 +41,19 @@ class FmFM(nn.Module):
     """
 
     out_features = 1
+    has_table = True
 
-    def __init__(self, schema: Schema, embedding_dim: int, weights: str = "matrix") -> None:
+    def __init__(
+        self,
+        schema: Schema,
+        embedding_dim: int,
+        weights: str = "matrix",
+        table: TableFactory = FieldEmbedding,
+    ) -> None:
         super().__init__()
         if weights not in WEIGHTS:
             raise InputError(f"weights is '{weights}': {did_you_mean(weights, WEIGHTS)}")
-        self.linear = Linear(schema, embedding_dim)
+        self.linear = Linear(schema, embedding_dim, table)
         vectors = weights == "vector"
         self.pairs = (
             PairVectors(schema, embedding_dim) if vectors else BilinearInteraction(schema, embedding_dim, "pair")

@@ -17,7 +17,9 @@ class GatedMLP(nn.Module):
 
     The output is the last hidden layer of the MLP [B, H]. The gate is an MLP with one hidden layer.
     Its context is one learned vector for all samples, or the embeddings of some fields, taken from
-    this encoder's input.
+    this encoder's input. The learned vector starts at zero, and so do the gate's biases. There the
+    ReLU has no gradient, so without context fields only the gate's last bias is learned: one
+    constant factor for each of the F D inputs.
 
     Args:
         hidden_units, dropout, batch_norm: of the MLP.
