@@ -192,7 +192,8 @@ def test_resuming_a_finished_run_ends_well_in_its_folder_and_is_explained_elsewh
     assert without_times(json.loads((tmp_path / "run" / "metrics.json").read_text())) == metrics
     assert (tmp_path / "run" / "evaluation" / "test.json").exists()  # the weights are the same
     again = {path: path.read_bytes() for path in written}
-    refused = run_script("train.py", *toy, ckpt, "loss.alpha=0.5")
+    elsewhere = [word for word in toy if not word.startswith("hydra.run.dir=")]  # its folder is that of ckpt=
+    refused = run_script("train.py", *elsewhere, ckpt, "loss.alpha=0.5")
     assert refused.returncode == 2
     assert "loss.alpha: 0.25 -> 0.5" in refused.stderr
     assert {path: path.read_bytes() for path in written} == again  # Hydra has not described another run

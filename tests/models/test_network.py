@@ -118,3 +118,10 @@ def test_several_encoders_must_include_a_simple_and_a_complex_one(schema):
 def test_a_head_does_not_take_the_name_of_another_metric(schema, name):
     with pytest.raises(InputError, match=f"backbone.{name} is an encoder.*another name"):
         network(schema, **{name: mlp})
+
+
+def test_a_hidden_layer_of_one_unit_is_no_logit(schema):
+    one = partial(MLP, hidden_units=[8, 1])
+    with pytest.raises(InputError, match="backbone.complex ends with one unit, which dfm=sum"):
+        network(schema, Shared, FM, one, Sum)
+    network(schema, Shared, FM, one, WeightedSum)  # it has a linear layer for each head

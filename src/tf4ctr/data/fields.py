@@ -8,6 +8,7 @@ from typing import Any, NoReturn
 import polars as pl
 
 from tf4ctr.data.schema import GAP_BUCKETS, IDS, NUMBERS, SEQUENCES, VECTORS, Field, Scaling
+from tf4ctr.data.splits import raw_texts
 from tf4ctr.data.transforms import NUMBER_TRANSFORMS, TRANSFORMS, finite, missing
 from tf4ctr.errors import InputError, did_you_mean
 
@@ -346,7 +347,4 @@ def _where(name: str, config: Any) -> dict[str, tuple[str, ...]]:
         raise InputError(
             f"dataset.fields: {name}.where is {config!r}: expected {{label: 1}}, or {{COLUMN: [VALUE, ...]}}"
         )
-    return {
-        str(column): tuple(str(value).lower() if isinstance(value, bool) else str(value) for value in values)
-        for column, values in texts.items()
-    }
+    return {str(column): tuple(raw_texts(values)) for column, values in texts.items()}

@@ -8,6 +8,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, ClassVar
 
+from hydra.core.hydra_config import HydraConfig
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 
@@ -96,7 +97,8 @@ def find_checkpoint(ckpt: str) -> Path:
 
 def remove_results(folder: Path) -> None:
     """Remove what was measured with weights that best.ckpt does not have any more."""
-    (folder / "metrics.json").unlink(missing_ok=True)
+    for name in ("metrics.json", "index.html"):
+        (folder / name).unlink(missing_ok=True)
     shutil.rmtree(folder / "evaluation", ignore_errors=True)
 
 
@@ -106,10 +108,15 @@ class EarlierSettings(Callback):
     files: ClassVar[dict[Path, bytes]] = {}
 
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
+        hydra = HydraConfig.instance()
+        before = hydra.cfg
+        hydra.set_config(config)  # Hydra does so later, and the folder's name depends on it
         try:
             folder = Path(config.hydra.run.dir)
         except Exception:  # the run will raise it, too; Hydra would reduce it to a warning here
             return
+        finally:
+            hydra.cfg = before
         self.files.update({path: path.read_bytes() for path in (folder / ".hydra").glob("*.yaml")})
 
     @classmethod

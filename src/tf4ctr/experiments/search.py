@@ -83,10 +83,9 @@ def _split(arguments: Sequence[str], params: Mapping[str, Any]) -> tuple[list[st
     overrides = parser.parse_overrides(list(arguments))
     searched = [override for override in overrides if override.is_sweep_override()]
     fixed = [override for override in overrides if not override.is_sweep_override()]
-    keys = {override.key_or_group for override in fixed}  # the command line comes first
-    searched = searched or parser.parse_overrides(
-        [f"{key}={value}" for key, value in params.items() if key not in keys]
-    )
+    keys = {override.get_key_element().lstrip("+") for override in fixed}  # the command line comes first
+    free = [f"{key}={value}" for key, value in params.items() if key.lstrip("+") not in keys]
+    searched = searched or parser.parse_overrides(free)
     if not searched:
         raise InputError(
             "sweep=optuna has nothing to search: name a space, as in 'optimizer.lr=tag(log, interval(1e-4, 1e-2))'"
@@ -182,9 +181,11 @@ def draw(study: optuna.Study, objective: str, path: Path) -> None:
     axes[0].set_xlabel("trial")
     axes[0].set_ylabel(objective)
     for axis, name in zip(axes[1:], names, strict=True):
-        axis.plot([trial.params[name] for trial in trials], values, "o", markersize=4)
+        # earlier trials may have had another space
+        having = [(trial, value) for trial, value in zip(trials, values, strict=True) if name in trial.params]
+        axis.plot([trial.params[name] for trial, _ in having], [value for _, value in having], "o", markersize=4)
         axis.set_xlabel(name)
-        space = trials[0].distributions[name]
+        space = having[0][0].distributions[name]
         if getattr(space, "log", False):
             axis.set_xscale("log")
         if isinstance(space, CategoricalDistribution):

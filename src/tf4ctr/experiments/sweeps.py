@@ -8,6 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.errors import OverrideParseException
 from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
@@ -16,6 +19,9 @@ from tf4ctr.errors import InputError, Pruned
 from tf4ctr.experiments.outcomes import Ending, clear_outcome, jobs_in, read_outcome, write_error, write_pruned
 
 log = logging.getLogger(__name__)
+
+FLAGS_WITH_VALUE = ("-cd", "--config-dir", "-cn", "--config-name", "-cp", "--config-path", "-p", "--package")
+WITHOUT_EFFECT = ("launcher", "dry_run", "page", "verbose")  # options that make no other job
 
 
 def is_job() -> bool:
@@ -86,8 +92,8 @@ def resumed(arguments: list[str]) -> list[str]:
     folder = Path(resume[-1].partition("=")[2]).expanduser().absolute()
     if not (folder / "multirun.yaml").is_file():
         raise InputError(f"sweep.resume={folder}: there is no multirun.yaml, so no sweep was started there")
-    overrides = OmegaConf.load(folder / "multirun.yaml").hydra.overrides
-    kept = [override for override in (*overrides.hydra, *overrides.task) if not override.startswith("hydra.sweep.dir=")]
+    words = _started(folder / "multirun.yaml")
+    kept = [word for word in words if not word.lstrip("+").startswith("hydra.sweep.dir=")]
     return [*places, "--multirun", *kept, f"hydra.sweep.dir={quoted(str(folder))}"]
 
 
@@ -103,28 +109,61 @@ def _config_dirs(arguments: Sequence[str]) -> list[str]:
 
 
 def _check_same_sweep(arguments: Sequence[str]) -> None:
-    """Check that a folder that has a sweep gets no jobs of another one.
+    """Check that a folder with finished jobs gets no jobs of another sweep.
 
-    A job that has finished does not run again, so its results would be shown as those of the other
-    settings.
+    Such a job does not run again, so its results would be shown as those of other settings.
 
     Raises:
         InputError: hydra.sweep.dir= names the folder of a sweep with other overrides.
     """
-    named = [
-        argument.partition("=")[2].strip("'\"") for argument in arguments if argument.startswith("hydra.sweep.dir=")
-    ]
-    path = Path(named[-1]).expanduser() / "multirun.yaml" if named else None
-    if path is None or not path.is_file():
+    words = [word for word in arguments if word not in _flags(arguments)]
+    try:
+        given = OverridesParser.create().parse_overrides(words)
+    except OverrideParseException:
+        return  # Hydra says what is wrong
+    named = [override.value() for override in given if override.key_or_group == "hydra.sweep.dir"]
+    path = Path(str(named[-1])).expanduser() / "multirun.yaml" if named else None
+    if path is None or not path.is_file() or not any(_has_begun(job) for job in jobs_in(path.parent)):
         return
-    started = set(OmegaConf.load(path).hydra.overrides.task)
-    others = _config_dirs(arguments)
-    given = {word for word in arguments if word not in others and not word.lstrip("+~").startswith(("-", "hydra"))}
-    if started != given:
+    before, now = (_makes_jobs(OverridesParser.create().parse_overrides(each)) for each in (_started(path), words))
+    if before != now:
+        differing = [word for word in (*before, *now) if word not in before or word not in now]
         raise InputError(
-            f"{path.parent} has a sweep that was started with other overrides ({' '.join(sorted(started ^ given))}):"
-            " name another folder. report.py takes several sweeps: runs=FOLDER,OTHER"
+            f"{path.parent} has a sweep that was started with other overrides, or in another order"
+            f" ({' '.join(differing or before)}): name another folder. report.py takes several sweeps:"
+            " runs=FOLDER,OTHER"
         )
+
+
+def _started(path: Path) -> list[str]:
+    """The overrides in a multirun.yaml, as they were written."""
+    overrides: dict[str, list[str]] = OmegaConf.to_container(OmegaConf.load(path).hydra.overrides, resolve=False)  # type: ignore[assignment]
+    return [*overrides["hydra"], *overrides["task"]]
+
+
+def _flags(arguments: Sequence[str]) -> list[str]:
+    """The arguments that are no overrides, and the values of those that have one."""
+    found: list[str] = []
+    for number, argument in enumerate(arguments):
+        if argument in FLAGS_WITH_VALUE:
+            found += arguments[number : number + 2]
+        elif argument.startswith("-"):
+            found.append(argument)
+    return found
+
+
+def _makes_jobs(overrides: Sequence[Override]) -> list[str]:
+    """The overrides that decide which job has which settings, in their order."""
+    return [
+        str(override.input_line).replace(" ", "")
+        for override in overrides
+        if override.key_or_group.startswith("hydra.sweeper.params")
+        or not (override.key_or_group.startswith("hydra") or override.key_or_group in WITHOUT_EFFECT)
+    ]
+
+
+def _has_begun(job: Path) -> bool:
+    return read_outcome(job).ending is Ending.TRAINED or left_checkpoint(job) is not None
 
 
 class SweepEnd(Callback):

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from tf4ctr.data.schema import Schema
 from tf4ctr.errors import InputError
 from tf4ctr.models.calibration import Calibration
-from tf4ctr.models.dfm import Sum
+from tf4ctr.models.dfm import Mean, Sum
 from tf4ctr.models.embedding import FieldEmbedding
 from tf4ctr.models.inputs import Inputs
 from tf4ctr.models.ssem import EmbeddingFactory, Shared
@@ -61,7 +61,8 @@ class Network(nn.Module):
 
     Raises:
         InputError: `simple` or `complex` is missing among several encoders, an encoder has a name
-            of `RESERVED`, or one encoder comes with an ssem or dfm for several.
+            of `RESERVED`, one ends with a hidden layer of one unit that would be taken for a logit,
+            or one encoder comes with an ssem or dfm for several.
     """
 
     def __init__(
@@ -99,6 +100,11 @@ class Network(nn.Module):
         for name, encoder_dim in zip(names, dims, strict=True):
             has_table = getattr(_class_of(encoders[name]), "has_table", False)
             self.encoders[name] = encoders[name](schema, encoder_dim, **({"table": table} if has_table else {}))
+            if _class_of(dfm) in (Sum, Mean) and _ends_with_one_unit(self.encoders[name]):
+                raise InputError(
+                    f"backbone.{name} ends with one unit, which dfm=sum and dfm=mean take for a logit. After a ReLU it"
+                    " is never negative: give its last layer more units"
+                )
         self.dfm = dfm([encoder.out_features for encoder in self.encoders.values()])
         self.calibration = Calibration() if calibrate else None
         self.apply(_init_linear)
@@ -158,6 +164,11 @@ class Network(nn.Module):
 
 def _class_of(factory: Callable[..., nn.Module]) -> Callable[..., nn.Module]:
     return factory.func if isinstance(factory, partial) else factory
+
+
+def _ends_with_one_unit(encoder: nn.Module) -> bool:
+    """Whether an encoder has one output that is no logit; the class of the others says so."""
+    return bool(encoder.out_features == 1) and not hasattr(type(encoder), "out_features")
 
 
 def _init_linear(module: nn.Module) -> None:

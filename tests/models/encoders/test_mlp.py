@@ -51,8 +51,3 @@ def test_layers_without_units_are_refused(schema, hidden_units):
 def test_a_dropout_outside_0_to_1_is_refused(schema, dropout):
     with pytest.raises(InputError, match="dropout is"):
         MLP(schema, 4, [8], dropout=dropout)
-
-
-def test_a_last_layer_of_one_unit_is_refused(schema):
-    with pytest.raises(InputError, match="hidden_units ends with 1: one output is taken for a logit"):
-        MLP(schema, 4, hidden_units=[8, 1])

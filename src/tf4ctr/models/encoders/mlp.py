@@ -57,9 +57,6 @@ class MLP(nn.Module):
 
     Args:
         hidden_units, dropout, batch_norm: see `hidden_layers`.
-
-    Raises:
-        InputError: see `hidden_layers`, or the last layer has one unit.
     """
 
     def __init__(
@@ -71,10 +68,6 @@ class MLP(nn.Module):
         batch_norm: bool = True,
     ) -> None:
         super().__init__()
-        if hidden_units and hidden_units[-1] == 1:
-            raise InputError(
-                "hidden_units ends with 1: one output is taken for a logit, and after a ReLU it is never negative"
-            )
         self.layers = hidden_layers(schema.num_fields * embedding_dim, hidden_units, dropout, batch_norm)
         self.out_features = hidden_units[-1]
 
