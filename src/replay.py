@@ -23,7 +23,7 @@ def main(config: DictConfig) -> None:
     from tf4ctr.data import periods
     from tf4ctr.data.spec import DatasetSpec
     from tf4ctr.experiments import replay
-    from tf4ctr.experiments.processes import quoted
+    from tf4ctr.experiments.runs import quoted
 
     hydra = HydraConfig.get()
     if hydra.mode == RunMode.MULTIRUN:

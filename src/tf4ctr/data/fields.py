@@ -347,4 +347,8 @@ def _where(name: str, config: Any) -> dict[str, tuple[str, ...]]:
         raise InputError(
             f"dataset.fields: {name}.where is {config!r}: expected {{label: 1}}, or {{COLUMN: [VALUE, ...]}}"
         )
-    return {str(column): tuple(raw_texts(values)) for column, values in texts.items()}
+    # `label` is no raw column: it is 0 or 1, or true or false
+    return {
+        str(column): tuple(str(value).lower() for value in values) if column == "label" else tuple(raw_texts(values))
+        for column, values in texts.items()
+    }

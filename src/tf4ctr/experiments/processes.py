@@ -10,13 +10,12 @@ from pathlib import Path
 
 from filelock import FileLock
 from hydra import compose, initialize_config_dir
-from hydra.core.override_parser.types import Quote, QuotedString
 
 from tf4ctr.errors import InputError
 from tf4ctr.experiments import runs
 from tf4ctr.experiments.outcomes import Ending, read_outcome
 from tf4ctr.experiments.resolvers import register_resolvers
-from tf4ctr.experiments.runs import ROOT
+from tf4ctr.experiments.runs import ROOT, quoted
 
 SHOWN_LINES = 30  # of what a failed training printed
 
@@ -78,11 +77,6 @@ def folder_for(overrides: list[str]) -> Path:
         return Path(config.hydra.run.dir).expanduser().absolute()
     choices = config.hydra.runtime.choices
     return runs.folder_of(config.ckpt, f"{choices.backbone}-{choices.dataset}")
-
-
-def quoted(text: str) -> str:
-    """A text in the grammar of Hydra's overrides."""
-    return QuotedString(text, Quote.single).with_quotes()
 
 
 def train_shown(overrides: list[str], folder: Path, quiet: bool) -> None:

@@ -16,7 +16,7 @@ from rich.table import Table
 from tf4ctr.data.periods import Period
 from tf4ctr.data.spec import DatasetSpec
 from tf4ctr.errors import InputError
-from tf4ctr.experiments.processes import quoted
+from tf4ctr.experiments.runs import quoted
 from tf4ctr.files import link_file, write_whole
 
 # the options of conf/replay.yaml beside those of a training

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.types import Quote, QuotedString
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 
@@ -124,6 +125,11 @@ class EarlierSettings(Callback):
         """Undo what Hydra has written, as the run was refused."""
         for path, content in cls.files.items():
             path.write_bytes(content)
+
+
+def quoted(text: str) -> str:
+    """A text in the grammar of Hydra's overrides."""
+    return QuotedString(text, Quote.single).with_quotes()
 
 
 def write_config(folder: Path, config: DictConfig) -> None:

@@ -17,6 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from tf4ctr.errors import InputError, Pruned
 from tf4ctr.experiments.outcomes import Ending, clear_outcome, jobs_in, read_outcome, write_error, write_pruned
+from tf4ctr.experiments.runs import quoted
 
 log = logging.getLogger(__name__)
 
@@ -87,8 +88,6 @@ def resumed(arguments: list[str]) -> list[str]:
             "sweep.resume uses the overrides that the sweep was started with and accepts no others:"
             f" remove {' '.join(others)}"
         )
-    from tf4ctr.experiments.processes import quoted
-
     folder = Path(resume[-1].partition("=")[2]).expanduser().absolute()
     if not (folder / "multirun.yaml").is_file():
         raise InputError(f"sweep.resume={folder}: there is no multirun.yaml, so no sweep was started there")
