@@ -26,7 +26,7 @@ from tf4ctr.experiments.help_text import asked, help_text
 from tf4ctr.experiments.other_names import choice_hint, deeper_hint, option_hint
 from tf4ctr.experiments.resolvers import register_resolvers
 from tf4ctr.experiments.runs import ROOT
-from tf4ctr.experiments.sweeps import resumed
+from tf4ctr.experiments.sweep_arguments import resumed
 
 
 def run(main: Callable[[DictConfig], Any], config_name: str, several: bool = False) -> None:
