@@ -96,8 +96,8 @@ def build_module(config: DictConfig, schema: Schema) -> CTRModule:
     network, loss, optimizer = build_network(config, schema), build(config.loss), build(config.optimizer)
     options = {"compiled": config.trainer.get("compile", False)}
     options["weighted_metrics"] = config.dataset.get("weighted_metrics", False)
-    options["monitor"] = config.get("monitor", "auc+gauc")  # runs of older versions have no such option
-    # and one lambda for all tables
+    # runs of older versions have no such option, and one lambda for all tables
+    options |= {"monitor": config.monitor} if "monitor" in config else {}
     options["encoder_l2"] = {
         name: node.get("embedding_l2", config.embedding.l2) for name, node in encoders(config).items()
     }

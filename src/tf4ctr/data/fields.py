@@ -12,6 +12,9 @@ from tf4ctr.data.splits import raw_texts
 from tf4ctr.data.transforms import NUMBER_TRANSFORMS, TRANSFORMS, finite, missing
 from tf4ctr.errors import InputError, did_you_mean
 
+# in `where` of a history: the label, whatever its raw column is called; 0 or 1, or true or false
+LABEL_CONDITION = "label"
+
 KINDS = (IDS, SEQUENCES, NUMBERS, VECTORS)
 POOLINGS = ("sum", "mean", "max")
 SCALES = ("standard", "minmax", "quantile", "none")
@@ -347,8 +350,9 @@ def _where(name: str, config: Any) -> dict[str, tuple[str, ...]]:
         raise InputError(
             f"dataset.fields: {name}.where is {config!r}: expected {{label: 1}}, or {{COLUMN: [VALUE, ...]}}"
         )
-    # `label` is no raw column: it is 0 or 1, or true or false
     return {
-        str(column): tuple(str(value).lower() for value in values) if column == "label" else tuple(raw_texts(values))
+        str(column): tuple(str(value).lower() for value in values)
+        if column == LABEL_CONDITION
+        else tuple(raw_texts(values))
         for column, values in texts.items()
     }

@@ -21,10 +21,10 @@ import polars_hash  # noqa: F401, registers the expressions' `nchash`
 from numpy.typing import NDArray
 
 from tf4ctr.data.faults import label
-from tf4ctr.data.fields import FieldSpec
+from tf4ctr.data.fields import LABEL_CONDITION, FieldSpec
 from tf4ctr.data.schema import GAP_BUCKETS, Field, Schema
 from tf4ctr.data.sequences import columns_of, filled
-from tf4ctr.data.spec import LABEL_CONDITION, LABELS, DatasetSpec
+from tf4ctr.data.spec import LABELS, DatasetSpec
 from tf4ctr.data.transforms import moment
 
 log = logging.getLogger(__name__)

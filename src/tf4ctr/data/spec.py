@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-from tf4ctr.data.fields import FieldSpec
+from tf4ctr.data.fields import LABEL_CONDITION, FieldSpec
 from tf4ctr.data.growth import Base
 from tf4ctr.data.numbers import Distribution
 from tf4ctr.data.raw_files import RawFiles
@@ -15,7 +15,6 @@ from tf4ctr.data.schema import IDS, NUMBERS, SEQUENCES, Field, Scaling, Schema
 from tf4ctr.data.splits import ALL, SPLITS, SplitSpec, raw_texts
 from tf4ctr.errors import InputError, did_you_mean
 
-LABEL_CONDITION = "label"  # in `where` of a history: the label, whatever its raw column is called
 LABELS = {"0": 0.0, "0.0": 0.0, "false": 0.0, "1": 1.0, "1.0": 1.0, "true": 1.0}  # its values there
 COMPARISON = re.compile(r"(>=|>|<=|<|==|!=)\s*(-?\d+(?:\.\d+)?)")
 

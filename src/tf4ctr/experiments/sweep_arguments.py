@@ -13,7 +13,8 @@ from tf4ctr.experiments.outcomes import Ending, jobs_in, read_outcome
 from tf4ctr.experiments.runs import quoted
 from tf4ctr.experiments.sweeps import left_checkpoint
 
-FLAGS_WITH_VALUE = ("-cd", "--config-dir", "-cn", "--config-name", "-cp", "--config-path", "-p", "--package")
+CONFIG_DIR = ("-cd", "--config-dir")
+FLAGS_WITH_VALUE = (*CONFIG_DIR, "-cn", "--config-name", "-cp", "--config-path", "-p", "--package")
 WITHOUT_EFFECT = ("launcher", "dry_run", "page", "verbose")  # options that make no other job
 
 
@@ -46,13 +47,7 @@ def resumed(arguments: list[str]) -> list[str]:
 
 def _config_dirs(arguments: Sequence[str]) -> list[str]:
     """The arguments that say where further yamls are; a sweep does not record them."""
-    found: list[str] = []
-    for number, argument in enumerate(arguments):
-        if argument in ("--config-dir", "-cd"):
-            found += arguments[number : number + 2]
-        elif argument.startswith("--config-dir="):
-            found.append(argument)
-    return found
+    return _with_values(arguments, CONFIG_DIR, ["--config-dir="])
 
 
 def _check_same_sweep(arguments: Sequence[str]) -> None:
@@ -90,11 +85,16 @@ def _started(path: Path) -> list[str]:
 
 def _flags(arguments: Sequence[str]) -> list[str]:
     """The arguments that are no overrides, and the values of those that have one."""
+    return _with_values(arguments, FLAGS_WITH_VALUE, ["-"])
+
+
+def _with_values(arguments: Sequence[str], flags: Sequence[str], prefixes: Sequence[str]) -> list[str]:
+    """Those of `flags`, each with the argument after it, and those with one of `prefixes`."""
     found: list[str] = []
     for number, argument in enumerate(arguments):
-        if argument in FLAGS_WITH_VALUE:
+        if argument in flags:
             found += arguments[number : number + 2]
-        elif argument.startswith("-"):
+        elif argument.startswith(tuple(prefixes)):
             found.append(argument)
     return found
 
