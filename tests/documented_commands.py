@@ -110,7 +110,7 @@ def _commands(block: Sequence[str], file: str, line: int, reason: str | None) ->
             continue
         assigned = re.fullmatch(r"([A-Za-z_]\w*)=(.*)", words[0]) if len(words) == 1 else None
         if assigned:
-            variables[assigned[1]] = assigned[2]
+            variables[assigned[1]] = _expanded(assigned[2], variables)
         elif words:
             yield Command(file, first, _expanded(text, variables), reason)
         here = re.search(r"<<\s*['\"]?(\w+)", text)

@@ -32,7 +32,8 @@ WRITERS = {"csv": pl.DataFrame.write_csv, "parquet": pl.DataFrame.write_parquet,
 def write_run(folder: Path, rows: pl.DataFrame, fields: list[Any], kind: str, std: float = 0.3, **options: Any) -> Path:
     """A run in `folder`/run with random weights and the vocabulary of `rows`, its raw files.
 
-    `options` are those of the dataset, `std` is the standard deviation of the weights.
+    `options` are those of the dataset, `std` is the standard deviation of the weights. They are the
+    same in each call, whichever tests ran before.
     """
     raw = folder / "raw"
     raw.mkdir(parents=True)
@@ -51,8 +52,7 @@ def write_run(folder: Path, rows: pl.DataFrame, fields: list[Any], kind: str, st
     prepared = prepare(DatasetSpec.from_config(config.dataset))
     schema = Schema.load(prepared)
     network = build_network(config, schema)
-    for parameter in network.parameters():
-        parameter.data.normal_(std=std)
+    _draw_weights(network, std, seed=0)
     (folder / "run" / "checkpoints").mkdir(parents=True)
     OmegaConf.save(config, folder / "run" / "config.yaml")
     encoding.keep(prepared, folder / "run")
@@ -60,6 +60,12 @@ def write_run(folder: Path, rows: pl.DataFrame, fields: list[Any], kind: str, st
     checkpoint = {"schema": schema.to_dict(), "state_dict": weights, "tf4ctr": __version__}
     torch.save(checkpoint, folder / "run" / "checkpoints" / "best.ckpt")
     return folder / "run"
+
+
+def _draw_weights(network: torch.nn.Module, std: float, seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    for parameter in network.parameters():
+        parameter.data.normal_(std=std, generator=generator)
 
 
 @pytest.fixture
@@ -72,8 +78,7 @@ def with_other_weights(run: Path, folder: Path, std: float = 0.3) -> Path:
     """A copy of a run with other random weights, as another seed of its training has."""
     shutil.copytree(run, folder)
     network, path = load_run(run)[0], folder / "checkpoints" / "best.ckpt"
-    for parameter in network.parameters():
-        parameter.data.normal_(std=std)
+    _draw_weights(network, std, seed=1)
     weights = {f"network.{name}": tensor for name, tensor in network.state_dict().items()}
     torch.save(torch.load(path, weights_only=True) | {"state_dict": weights}, path)
     return folder

@@ -307,7 +307,8 @@ def test_users_and_moments_are_found_in_whatever_form_they_are_written(run, tmp_
         "dates.parquet": {"time": pl.Datetime("ms", "UTC")},
     }.items():
         moments = rows.with_columns(time=pl.col("time") * (1000 if name == "dates.parquet" else 1))
-        assert predicted(run, moments.cast(types), tmp_path / name)[0] == expected
+        p = predicted(run, moments.cast(types), tmp_path / name)[0]
+        np.testing.assert_allclose(p, expected, atol=1e-6)
 
 
 @pytest.mark.parametrize("suffix", WRITERS)
