@@ -34,6 +34,7 @@ def main(config: DictConfig) -> float | None:
         return sweeps.run_job(train, config, cli.explain) if sweeps.is_job() else train(config)
     finally:
         close_wandb()
+        runs.let_go(Path(HydraConfig.get().runtime.output_dir))
         runs.remove_temporary()
 
 
@@ -88,6 +89,8 @@ def start(config: DictConfig) -> Run:
         logging.getLogger().setLevel(logging.ERROR)  # the first rank logs and warns for all
         warnings.simplefilter("ignore")
     folder = Path(HydraConfig.get().runtime.output_dir)
+    if cli.is_first_rank() and not config.dry_run:
+        runs.hold(folder)
     settings: dict[str, Any] = OmegaConf.to_container(config, resolve=True)  # type: ignore[assignment]
     spec = DatasetSpec.from_config(settings["dataset"])
     warm = find_warm_start(config, spec, folder)
@@ -98,7 +101,12 @@ def start(config: DictConfig) -> Run:
     checkpoint = find_checkpoint(config, folder)
     if checkpoint:
         runs.check_same_run(checkpoint.parent.parent if config.dry_run else folder, settings)
+    is_new = not config.dry_run and (checkpoint is None or checkpoint.parent.parent.resolve() != folder.resolve())
+    if is_new:
+        runs.check_unused(folder)
     if cli.is_first_rank():
+        if is_new:
+            runs.remove_leftovers(folder)
         runs.write_config(folder, config)
         environment.record_start(folder, sys.argv, HydraConfig.get().overrides.task, resumed=checkpoint is not None)
     hydra = HydraConfig.get()
@@ -257,7 +265,9 @@ def fit(run: Run, trainer: "Trainer", module: "CTRModule", data: "CTRDataModule"
             log.info("stopped; to resume: python src/train.py ckpt=%s and the same overrides", last)
     if not run.best.exists():
         raise InputError(nothing_trained(run))
-    return summary_of(trainer.callbacks).metrics()  # type: ignore[attr-defined, union-attr]
+    summary = summary_of(trainer.callbacks)  # type: ignore[attr-defined]
+    assert summary is not None  # `build_trainer` adds one
+    return summary.metrics() | {"seconds": summary.seconds}
 
 
 def written(path: Path) -> int | None:
@@ -296,7 +306,8 @@ def report(run: Run, module: "CTRModule", data: "CTRDataModule", results: dict[s
     from tf4ctr.training.tables import count_parameters, metrics_table
 
     metrics = {"parameters": count_parameters(module.network), **results}
-    metrics["seconds"] = round(time.perf_counter() - run.clock, 2)
+    # so far they are those of the starts before this one
+    metrics["seconds"] = round(metrics.pop("seconds") + time.perf_counter() - run.clock, 2)
     if best := read_manifest(data.prepared_dir)["best_auc"]:
         metrics |= {"val/best_auc": best["valid"], "test/best_auc": best["test"]}
     reporting.write_metrics(metrics, run.folder / "metrics.json")

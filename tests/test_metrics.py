@@ -1,4 +1,5 @@
 import numpy as np
+import polars as pl
 import pytest
 import torch
 from hypothesis import given
@@ -147,6 +148,30 @@ def test_a_weight_counts_as_so_many_rows(drawn, seed):
             weighted.update(*(part[rows_of_batch] for part in one[:parts]), weight[rows_of_batch])
         repeated.update(*many[:parts])
         assert float(weighted.compute()) == pytest.approx(float(repeated.compute()), **near)
+
+
+def test_groups_of_one_class_do_not_count_whatever_their_weights():
+    rng = np.random.default_rng(0)
+    group, label = rng.integers(0, 15_000, 20_000), rng.integers(0, 2, 20_000)
+    score, weight = rng.normal(size=20_000).astype(np.float32), rng.lognormal(0, 3, 20_000)
+    rows = pl.DataFrame({"group": group, "label": label, "score": score, "weight": weight})
+    areas = [
+        (roc_auc_score(part["label"], part["score"], sample_weight=part["weight"]), part["weight"].sum())
+        for part in rows.partition_by("group")
+        if part["label"].n_unique() == 2
+    ]
+    tensors = [torch.from_numpy(part) for part in (score, label, group, weight)]
+    area, _, _ = auc_by_group(*tensors)
+    assert int((~area.isnan()).sum()) == len(areas)
+    values, weights = zip(*areas, strict=True)
+    assert float(grouped_auc(*tensors)) == pytest.approx(np.average(values, weights=weights), abs=1e-8)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_score_that_is_nan_gives_no_auc(dtype):
+    score, label = torch.tensor([0.1, 0.2, torch.nan, torch.nan], dtype=dtype), torch.tensor([0, 0, 1, 1])
+    assert auc(score, label).isnan()
+    assert grouped_auc(score, label, torch.tensor([0, 1, 0, 1])).isnan()
 
 
 def bins_of(score, label, weight=None):

@@ -204,9 +204,14 @@ def test_resuming_a_finished_run_ends_well_in_its_folder_and_is_explained_elsewh
     assert "to resume" not in best.stdout  # the error says what to do
     longer = run_script("train.py", *toy, ckpt, "trainer.max_epochs=2")
     assert longer.returncode == 0, longer.stdout + longer.stderr
+    before_anew = {path: path.read_bytes() for path in written}
     has_new_weights = json.loads((tmp_path / "run" / "metrics.json").read_text())["best_epoch"] == 2
     assert (tmp_path / "run" / "evaluation").exists() != has_new_weights
     assert has_new_weights
+    anew = run_script("train.py", *toy, "loss.alpha=0.5")
+    assert anew.returncode == 2
+    assert "has a finished run, which a new one would replace" in " ".join(anew.stderr.split())
+    assert {path: path.read_bytes() for path in written} == before_anew
     elsewhere = run_script("train.py", *toy, ckpt, f"hydra.run.dir={tmp_path}/new")
     assert elsewhere.returncode == 2
     for part in (

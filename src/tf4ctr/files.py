@@ -1,14 +1,27 @@
 """Files that are there whole or not at all, links to them, and sizes in words."""
 
+import os
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 
 def write_whole(path: Path, text: str) -> None:
-    """Write `text` as `path`, whole or not at all: it is written beside it and renamed."""
-    partial = path.with_name(f"{path.name}.partial")
-    try:
+    """Write `text` as `path`, whole or not at all; see `whole`."""
+    with whole(path) as partial:
         partial.write_text(text)
+
+
+@contextmanager
+def whole(path: Path) -> Iterator[Path]:
+    """A file beside `path` to write to: at the end it is renamed to `path`, after an error removed.
+
+    Several processes can write the same file: each has a partial one of its own.
+    """
+    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
+    try:
+        yield partial
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)

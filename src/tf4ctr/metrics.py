@@ -27,7 +27,7 @@ def auc(score_B: Tensor, label_B: Tensor, weight_B: Tensor | None = None) -> Ten
         weight_B: of the rows, at least 0, [B]; None for equal ones.
 
     Returns:
-        float64 scalar; NaN if one class is missing.
+        float64 scalar; NaN if one class is missing, or a score is NaN.
     """
     area, _, _ = auc_by_group(score_B, label_B, weight_B=weight_B)
     return area.mean()  # of the one group; NaN if there are no rows
@@ -45,10 +45,10 @@ def grouped_auc(score_B: Tensor, label_B: Tensor, group_B: Tensor, weight_B: Ten
         weight_B: of the rows, at least 0, [B]; None for equal ones.
 
     Returns:
-        float64 scalar; NaN if no group has both classes.
+        float64 scalar; NaN if no group has both classes, or a score is NaN.
     """
-    area, positives, rows = auc_by_group(score_B.float(), label_B, group_B, weight_B)
-    both = (positives > 0) & (positives < rows)
+    area, _, rows = auc_by_group(score_B.float(), label_B, group_B, weight_B)
+    both = ~area.isnan()
     return (area[both] * rows[both]).sum() / rows[both].sum()
 
 
@@ -67,9 +67,10 @@ def auc_by_group(
         weight_B: at least 0, [B]; None for equal weights, which are counted in integers.
 
     Returns:
-        AUC (float64, NaN if the group has one class), positives and rows (int64, with weights
-        float64) of each group that has rows, [G] each, by ascending group.
+        AUC (float64, NaN if the group has one class, or any score is NaN), positives and rows
+        (int64, with weights float64) of each group that has rows, [G] each, by ascending group.
     """
+    has_nan = score_B.isnan().any()
     order = _order(score_B, group_B)
     score_B, label_B = score_B[order], label_B[order]
     group_B = torch.zeros_like(order) if group_B is None else group_B[order]
@@ -78,9 +79,11 @@ def auc_by_group(
     new_tie = new_group.clone()
     new_tie[1:] |= score_B[1:] != score_B[:-1]
     count_B = torch.ones_like(order) if weight_B is None else weight_B[order].double()
-    # [B + 1]: positives, and rows, among the first i rows
-    positive_before = F.pad((label_B.to(count_B.dtype) * count_B).cumsum(0), (1, 0))
-    rows_before = F.pad(count_B.cumsum(0), (1, 0))
+    positive_B = label_B.to(count_B.dtype) * count_B
+    # [B + 1]: positives, and negatives, among the first i rows. Each has its own sum: with weights,
+    # rows minus positives would not be exactly 0 in a group without negatives
+    positives_before = F.pad(positive_B.cumsum(0), (1, 0))
+    negatives_before = F.pad((count_B - positive_B).cumsum(0), (1, 0))
     rows = torch.tensor([len(label_B)], device=label_B.device)
 
     tie_start = new_tie.nonzero().squeeze(1)
@@ -89,18 +92,18 @@ def auc_by_group(
     group_end = torch.cat([group_start[1:], rows])
     group_of_tie = new_group.long().cumsum(0)[tie_start] - 1
 
-    tie_positives = positive_before[tie_end] - positive_before[tie_start]
-    tie_negatives = rows_before[tie_end] - rows_before[tie_start] - tie_positives
-    negatives_before = rows_before - positive_before
+    tie_positives = positives_before[tie_end] - positives_before[tie_start]
+    tie_negatives = negatives_before[tie_end] - negatives_before[tie_start]
     negative_before = negatives_before[tie_start] - negatives_before[group_start][group_of_tie]
     # twice the number of (positive, negative) pairs in the right order; a tie counts one
     pairs = torch.zeros_like(group_start, dtype=count_B.dtype).index_add_(
         0, group_of_tie, tie_positives * (2 * negative_before + tie_negatives)
     )
 
-    positives = positive_before[group_end] - positive_before[group_start]
-    of_group = rows_before[group_end] - rows_before[group_start]
-    return pairs.double() / (2 * positives * (of_group - positives)).double(), positives, of_group
+    positives = positives_before[group_end] - positives_before[group_start]
+    negatives = negatives_before[group_end] - negatives_before[group_start]
+    area = pairs.double() / (2 * positives * negatives).double()
+    return area.masked_fill(has_nan, torch.nan), positives, positives + negatives
 
 
 def _order(score_B: Tensor, group_B: Tensor | None) -> Tensor:

@@ -6,7 +6,7 @@ import pytest
 
 from conftest import run_script
 from tf4ctr.errors import InputError
-from tf4ctr.experiments.comparison import collect, job_names, print_table, rows_of, show_comparison, summarise
+from tf4ctr.experiments.comparison import collect, job_names, markdown, print_table, rows_of, show_comparison, summarise
 from tf4ctr.experiments.differences import holm
 
 
@@ -197,3 +197,22 @@ def test_a_narrow_terminal_shows_fewer_columns_and_breaks_no_number(capsys, monk
     assert {*titles} - shown == left_out
     assert max(map(len, printed.splitlines())) <= width
     assert {"0.98750", "0.00037", "0.1402", "deepfm", "tf4ctr"} <= {*printed.split()}
+
+
+def test_pictures_of_an_earlier_search_are_removed(sweep):
+    for name in ("importance", "parallel"):
+        (sweep / f"{name}.png").write_bytes(b"old")
+    show_comparison([sweep], sweep)
+    assert not (sweep / "importance.png").exists()
+    assert not (sweep / "parallel.png").exists()
+
+
+def test_a_bar_in_a_value_ends_no_cell():
+    assert r"| a\|b | 1 |" in markdown(["setting", "runs"], [["a|b", "1"]], [])
+
+
+def test_without_a_test_auc_there_is_no_difference(tmp_path):
+    for number in (0, 1):
+        make_job(tmp_path, number, [f"dfm={number}"], {"test/logloss": 0.5})
+    with pytest.raises(InputError, match="no run has a test AUC"):
+        summarise(collect([tmp_path]), "dfm=0")

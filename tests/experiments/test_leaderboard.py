@@ -70,6 +70,42 @@ def test_models_that_differ_in_more_than_the_framework_are_not_compared(runs):
     assert differences["toy", "dnn backbone.width=10 ssem=ser"] == pytest.approx(0.035)
 
 
+def test_plain_models_with_another_loss_are_rows_of_their_own(runs):
+    make_run(runs / "focal", 0.6, 1, framework="plain", **PLAIN | {"loss": "focal"})
+    table = leaderboard(collect_models([runs]).trained)
+    rows = {(row["setting"], row["framework"]): row for row in table.iter_rows(named=True)}
+    assert rows["dnn loss=focal", "plain"]["test/auc"] == pytest.approx(0.6)
+    assert rows["dnn loss=focal", "plain"]["difference"] is None
+    assert rows["dnn", "plain"]["test/auc"] == pytest.approx(0.715)
+    assert rows["dnn ssem=ser", "tf4ctr"]["difference"] == pytest.approx(0.035)  # from the usual plain
+
+
+def test_a_repeated_run_is_no_further_seed(runs):
+    make_run(runs / "again", 0.78, 2, framework="tf4ctr", **TF4CTR)
+    table = leaderboard(collect_models([runs]).trained)
+    (row,) = table.filter(setting="dnn ssem=ser").to_dicts()
+    assert row["runs"] == 2
+    assert row["test/auc"] == pytest.approx((0.74 + (0.76 + 0.78) / 2) / 2)
+    assert row["difference"] == pytest.approx((0.03 + 0.05) / 2)
+
+
+def test_runs_without_configs_are_named_by_their_overrides(runs):
+    for name in ("fm", "tf1"):
+        (runs / name / "config.yaml").unlink()
+        (runs / name / ".hydra" / "hydra.yaml").unlink()
+        (runs / name / ".hydra" / "overrides.yaml").write_text(f"- backbone={name}\n- seed=1\n")
+    table = leaderboard(collect_models([runs]).trained)
+    assert {"backbone=fm", "backbone=tf1"} <= {*table["setting"]}
+
+
+def test_runs_without_a_test_auc_are_an_error(runs, tmp_path):
+    for path in runs.glob("*/metrics.json"):
+        path.write_text('{"test/logloss": 0.5}')
+    with pytest.raises(InputError, match="no run has a test AUC"):
+        show_leaderboard([runs], tmp_path / "board.csv")
+    assert not (tmp_path / "board.md").exists()
+
+
 def test_further_encoders_belong_to_the_framework_unless_it_is_plain(runs):
     make_run(runs / "heads", 0.8, 1, framework="four_heads", further="mlp", **TF4CTR)
     make_run(runs / "wider", 0.75, 1, framework="plain", further="mlp", **PLAIN)
@@ -91,6 +127,12 @@ def test_runs_are_added_to_a_leaderboard(runs, tmp_path, suffix):
     assert text.startswith("# Leaderboard\n")
     assert "## toy\n\n| setting | framework | seeds | test AUC | logloss | AUC - plain | p | p (Holm) |" in text
     assert "| dnn ssem=ser | tf4ctr | 2 | 0.75000 ± 0.01414 | 0.5000 ± 0.0000 | +0.03500 |" in text
+
+
+def test_a_published_auc_may_stand_alone(runs, tmp_path):
+    (tmp_path / "board-published.csv").write_text("dataset,setting,framework,auc,logloss\ntoy,dnn,plain,0.71,\n")
+    show_leaderboard([runs], tmp_path / "board.csv")
+    assert "| 0.71 / - |" in (tmp_path / "board.md").read_text()
 
 
 def test_published_figures_stand_beside_the_model(runs, tmp_path):

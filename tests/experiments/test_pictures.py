@@ -124,3 +124,9 @@ def test_a_search_has_importance_and_parallel_coordinates(tmp_path):
     draw_search(tmp_path, tmp_path)
     assert dict(matplotlib.rcParams) == style
     assert {path.name for path in tmp_path.glob("*.png")} == {"importance.png", "parallel.png"}
+
+
+def test_a_value_may_be_called_as_a_setting_is(runs):
+    values = pl.when(pl.col("dfm") == "sum").then(pl.lit("ssem")).otherwise(pl.lit("dfm"))
+    (panel, *_) = grid(runs.with_columns(dfm=values), ["ssem", "dfm"]).axes
+    assert {label.get_text() for label in panel.get_xticklabels()} == {"ssem", "dfm"}

@@ -99,7 +99,7 @@ def test_a_table_of_runs_is_read_as_it_was_written(run, tmp_path, suffix):
     assert frame["test/auc"].to_list() == [0.7, None, None]
     path = tmp_path / f"runs{suffix}"
     write_table(frame.with_columns(setting=pl.lit("x")), path)
-    assert not path.with_name(f"{path.name}.partial").exists()
+    assert not [*tmp_path.glob("*.partial")]
     kept = read_table(path)
     assert kept.columns == frame.columns
     assert kept.rows() == frame.rows()
@@ -119,3 +119,22 @@ def test_another_table_is_an_error(tmp_path):
     (tmp_path / "runs.csv").write_text("run,seed\na,1\n")
     with pytest.raises(InputError, match="is no table of runs: it has no column dataset, framework, error"):
         read_table(tmp_path / "runs.csv")
+
+
+def test_what_is_shown_and_where_rows_are_kept_makes_no_other_setting(run):
+    settings = []
+    for verbose, tier in (("true", "auto"), ("false", "memory"), ("false", "disk")):
+        (run / "config.yaml").write_text(f"{CONFIG}verbose: {verbose}\nstream: {{tier: {tier}}}\n")
+        settings.append(read_run(run)["config"])
+    assert settings[0] == settings[1] != settings[2]
+
+
+def test_a_run_has_one_name_whatever_its_path(run, tmp_path):
+    (tmp_path / "other").mkdir()
+    assert len(read_records([run, tmp_path / "other" / ".." / "run"])) == 1
+
+
+def test_a_metric_that_no_run_of_a_csv_has_is_a_number(run, tmp_path):
+    frame = read_records([run]).with_columns(pl.lit(None, pl.Float64).alias("test/gauc"))
+    write_table(frame, tmp_path / "runs.csv")
+    assert read_records([tmp_path / "runs.csv"])["test/gauc"].mean() is None

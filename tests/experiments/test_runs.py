@@ -144,3 +144,47 @@ def test_the_config_is_written_whole_and_resolved(tmp_path):
     runs.write_config(tmp_path, OmegaConf.create({"seed": 1, "other": "${seed}"}))
     assert (tmp_path / "config.yaml").read_text() == "seed: 1\nother: 1\n"
     assert [path.name for path in tmp_path.iterdir()] == ["config.yaml"]
+
+
+def holds(folder, answers):
+    try:
+        runs.hold(folder)
+    except InputError as error:
+        answers.put(str(error))
+    else:
+        answers.put("held")
+        runs.let_go(folder)
+
+
+def test_a_folder_is_held_by_one_process_at_a_time(tmp_path):
+    answers = conftest.WARM.Queue()
+
+    def other():
+        process = conftest.WARM.Process(target=holds, args=(tmp_path, answers))
+        process.start()
+        answer = answers.get(timeout=60)
+        process.join()
+        return answer
+
+    with runs.folder_lock(tmp_path):  # as a process that starts a training in itself
+        runs.hold(tmp_path)
+        assert "another process is at work in this folder" in other()
+        runs.let_go(tmp_path)
+    runs.let_go(tmp_path)
+    assert other() == "held"
+
+
+def test_a_finished_run_is_not_replaced_and_leftovers_are_removed(tmp_path):
+    (tmp_path / "checkpoints").mkdir()
+    names = ("metrics.csv", "checkpoints/best.ckpt", "own.csv")
+    for name in names:
+        (tmp_path / name).touch()
+    runs.check_unused(tmp_path)
+    runs.remove_leftovers(tmp_path)
+    assert [name for name in names if (tmp_path / name).exists()] == ["own.csv"]
+    (tmp_path / "checkpoints" / "last.ckpt").touch()
+    with pytest.raises(InputError, match="has a stopped run, which a new one would replace.*last.ckpt goes on with it"):
+        runs.check_unused(tmp_path)
+    (tmp_path / "metrics.json").write_text('{"test/auc": 0.7}')
+    with pytest.raises(InputError, match="has a finished run, which a new one would replace"):
+        runs.check_unused(tmp_path)

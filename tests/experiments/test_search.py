@@ -19,6 +19,7 @@ from tf4ctr.experiments.search import STUDY, _batches, _result, _split, distribu
         ("a=int(interval(2, 8))", IntDistribution(2, 8)),
         ("a=range(10, 41, 10)", IntDistribution(10, 40, step=10)),
         ("a=range(0, 1, 0.25)", FloatDistribution(0, 0.75, step=0.25)),
+        ("a=range(0, 1, 0.3)", FloatDistribution(0, 0.9, step=0.3)),
         ("a=choice(deepfm, dcn)", CategoricalDistribution(["deepfm", "dcn"])),
         ("a=[400,400],[200]", CategoricalDistribution(["[400,400]", "[200]"])),
     ],
@@ -30,6 +31,12 @@ def test_spaces_have_the_syntax_of_hydras_sweeps(text, expected):
 def test_a_range_on_a_logarithmic_scale_is_an_error():
     with pytest.raises(InputError, match="even steps"):
         distribution(OverridesParser.create().parse_override("a=tag(log, range(1, 9))"))
+
+
+@pytest.mark.parametrize("text", ["a=range(3, 3)", "a=range(10, 0, -2)"])
+def test_a_range_without_numbers_or_downwards_is_an_error(text):
+    with pytest.raises(InputError, match="expected a range of at least one number with a step above 0"):
+        distribution(OverridesParser.create().parse_override(text))
 
 
 @pytest.fixture

@@ -103,3 +103,25 @@ def test_options_of_the_datasets_tell_runs_apart_also_if_there_are_several_datas
     names, _, labels = by_overrides(texts, ("dataset",))
     assert names == ["dataset.min_count"]
     assert labels == ["dataset.min_count=1", "dataset.min_count=10"] * 2
+
+
+def test_values_that_are_the_same_are_so_however_they_are_written():
+    configs = [
+        {"loss.gamma": "2", "loss.focus": ["0", "1"], "callbacks.x._target_": "tf4ctr.callbacks.LRPlateau"},
+        {"loss.gamma": "2.0", "loss.focus": ["0.0", "1"], "callbacks.x._target_": "tf4ctr.training.plateau.LRPlateau"},
+    ]
+    assert by_config(configs).labels == ["as composed"] * 2
+    assert by_config([*configs, {**configs[0], "loss.gamma": "3"}]).labels == [
+        *["loss.gamma=2"] * 2,
+        "loss.gamma=3",
+    ]
+
+
+def test_long_values_that_contain_the_mark_of_a_number_stay_different():
+    values = [f"{'a' * 20} #1{'b' * 30}{end}" for end in "xyz"]
+    assert len({*by_config([{"h": value} for value in values]).labels}) == 3
+
+
+def test_seeds_do_not_tell_runs_without_a_config_apart():
+    overrides = [{"x": "x=3", "seed": f"seed={seed}"} for seed in (1, 2)]
+    assert by_config([{}, {}], (), overrides).labels == ["x=3", "x=3"]

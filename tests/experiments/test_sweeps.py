@@ -107,7 +107,7 @@ def test_a_failed_or_stopped_job_gives_exit_status_1_after_the_table(tmp_path, l
 
 
 def test_a_table_that_cannot_be_shown_is_logged_and_gives_exit_status_1(tmp_path, caplog):
-    (tmp_path / "report.md.partial").mkdir()  # in the way of report.md
+    (tmp_path / "report.md").mkdir()  # in the way of the file
     with pytest.raises(SystemExit):
         end_sweep(tmp_path, [TRAINED])
     assert "could not be shown" in caplog.text

@@ -5,6 +5,7 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
+from rich.console import Console
 from sklearn.metrics import log_loss, roc_auc_score
 from torchmetrics.functional.classification import binary_calibration_error
 
@@ -110,6 +111,22 @@ def test_weighted_values_are_those_of_repeated_rows(folder, field):
     for name in ("click_rate", "predicted", "predicted_over_observed", "auc"):
         np.testing.assert_allclose(table[name], expected[name], atol=1e-9)
     assert table["rows"].to_list() == by_value(make_scores(), SCHEMA, field, folder).sort("value")["rows"].to_list()
+
+
+def test_resamples_of_one_label_do_not_count(caplog):
+    scores = make_scores(400)
+    scores = scores._replace(label=torch.zeros(400).index_fill(0, torch.tensor([3, 200]), 1.0), group=None)
+    results = measure(scores, 50, 1)
+    assert 0 <= results["auc_low"] < results["auc_high"] <= 1
+    assert "of 50 resamples have rows of one label only" in caplog.text
+
+
+def test_brackets_in_a_value_are_shown_as_they_are():
+    console = Console(width=200, record=True)
+    row = {"value": "[/b] [rec]", "rows": 3, "click_rate": 0.5}
+    console.print(values_table("user", pl.DataFrame([row])))
+    console.print(rows_table("t", pl.DataFrame([{"row": 1, "label": 1, "q": 0.5, "user": "[/b] [rec]"}])))
+    assert console.export_text().count("[/b] [rec]") == 2
 
 
 def test_intervals_contain_the_metric_and_shrink_with_the_rows():

@@ -31,7 +31,7 @@ def test_every_combination_gives_three_logits_and_all_parameters_get_a_gradient(
     assert [logit.shape for logit in (logits.fused, logits.simple, logits.complex)] == [(64,)] * 3
     assert list(logits.heads()) == net.heads == ["simple", "complex"]
     logits.fused.square().sum().backward()
-    assert all(parameter.grad is not None for parameter in net.parameters())
+    assert all(parameter.grad is not None for parameter in net.parameters() if parameter.requires_grad)
 
 
 def test_plain_deepfm_equals_its_formula(schema):

@@ -73,3 +73,11 @@ def test_the_best_validation_and_the_falls_of_the_learning_rate_are_found():
     older = rows.select("epoch", "val/auc").with_columns(pl.lit(None).cast(pl.Float64).alias("val/auc"))
     assert best_epoch(older) is None
     assert learning_rate_falls(older) == []
+
+
+def test_a_late_first_validation_is_a_number(tmp_path):
+    rows = [f"{epoch},0.9,{0.7 if epoch > 150 else ''}" for epoch in range(1, 160)]
+    (tmp_path / "metrics.csv").write_text("\n".join(["epoch,train/loss,val/logloss", *rows]) + "\n")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # matplotlib warns of categories that are numbers
+        assert draw_curves(tmp_path)

@@ -101,3 +101,9 @@ def test_an_unknown_monitor_is_refused_and_gauc_needs_a_group():
 def test_the_test_split_monitors_nothing():
     message = explain_undefined({"test/auc": math.nan, "test/logloss": 0.7}, "test")
     assert message == "test/auc is undefined: all rows of the test split have the same label"
+
+
+def test_scores_that_are_no_numbers_are_told():
+    results = {"test/auc": math.nan, "test/gauc": math.nan, "test/logloss": math.nan}
+    expected = "test/auc and test/gauc are undefined: the network gives NaN for rows of the test split"
+    assert explain_undefined(results, "test") == expected

@@ -1,3 +1,4 @@
+import itertools
 import math
 
 import torch
@@ -33,3 +34,11 @@ def test_a_number_is_better_than_the_nan_of_an_older_run(dataset, tmp_path):
             summary_of(trainer.callbacks).load_state_dict({"best": {MONITOR: math.nan}, "best_epoch": 0})
 
     assert run(dataset, tmp_path, extra=AsOlder(), epochs=1).metrics["best_epoch"] == 1
+
+
+def test_a_rise_below_the_digits_of_float32_is_no_new_best(dataset, tmp_path, monkeypatch):
+    rising = (1.5 + 1e-9 * number for number in itertools.count())
+    monkeypatch.setattr("tf4ctr.training.module.monitor_of", lambda *args: next(rising))
+    end = run(dataset, tmp_path, epochs=3)
+    checkpoint = torch.load(tmp_path / "best.ckpt", weights_only=True)
+    assert end.metrics["best_epoch"] == checkpoint["epoch"] + 1 == 1

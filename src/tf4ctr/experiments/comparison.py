@@ -13,7 +13,7 @@ from rich.table import Table
 from tf4ctr.errors import InputError, did_you_mean
 from tf4ctr.experiments.differences import compare
 from tf4ctr.experiments.page import write_page
-from tf4ctr.experiments.pictures import draw_all, draw_search
+from tf4ctr.experiments.pictures import draw_all, draw_searches
 from tf4ctr.experiments.records import TEXTS, read_records, write_table
 from tf4ctr.experiments.settings import settings_of
 from tf4ctr.files import write_whole
@@ -165,13 +165,12 @@ def show_comparison(sources: Sequence[Path], out: Path, baseline: str | None = N
     print_table(str(out), titles, rows, untrained)
     out.mkdir(parents=True, exist_ok=True)
     write_whole(out / "report.md", markdown(titles, rows, untrained, COMPARED_NOTE if baseline else None))
-    summary.write_csv(out / "report.csv")
+    write_whole(out / "report.csv", summary.write_csv())
     write_table(stored(jobs), out / "runs.csv")
     order = summary.select("dataset", "setting")  # of the legends
     drawn = order.join(jobs.trained, ["dataset", "setting"], "left", nulls_equal=True, maintain_order="left")
     draw_all(out, drawn, jobs.overrides)
-    for source in sources:
-        draw_search(source, out)
+    draw_searches(sources, out)
     write_page(out, jobs.frame, rows_of(summary))
     return summary
 
@@ -227,7 +226,8 @@ def _words_width(text: str) -> int:
 def markdown(titles: list[str], rows: list[list[str]], untrained: list[str], note: str | None = None) -> str:
     """A table, a note below it, and the runs that did not train."""
     rule = ["---" if title in LEFT else "---:" for title in titles]
-    lines = [f"| {' | '.join(row)} |" for row in (titles, rule, *rows)]
+    escaped = ([cell.replace("|", r"\|") for cell in row] for row in rows)  # a bar would end the cell
+    lines = [f"| {' | '.join(row)} |" for row in (titles, rule, *escaped)]
     if note:
         lines += ["", note]
     if untrained:

@@ -7,13 +7,21 @@ import polars as pl
 
 from tf4ctr.errors import InputError
 
+# the runs of a leaderboard that those of the other frameworks are compared with
+IS_BASE = (pl.col("framework") == "plain") & (pl.col("setting") == pl.col("model"))
+
 
 def compare(trained: pl.DataFrame, base: pl.DataFrame, keys: Sequence[str], shared: Sequence[str]) -> pl.DataFrame:
     """One row per value of `keys` with its `difference` from `base`, `p` and `p (Holm)`.
 
     Args:
         trained, base, keys, shared: see `pairs_of`, for test/auc.
+
+    Raises:
+        InputError: no run has a test AUC, or scipy is missing.
     """
+    if "test/auc" not in trained.columns:
+        raise InputError("there is nothing to compare: no run has a test AUC, as its test rows all have the same label")
     pairs = pairs_of(trained, base, keys, shared, ["test/auc"]).rename({"test/auc base": "base"})
     groups = pairs.partition_by(keys, maintain_order=True)
     rows = [{**{key: group[key][0] for key in keys}, **paired(group)} for group in groups]

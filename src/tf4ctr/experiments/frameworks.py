@@ -8,7 +8,7 @@ import polars as pl
 from rich.table import Table
 
 from tf4ctr.experiments.comparison import number_text
-from tf4ctr.experiments.differences import holm, pairs_of
+from tf4ctr.experiments.differences import IS_BASE, holm, pairs_of
 
 MODEL = ["dataset", "framework", "model", "setting"]
 LEAST = 2  # models of a framework: with one, the leaderboard's own line says it all
@@ -74,9 +74,8 @@ def against_plain(trained: pl.DataFrame, table: pl.DataFrame) -> pl.DataFrame:
 def _differences(trained: pl.DataFrame) -> pl.DataFrame:
     """One row per model: `seeds`, mean differences by metric, and those of AUC `by seed`."""
     known = {name: column for name, column in METRICS.items() if column in trained.columns}
-    plain = pl.col("framework") == "plain"
-    runs, base = trained.filter(~plain), trained.filter(plain)
-    pairs = pairs_of(runs, base, MODEL, ["dataset", "model"], [*known.values()])
+    runs = trained.filter(pl.col("framework") != "plain")
+    pairs = pairs_of(runs, trained.filter(IS_BASE), MODEL, ["dataset", "model"], [*known.values()])
     difference = {name: pl.col(column) - pl.col(f"{column} base") for name, column in known.items()}
     return (
         pairs.with_columns(**difference)

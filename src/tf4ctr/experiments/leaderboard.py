@@ -1,6 +1,7 @@
 """The table of models by framework, from a file of runs: what docs/leaderboard.md is made from."""
 
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from tf4ctr.experiments.comparison import (
     stored,
     untrained_lines,
 )
-from tf4ctr.experiments.differences import compare
+from tf4ctr.experiments.differences import IS_BASE, compare
 from tf4ctr.experiments.records import counts, further_encoders, read_records, write_table
 from tf4ctr.experiments.settings import AS_COMPOSED, by_config, label_of
 from tf4ctr.files import write_whole
@@ -31,12 +32,13 @@ PARTS = ("framework", "ssem", "dfm", "loss")  # what framework=plain takes away:
 KEYS = ["dataset", "model", "setting", "framework"]
 NAMED = ["dataset", "setting", "framework"]  # what a row of the table and a published figure are found by
 PUBLISHED = {**dict.fromkeys(NAMED, pl.String), "auc": pl.Float64, "logloss": pl.Float64}
+PLACES = {"auc": 5, "logloss": 4}  # of published figures
 NOTES = (
     "**setting**: the backbone, and what else differs between the configs, except the seed. ssem, dfm, loss and further"
     " encoders belong to the framework.",
     "**test AUC**, **logloss**, **gAUC**: mean ± standard deviation over the seeds. A smaller logloss is better.",
     "**AUC - plain**: the test AUC minus that of the same backbone with framework=plain, the mean over the seeds that"
-    " both have.",
+    " both have. Of several plain settings, it is the one with the most runs.",
     "**p**: of the two-sided paired t-test of this difference. **p (Holm)**: corrected for the number of differences in"
     " all tables here.",
     "**seconds**: of the whole run, on the machine where it ran. Compare them only where that was the same.",
@@ -68,8 +70,8 @@ def read_published(path: Path) -> pl.DataFrame | None:
         raise InputError(f"{path} has no column {missing[0]}: expected {', '.join(PUBLISHED)}")
     if len(twice := frame.filter(frame.select(NAMED).is_duplicated())):
         raise InputError(f"{path} has {' '.join(map(str, twice.select(NAMED).row(0)))} twice: expected it once")
-    text = pl.format("{} / {}", *(pl.col(name).round(places) for name, places in (("auc", 5), ("logloss", 4))))
-    return frame.select(*NAMED, published=text)
+    figures = (pl.col(name).round(places).cast(pl.String).fill_null("-") for name, places in PLACES.items())
+    return frame.select(*NAMED, published=pl.format("{} / {}", *figures))
 
 
 def show_leaderboard(sources: Sequence[Path], out: Path) -> pl.DataFrame:
@@ -83,8 +85,8 @@ def show_leaderboard(sources: Sequence[Path], out: Path) -> pl.DataFrame:
         the rows of `leaderboard`.
 
     Raises:
-        InputError: a source contains no run, no run has its config, or none has trained; or the
-            file of published figures is not as it should be.
+        InputError: a source contains no run, no run has its config, or none has trained and has a
+            test AUC; or the file of published figures is not as it should be.
     """
     jobs, published = collect_models(sources), read_published(published_path(out))
     if not len(jobs.trained):
@@ -121,29 +123,50 @@ def collect_models(sources: Sequence[Path]) -> Jobs:
     configs = [json.loads(text) for text in frame["config"]]
     if not any(configs):
         raise InputError("no run has its config.yaml, which says what model it is: use the folders of the runs")
-    frameworks = [_framework_nodes(config) for config in configs]
+    nodes_of = [_framework_nodes(config) for config in configs]
     rests = [
         {key: value for key, value in config.items() if counts(key, nodes)}
-        for config, nodes in zip(configs, frameworks, strict=True)
+        for config, nodes in zip(configs, nodes_of, strict=True)
     ]
-    rest = by_config(rests, ("dataset",))
+    rest = by_config(rests, ("dataset",), [json.loads(text) for text in frame["overrides"]])
     models = [
         " ".join([config.get("backbone") or "", label_of(values | {"backbone": None})])
         .removesuffix(AS_COMPOSED)
         .strip()
-        for config, values in zip(configs, rest.values, strict=True)
+        if config
+        else label
+        for config, values, label in zip(configs, rest.values, rest.labels, strict=True)
     ]
     parts = [
         {"model": model, **{key: value for key, value in config.items() if not counts(key, ["dataset", *nodes])}}
-        for model, config, nodes in zip(models, configs, frameworks, strict=True)
+        for model, config, nodes in zip(models, configs, nodes_of, strict=True)
     ]
-    part = by_config(parts, ("dataset", "model", "framework"))
     settings = [
-        model if framework == "plain" or label == AS_COMPOSED else f"{model} {label}".strip()
-        for model, framework, label in zip(models, frame["framework"], part.labels, strict=True)
+        model if label == AS_COMPOSED else f"{model} {label}".strip()
+        for model, label in zip(models, _framework_labels(parts, frame["framework"].to_list()), strict=True)
     ]
     extra = {"job": job_names(frame["run"].to_list()), "model": models, "setting": settings}
     return Jobs(pl.DataFrame(extra, dict.fromkeys(extra, pl.String)).hstack(frame), ["model"])
+
+
+def _framework_labels(parts: Sequence[dict[str, Any]], frameworks: Sequence[str | None]) -> list[str]:
+    """What tells runs of a model with the same framework apart, in words.
+
+    Of plain, which others are compared with, the setting with the most runs has no words.
+    """
+    labels = [AS_COMPOSED] * len(parts)
+    for is_plain in (True, False):
+        places = [place for place, name in enumerate(frameworks) if (name == "plain") is is_plain]
+        own = by_config([parts[place] for place in places], ("dataset", "model", "framework")).labels
+        for place, label in zip(places, own, strict=True):
+            labels[place] = label
+    models = [(part.get("dataset"), part["model"]) for part in parts]
+    for model in {*models}:
+        plain = [place for place, name in enumerate(frameworks) if name == "plain" and models[place] == model]
+        usual = Counter(labels[place] for place in plain).most_common(1)
+        for place in plain:
+            labels[place] = AS_COMPOSED if labels[place] == usual[0][0] else labels[place]
+    return labels
 
 
 def _framework_nodes(config: Mapping[str, Any]) -> list[str]:
@@ -157,14 +180,24 @@ def leaderboard(trained: pl.DataFrame) -> pl.DataFrame:
 
     Beside a model's best setting are its others, and plain is the last. `difference`, `p` and
     `p (Holm)` compare a setting with the plain model; they are null where there is none.
+
+    Raises:
+        InputError: no run has a test AUC.
     """
-    table = aggregate(trained, KEYS)
     plain = pl.col("framework") == "plain"
-    differences = compare(trained.filter(~plain), trained.filter(plain), KEYS, ["dataset", "model"])
+    differences = compare(trained.filter(~plain), trained.filter(IS_BASE), KEYS, ["dataset", "model"])
+    table = aggregate(_by_seed(trained), KEYS)
     table = table.join(differences, KEYS, "left", nulls_equal=True, maintain_order="left")
     best = pl.col("test/auc").max().over("dataset", "model")
     order = ["dataset", best, "model", plain, "test/auc"]
     return table.sort(order, descending=[False, True, False, False, True], nulls_last=True, maintain_order=True)
+
+
+def _by_seed(trained: pl.DataFrame) -> pl.DataFrame:
+    """Runs of one setting and seed as one: a repeated run is no further seed."""
+    shown = [name for name in SHOWN if name in trained.columns]
+    seed = pl.coalesce("seed", "run").alias("seed")
+    return trained.group_by(*KEYS, seed, maintain_order=True).agg(pl.col(shown).mean())
 
 
 def rows_of(table: pl.DataFrame) -> list[list[str]]:

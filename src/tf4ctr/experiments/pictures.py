@@ -19,6 +19,7 @@ CURVES = {"val/auc": "validation AUC", "val/gauc": "validation gAUC", "val/loglo
 METRICS = {"test/auc": "test AUC", "test/gauc": "gAUC", "test/logloss": "logloss"}
 COSTS = {"parameters": "parameters", "seconds": "seconds"}
 SMALLER_IS_BETTER = ("test/logloss",)
+ROW = ""  # the column of a grid's row labels
 LONGEST = 70  # characters of a label: more leave no room for the panels
 MOST_IN_LEGEND = 40  # more names are taller than the picture
 
@@ -173,8 +174,10 @@ def grid(trained: pl.DataFrame, names: Sequence[str]) -> Figure | None:
 
 
 def _grid_table(part: pl.DataFrame, names: Sequence[str], metric: str) -> pl.DataFrame:
+    first, second = names
     means = part.group_by(names, maintain_order=True).agg(pl.col(metric).mean())
-    return means.pivot(names[1], index=names[0], values=metric)
+    # a value of the second setting becomes a column, and may be called as the first setting is
+    return means.rename({first: ROW}).pivot(second, index=ROW, values=metric)
 
 
 def _has_gap(table: pl.DataFrame) -> bool:
@@ -182,7 +185,7 @@ def _has_gap(table: pl.DataFrame) -> bool:
 
 
 def _draw_grid(axis: Axes, table: pl.DataFrame, names: Sequence[str], title: str, reverse: bool) -> None:
-    row_labels, column_labels = table[names[0]].to_list(), table.columns[1:]
+    row_labels, column_labels = table[ROW].to_list(), table.columns[1:]
     values = table.select(column_labels).to_numpy()
     image = axis.imshow(values, cmap="viridis_r" if reverse else "viridis", aspect="auto")
     axis.figure.colorbar(image, label=title)
@@ -198,6 +201,14 @@ def _write_values(axis: Axes, values: np.ndarray, reverse: bool) -> None:
     for (row, column), value in np.ndenumerate(values):
         color = "white" if (value < middle) != reverse else "black"  # viridis is dark for small values
         axis.text(column, row, f"{value:.5f}", ha="center", va="center", fontsize=8, color=color)
+
+
+def draw_searches(sources: Sequence[Path], folder: Path) -> None:
+    """The pictures of those `sources` that are searches; earlier ones are removed."""
+    for name in ("importance", "parallel"):
+        (folder / f"{name}.png").unlink(missing_ok=True)
+    for source in sources:
+        draw_search(source, folder)
 
 
 def draw_search(source: Path, folder: Path) -> None:

@@ -8,7 +8,6 @@ import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from filelock import FileLock
 from hydra import compose, initialize_config_dir
 
 from tf4ctr.errors import InputError
@@ -127,7 +126,7 @@ def _shown(output: Iterable[str], quiet: bool) -> list[str]:
 
 def _train(overrides: list[str], folder: Path) -> None:
     os.setsid()  # Ctrl-C reaches this process once, as `train` hands it on
-    with (folder / "output.txt").open("a") as output, FileLock(folder / ".lock"):
+    with (folder / "output.txt").open("a") as output, runs.folder_lock(folder):
         # a training whose parent was killed may have been at work here until now
         if read_outcome(folder).ending is Ending.TRAINED:
             return

@@ -1,6 +1,7 @@
 """The record of a run, one row of a table: its config, how it ended, its metrics and curves."""
 
 import json
+import os.path
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from polars import selectors as cs
 from tf4ctr.errors import InputError
 from tf4ctr.experiments.outcomes import read_outcome
 from tf4ctr.experiments.runs import MOVABLE, ROOT, flatten
-from tf4ctr.files import write_whole
+from tf4ctr.files import whole, write_whole
 
 TABLES = (".csv", ".parquet")
 CURVES = ("val/auc", "val/gauc", "val/logloss", "train/loss")
@@ -26,9 +27,11 @@ REPEATED = ("seed", "ckpt", "logger", "page", *MOVABLE)  # these make no other s
 # nor do these keys of a config: the machine, what is shown, and how often it is saved
 IGNORED = (
     *REPEATED,
+    "verbose",
     *("dataset.download", "trainer.accelerator", "trainer.enable_progress_bar"),
     *("callbacks.focus", "callbacks.progress_bar", "callbacks.validation_lines", "callbacks.checkpoint_last"),
 )
+SAME_ORDER = ("auto", "device", "memory")  # tiers whose rows come in the same order
 FOLDERS = ("_partial_", "dirpath", "default_root_dir", "save_dir", "storage")  # last parts of keys, ignored too
 TEXTS = ("run", "dataset", "framework", "seed", "setting", "error", "overrides", "config", "curves")
 LOADER = getattr(yaml, "CBaseLoader", yaml.BaseLoader)  # in C where PyYAML was built so
@@ -109,7 +112,7 @@ def read_run(folder: Path) -> dict[str, Any]:
 
 def run_name(folder: Path) -> str:
     """The folder as it is stored: relative to the project if it is inside, else absolute."""
-    folder = folder.absolute()
+    folder = Path(os.path.normpath(folder.absolute()))  # one run has one name, also as a/../b
     return (folder.relative_to(ROOT) if folder.is_relative_to(ROOT) else folder).as_posix()
 
 
@@ -133,7 +136,10 @@ def flat_config(folder: Path, composed: Mapping[str, Any]) -> dict[str, Any]:
     groups = {group: choices[group] for group in known if choices.get(group, "null") != "null"}
     if name := composed.get("dataset", {}).get("name"):
         groups.setdefault("dataset", name)
-    return groups | {key: value for key, value in flatten(composed).items() if counts(key, IGNORED)}
+    single = {key: value for key, value in flatten(composed).items() if counts(key, IGNORED)}
+    if single.get("stream.tier") in SAME_ORDER:
+        del single["stream.tier"]
+    return groups | single
 
 
 def further_encoders(groups: Iterable[str]) -> list[str]:
@@ -199,9 +205,11 @@ def read_table(path: Path) -> pl.DataFrame:
 
 def _read_csv(path: Path) -> pl.DataFrame:
     titles = path.open().readline().strip().split(",")
-    return pl.read_csv(
+    frame = pl.read_csv(
         path, infer_schema_length=None, schema_overrides={name: pl.String for name in TEXTS if name in titles}
     )
+    undefined = [name for name in frame.columns if name not in TEXTS and frame[name].null_count() == len(frame)]
+    return frame.with_columns(pl.col(undefined).cast(pl.Float64))
 
 
 def write_table(frame: pl.DataFrame, path: Path) -> None:
@@ -209,6 +217,5 @@ def write_table(frame: pl.DataFrame, path: Path) -> None:
     if path.suffix == ".csv":
         write_whole(path, frame.write_csv())
         return
-    partial = path.with_name(f"{path.name}.partial")
-    frame.write_parquet(partial)
-    partial.replace(path)
+    with whole(path) as partial:
+        frame.write_parquet(partial)

@@ -8,12 +8,14 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, ClassVar
 
+from filelock import FileLock, Timeout
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.types import Quote, QuotedString
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 
 from tf4ctr.errors import InputError
+from tf4ctr.experiments.outcomes import Ending, read_outcome
 from tf4ctr.files import write_whole
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -26,11 +28,17 @@ LATER = {"monitor": "auc+gauc", "calibrate": False}
 # exceptions: where files are stored and where they come from, and what matters at the start only
 MOVABLE = ("dataset.raw_dir", "dataset.prepared_dir", "dataset.source")
 AT_START = ("embedding.table.init_std",)
+# files that a training writes before its end
+LEFTOVERS = (
+    *("metrics.csv", "curves.png", "focus.json", "focus.png", "gates.png"),
+    *("checkpoints/best.ckpt", "checkpoints/last.ckpt"),
+)
 # classes of version 0.1.0 whose successors read their checkpoints
 SUCCESSORS = {"torch.optim.Adam": "tf4ctr.training.optim.RowwiseAdam"}
 
 
 _temporary: list[Path] = []  # the folder of a dry run
+_held: dict[Path, FileLock] = {}  # of the folders that this process trains or searches in
 
 
 @functools.cache  # a config asks several times while it is composed; the folder is created once
@@ -94,6 +102,57 @@ def find_checkpoint(ckpt: str) -> Path:
     if not path.is_file():
         raise InputError(f"ckpt={ckpt}: the file does not exist; use a path or ckpt=last")
     return path
+
+
+def folder_lock(folder: Path) -> FileLock:
+    """The lock of a run's folder. A process can take it several times."""
+    return FileLock(folder / ".lock", is_singleton=True)
+
+
+def hold(folder: Path) -> None:
+    """Keep other trainings and searches out of `folder` until `let_go`.
+
+    Raises:
+        InputError: another process is at work there.
+    """
+    lock = folder_lock(folder)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout as error:
+        raise InputError(
+            f"{folder}: another process is at work in this folder. Wait for its end, or name another folder with"
+            " hydra.run.dir= (of a sweep: hydra.sweep.dir=)"
+        ) from error
+    _held[folder] = lock
+
+
+def let_go(folder: Path) -> None:
+    """Undo `hold`; nothing is done if `folder` is not held."""
+    if lock := _held.pop(folder, None):
+        lock.release()
+
+
+def check_unused(folder: Path) -> None:
+    """Check that a new run replaces no other one.
+
+    Raises:
+        InputError: `folder` has a finished run, or a stopped one that can go on.
+    """
+    last = folder / "checkpoints" / "last.ckpt"
+    finished = read_outcome(folder).ending is Ending.TRAINED
+    if finished or last.exists():
+        raise InputError(
+            f"{folder} has a {'finished' if finished else 'stopped'} run, which a new one would replace. Name another"
+            " folder with hydra.run.dir=, or remove this one"
+            + (f"; ckpt={last} goes on with it" if last.exists() else "")
+        )
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove what a run that did not finish left in `folder`, as it is not of the new one."""
+    for name in LEFTOVERS:
+        (folder / name).unlink(missing_ok=True)
+    remove_results(folder)
 
 
 def remove_results(folder: Path) -> None:
@@ -208,8 +267,9 @@ def _same(key: str, before: Any, now: Any) -> bool:
     """Whether two values of a setting are equal. A class of ours may be in another file now."""
     if before == now or not key.endswith("._target_"):
         return before == now
-    return _class(SUCCESSORS.get(before, before)) == _class(now)
+    return class_of(SUCCESSORS.get(before, before)) == class_of(now)
 
 
-def _class(target: str | None) -> str | None:
+def class_of(target: str | None) -> str | None:
+    """A `_target_`; of a class of ours only its name, as its file may be another one now."""
     return target.rpartition(".")[2] if target and target.startswith("tf4ctr.") else target

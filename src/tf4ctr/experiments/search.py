@@ -14,6 +14,7 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 from optuna.trial import FrozenTrial, TrialState
 
 from tf4ctr.errors import InputError
+from tf4ctr.experiments import runs
 from tf4ctr.experiments.outcomes import Ending, read_outcome
 from tf4ctr.training.pruning import STUDY
 
@@ -55,10 +56,11 @@ def search(
         seed: of the proposals.
 
     Raises:
-        InputError: there is nothing to search, Optuna does not know the space, or `objective` is
-            not a defined metric.
+        InputError: there is nothing to search, Optuna does not know the space, `objective` is
+            not a defined metric, or another process searches in the folder.
     """
     optuna.logging.set_verbosity(optuna.logging.WARNING)  # the jobs have logs of their own
+    runs.hold(folder)  # a second search would take this one's trials for stopped ones
     fixed, space = _split(arguments, params)
     study = optuna.create_study(
         study_name=STUDY, storage=storage, direction="maximize", pruner=pruner, load_if_exists=True
@@ -127,7 +129,7 @@ def distribution(override: Override) -> BaseDistribution:
     `tag(log, ...)` gives a logarithmic scale.
 
     Raises:
-        InputError: a range on a logarithmic scale.
+        InputError: a range on a logarithmic scale, without a number, or downwards.
     """
     value = override.value()
     if isinstance(value, IntervalSweep):
@@ -140,8 +142,12 @@ def distribution(override: Override) -> BaseDistribution:
                 f"{override.input_line}: a range has even steps; for a logarithmic scale use interval(a, b)"
             )
         numbers: list[Any] = list(value.range())
+        if not numbers or value.step <= 0:
+            raise InputError(f"{override.input_line}: expected a range of at least one number with a step above 0")
         kind = IntDistribution if isinstance(value.step, int) and isinstance(value.start, int) else FloatDistribution
-        return kind(numbers[0], numbers[-1], step=value.step)  # type: ignore[arg-type]
+        # not the last of `numbers`, whose rounding errors add up: Optuna would not reach it
+        last = round(numbers[0] + (len(numbers) - 1) * value.step, 12)
+        return kind(numbers[0], last, step=value.step)  # type: ignore[arg-type]
     choices: Iterator[Any] = override.sweep_iterator(transformer=Transformer.encode)
     return CategoricalDistribution(list(choices))
 

@@ -1,6 +1,7 @@
 """The setting of a run: what tells it apart from the other runs of a report, except the seed."""
 
 import json
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import PurePosixPath
 from typing import Any, NamedTuple
@@ -8,7 +9,7 @@ from typing import Any, NamedTuple
 import polars as pl
 
 from tf4ctr.experiments.records import ENCODERS, GROUPS, REPEATED, counts
-from tf4ctr.experiments.runs import LATER
+from tf4ctr.experiments.runs import LATER, class_of
 
 ALWAYS = ("backbone", "framework")  # what a reader looks for first
 LONGEST = 40  # characters of a value in a table
@@ -81,32 +82,54 @@ def by_config(
     apart: list[tuple[str, ...]] = [()] * len(known)
     names = []
     for key in keys:
-        finer = [(*part, json.dumps(config.get(key))) for part, config in zip(apart, known, strict=True)]
+        finer = [(*part, _same_text(key, config.get(key))) for part, config in zip(apart, known, strict=True)]
         differs = len({part[-1] for part in finer}) > 1
         if len({*finer}) > len({*apart}) or (key in ALWAYS and differs):
             apart = finer
             names += [] if key in grouped else [key]
-    texts = {name: _short_texts([config[name] for config in known if name in config]) for name in names}
+    texts = {name: _short_texts(name, [config[name] for config in known if name in config]) for name in names}
     values = [
-        {name: texts[name][json.dumps(config[name])] if name in config else None for name in names}
+        {name: texts[name][_same_text(name, config[name])] if name in config else None for name in names}
         for config in configs
     ]
     labels = [label_of(row) for row in values]
     for number, config in enumerate(configs):
         if not config and overrides is not None:
-            labels[number] = " ".join(overrides[number].values()) or AS_COMPOSED
+            own = (text for name, text in overrides[number].items() if counts(name, REPEATED))
+            labels[number] = " ".join(own) or AS_COMPOSED
     return Settings(names, values, labels)
 
 
-def _short_texts(values: Sequence[Any]) -> dict[str, str]:
-    """JSON of each value -> a short text. Long values that would have the same text get numbers."""
+def _same_text(key: str, value: Any) -> str:
+    """JSON that is equal for equal values of a key, also if they were written in other ways.
+
+    Those are numbers (2 and 2.0), and a class of ours that is in another file now.
+    """
+    if isinstance(value, str) and key.endswith("._target_"):
+        return json.dumps(class_of(value))
+    return json.dumps(_as_numbers(value))
+
+
+def _as_numbers(value: Any) -> Any:
+    """A value of a config, whose numbers are texts, with numbers."""
+    if isinstance(value, list):
+        return [_as_numbers(part) for part in value]
+    try:
+        return float(value) if isinstance(value, str) else value
+    except ValueError:
+        return value
+
+
+def _short_texts(name: str, values: Sequence[Any]) -> dict[str, str]:
+    """`_same_text` of each value -> a short text. Long values of the same text get numbers."""
     texts: dict[str, str] = {}
+    shortened: Counter[str] = Counter()
     for value in values:
-        key = json.dumps(value)
+        key = _same_text(name, value)
         if key not in texts:
             text = _short(value)
-            same = sum(other.partition(" #")[0] == text for other in texts.values())
-            texts[key] = f"{text} #{same + 1}" if same else text
+            shortened[text] += 1
+            texts[key] = f"{text} #{shortened[text]}" if shortened[text] > 1 else text
     return texts
 
 

@@ -1,5 +1,6 @@
 """Scores a trained run on a split and measures it: metrics of all heads, calibration."""
 
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
@@ -19,6 +20,8 @@ from tf4ctr.inference.bootstrap import Measure, Ranking, bootstrap, mean
 from tf4ctr.metrics import auc, grouped_auc
 from tf4ctr.models.network import Network
 from tf4ctr.training.head_colours import head_colours
+
+log = logging.getLogger(__name__)
 
 BINS = 20  # of the calibration error (equal widths) and of the picture (equal numbers of rows)
 
@@ -169,11 +172,19 @@ def measures_of(scores: Scores, logit_N: Tensor, is_grouped: bool) -> dict[str, 
 
 
 def intervals(scores: Scores, measures: Mapping[str, Measure], resamples: int, seed: int) -> dict[str, float]:
-    """The 95 % intervals of measures, `NAME_low` and `NAME_high`, see `bootstrap`."""
+    """The 95 % intervals of measures, `NAME_low` and `NAME_high`, see `bootstrap`.
+
+    Resamples without a positive row, or a negative one, have no AUC: the interval is of the others.
+    """
     weight_N = None if scores.weight is None else scores.weight.double().numpy()
     results: dict[str, float] = {}
     for name, values in bootstrap(measures, len(scores.label), resamples, seed, weight_N).items():
-        low, high = np.quantile(values, (0.025, 0.975))
+        if undefined := int(np.isnan(values).sum()):
+            log.warning(
+                "%s: %s of %s resamples have rows of one label only; its interval is of the others",
+                *(name, f"{undefined:,}", f"{resamples:,}"),
+            )
+        low, high = np.quantile(values[~np.isnan(values)], (0.025, 0.975)) if undefined < resamples else (np.nan,) * 2
         results |= {f"{name}_low": float(low), f"{name}_high": float(high)}
     return results
 

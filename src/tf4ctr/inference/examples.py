@@ -6,6 +6,7 @@ from typing import Any
 
 import polars as pl
 import torch
+from rich.markup import escape
 from rich.table import Table
 from torch import Tensor
 
@@ -132,7 +133,7 @@ def rows_table(title: str, rows: pl.DataFrame, schema: Schema | None = None) -> 
     for row in rows.iter_rows(named=True):
         cells = [f"{row[name]:.4f}" if isinstance(row[name], float) else str(row[name]) for name in measured]
         values = ((name, value) for name, value in row.items() if name not in (*measured, *heads))
-        table.add_row(*cells, "  ".join(_shown(name, value, name in sequences) for name, value in values))
+        table.add_row(*cells, escape("  ".join(_shown(name, value, name in sequences) for name, value in values)))
     return table
 
 

@@ -7,6 +7,7 @@ import numpy as np
 import polars as pl
 import torch
 from numpy.typing import NDArray
+from rich.markup import escape
 from rich.table import Table
 from torch import Tensor
 
@@ -152,5 +153,5 @@ def values_table(field: str, values: pl.DataFrame) -> Table:
     for name in values.columns:
         table.add_column(name.replace("_", " "), justify="left" if name == "value" else "right")
     for value, rows, *rates in values.head(SHOWN_VALUES).iter_rows():
-        table.add_row(value, f"{rows:,}", *("" if rate is None else f"{rate:.5f}" for rate in rates))
+        table.add_row(escape(value), f"{rows:,}", *("" if rate is None else f"{rate:.5f}" for rate in rates))
     return table

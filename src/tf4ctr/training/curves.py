@@ -30,7 +30,7 @@ def draw_curves(folder: Path) -> Path | None:
         return None
     from matplotlib.figure import Figure
 
-    rows = pl.read_csv(source, schema_overrides={"epoch": pl.Float64})
+    rows = pl.read_csv(source, infer_schema_length=None, schema_overrides={"epoch": pl.Float64})
     best, falls = best_epoch(rows), learning_rate_falls(rows)
     heads = heads_of(rows.columns)
     panels = panels_of(rows.columns, heads)

@@ -41,7 +41,7 @@ from tf4ctr.training.monitor import (
     monitor_of,
     undefined_metrics,
 )
-from tf4ctr.training.optim import clip_grad_norm
+from tf4ctr.training.optim import NOT_ROWWISE, clip_grad_norm
 from tf4ctr.training.schedule import epochs_trained
 from tf4ctr.training.table_files import SavedTables, load_tables, remove_unnamed, save_tables
 
@@ -200,12 +200,17 @@ class CTRModule(LightningModule):
         """Build the optimiser.
 
         Raises:
-            InputError: an option is unknown to it or invalid.
+            InputError: an option is unknown to it or invalid, or does not work for single rows.
         """
         try:
-            return self.make_optimizer(self._parameter_groups())
+            optimizer = self.make_optimizer(self._parameter_groups())
         except (TypeError, ValueError) as error:
             raise InputError(f"the optimizer's options do not fit: {error}") from error
+        if any(table.sparse for table in self.network.embeddings()):
+            for name in NOT_ROWWISE:
+                if optimizer.defaults.get(name):
+                    raise InputError(f"optimizer.{name} does not work with embedding=rowwise: turn one of them off")
+        return optimizer
 
     def bytes_to_come(self) -> int:
         """Memory on this rank's device that gradients and moments will take, in bytes.

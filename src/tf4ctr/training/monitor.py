@@ -51,7 +51,9 @@ def undefined_metrics(results: Mapping[str, float]) -> list[str]:
 def explain_undefined(results: Mapping[str, float], stage: str) -> str:
     """Which metrics of the fused head are undefined, and why."""
     names = [name for name in undefined_metrics(results) if name.count("/") == 1]
-    if f"{stage}/auc" in names:
+    if math.isnan(results.get(f"{stage}/logloss", 0.0)):
+        why = f"the network gives NaN for rows of the {SPLIT[stage]} split"
+    elif f"{stage}/auc" in names:
         why = f"all rows of the {SPLIT[stage]} split have the same label"
     else:
         why = f"no group of the {SPLIT[stage]} split has rows of both labels"

@@ -8,6 +8,7 @@ from torch import Tensor, distributed, nn
 
 from tf4ctr.models.rows import coalesced, put_rows, take_rows
 
+NOT_ROWWISE = ("amsgrad", "maximize", "decoupled_weight_decay")  # options of Adam that rows do not have
 # numbers of a table updated at a time on a CPU: they stay in the cache between reading and writing
 CHUNK = 2**17
 

@@ -5,6 +5,7 @@ import time
 from collections.abc import Iterable
 from typing import Any, cast
 
+import torch
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 
@@ -27,6 +28,8 @@ class RunSummary(Callback):
         self.epochs: int | float = 0  # trained before the last validation
         self.train_rows = 0
         self.train_seconds = 0.0
+        self.seconds = 0.0  # of earlier starts of this run, until their checkpoint
+        self._start = time.perf_counter()
         self._mark: float | None = None  # when the time of the next step starts; None: with the step
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -55,8 +58,10 @@ class RunSummary(Callback):
         results: dict[str, float] = pl_module.results  # type: ignore[assignment]
         # a run that resumes in another folder writes a new best.ckpt there: start anew, too
         starts_anew = not getattr(trainer.checkpoint_callback, "best_k_models", True)
+        # float32, as ModelCheckpoint compares
+        best, new = torch.tensor([self.best.get(self.monitor, math.nan), results[self.monitor]], dtype=torch.float32)
         # `not >=` is true if the best is NaN, as an older run may have saved it
-        if starts_anew or not self.best.get(self.monitor, math.nan) >= results[self.monitor]:
+        if starts_anew or not best >= new:
             self.best, self.best_epoch = dict(results), self.epochs
 
     def metrics(self) -> dict[str, float | int]:
@@ -74,7 +79,8 @@ class RunSummary(Callback):
         }
 
     def state_dict(self) -> dict[str, Any]:
-        return {key: getattr(self, key) for key in ("best", "best_epoch", "epochs", "train_rows", "train_seconds")}
+        state = {key: getattr(self, key) for key in ("best", "best_epoch", "epochs", "train_rows", "train_seconds")}
+        return state | {"seconds": self.seconds + time.perf_counter() - self._start}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         vars(self).update(state_dict)

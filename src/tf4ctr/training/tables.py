@@ -10,6 +10,7 @@ from torch import nn
 
 from tf4ctr.data.schema import Schema
 from tf4ctr.files import size_text
+from tf4ctr.models.affine import Affine
 from tf4ctr.models.embedding import FieldEmbedding
 from tf4ctr.models.network import Network
 from tf4ctr.training.memory import TableMemory
@@ -71,13 +72,19 @@ def _flat(node: Mapping[str, Any], prefix: str = "") -> str:
 
 
 def count_parameters(module: nn.Module) -> int:
-    """The number of trainable parameters, also of rows that other ranks have."""
+    """The number of trainable parameters, also of rows that other ranks have.
+
+    Biases before a batch norm count, as in published numbers, though they stay 0; see
+    `models.encoders.mlp.hidden_layers`.
+    """
     others = sum(
         (table.shards.rows - len(table.weight)) * table.dim
         for table in module.modules()
         if isinstance(table, FieldEmbedding) and table.shards
     )
-    return others + sum(parameter.numel() for parameter in module.parameters() if parameter.requires_grad)
+    biases = {id(layer.bias) for layer in module.modules() if isinstance(layer, Affine)}
+    own = (part.numel() for part in module.parameters() if part.requires_grad or id(part) in biases)
+    return others + sum(own)
 
 
 def data_line(manifest: Mapping[str, Any], schema: Schema) -> str:

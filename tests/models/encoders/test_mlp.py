@@ -4,7 +4,7 @@ import torch
 
 from conftest import draw_ids
 from tf4ctr.errors import InputError
-from tf4ctr.models.encoders.mlp import MLP
+from tf4ctr.models.encoders.mlp import MLP, hidden_layers
 
 
 def test_equals_the_formula_in_evaluation(schema):
@@ -51,3 +51,33 @@ def test_layers_without_units_are_refused(schema, hidden_units):
 def test_a_dropout_outside_0_to_1_is_refused(schema, dropout):
     with pytest.raises(InputError, match="dropout is"):
         MLP(schema, 4, [8], dropout=dropout)
+
+
+@pytest.mark.parametrize("batch_norm", [True, False])
+def test_biases_are_trained_only_without_a_batch_norm(batch_norm):
+    layers = hidden_layers(4, [3, 2], 0.0, batch_norm)
+    biases = [layer.bias for layer in layers if isinstance(layer, torch.nn.Linear)]
+    assert [bias.requires_grad for bias in biases] == [not batch_norm] * 2
+    assert bool(torch.cat(biases).any()) != batch_norm
+
+
+@pytest.mark.parametrize("trained", [False, True])
+def test_evaluation_follows_training_on_small_inputs(trained):
+    """With trained biases it does not: Adam moves them by the learning rate."""
+    layers = hidden_layers(4, [16, 16], 0.0, batch_norm=True)
+    model = torch.nn.Sequential(layers, torch.nn.Linear(16, 1))
+    for layer in layers:
+        if isinstance(layer, torch.nn.Linear):
+            layer.bias.requires_grad_(trained)
+    adam = torch.optim.Adam([part for part in model.parameters() if part.requires_grad], lr=1e-3)
+    x_N4 = torch.randn(4096, 4)
+    label_N = (x_N4.sum(1) > 0).float()
+    loss = torch.nn.BCEWithLogitsLoss()
+    for rows in torch.arange(4096).repeat(8).split(256):
+        adam.zero_grad()
+        loss(model(x_N4[rows] * 1e-5).squeeze(1), label_N[rows]).backward()
+        adam.step()
+    with torch.no_grad():
+        training = float(loss(model(x_N4 * 1e-5).squeeze(1), label_N))
+        evaluation = float(loss(model.eval()(x_N4 * 1e-5).squeeze(1), label_N))
+    assert (evaluation > 1.3 * training) == trained
