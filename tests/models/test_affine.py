@@ -96,3 +96,9 @@ def test_an_exported_graph_contains_torchs_layer():
     assert not any("mkldnn" in str(node.target) for node in graph.graph.nodes)
     torch.testing.assert_close(graph.module()(torch.randn(0, 7)), torch.empty(0, 3))
     torch.testing.assert_close(graph.module()(x), affine(x))
+
+
+def test_a_vector_is_mapped_as_by_torch():
+    affine, linear = layers(7, 3)
+    x = torch.randn(7)
+    torch.testing.assert_close(affine(x), linear(x))

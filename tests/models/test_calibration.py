@@ -28,6 +28,15 @@ def test_scale_and_shift_are_those_of_a_logistic_regression():
     assert float(shift) == pytest.approx(-0.3, abs=0.05)
 
 
+@pytest.mark.parametrize(("mean", "spread"), [(-20, 1e-3), (1000, 1), (0, 1e4)])
+def test_logits_of_any_mean_and_spread_are_fitted(mean, spread):
+    logit, label = drawn()
+    scale, shift = platt(logit, label)
+    moved_scale, moved_shift = platt(logit.double() * spread + mean, label)
+    assert float(moved_scale * spread) == pytest.approx(float(scale), rel=1e-4)
+    assert float(moved_shift + moved_scale * mean) == pytest.approx(float(shift), abs=1e-3)
+
+
 @settings(max_examples=25, deadline=None)
 @given(st.integers(2, 30), st.integers(0, 10_000), st.booleans())
 def test_no_scale_and_shift_have_a_smaller_loss(rows, seed, weighted):

@@ -57,3 +57,8 @@ def test_evaluation_and_probability_zero_change_nothing():
     x = torch.randn(4, 4)
     assert Dropout(0.5).eval()(x) is x
     assert Dropout(0.0)(x) is x
+
+
+def test_a_probability_near_one_leaves_a_finite_scale():
+    out = Dropout(0.999999)(torch.ones(1000))
+    assert out.isfinite().all()

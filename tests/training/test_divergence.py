@@ -75,4 +75,4 @@ class PoisonGradient(Callback):
 
     def on_before_optimizer_step(self, trainer, module, optimizer):
         if trainer.global_step == self.step:
-            module.network.encoders["complex"].layers[0].bias.grad[0] = torch.nan
+            module.network.encoders["complex"].layers[0].weight.grad[0, 0] = torch.nan

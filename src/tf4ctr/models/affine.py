@@ -27,7 +27,7 @@ class Affine(nn.Linear):
             or not torch.backends.mkldnn.is_available()
         ):
             return super().forward(x)
-        if x.device.type != "cpu" or not x.dtype == self.weight.dtype == torch.float32 or not x.numel():
+        if x.device.type != "cpu" or not x.dtype == self.weight.dtype == torch.float32 or x.ndim < 2 or not x.numel():
             return super().forward(x)
         out_NO = _Products.apply(x.flatten(0, -2), self.weight, self.bias)
         return out_NO.view(*x.shape[:-1], self.out_features)

@@ -83,6 +83,11 @@ def platt(
     weight_B = weight_B * ((int((weight_B > 0).sum()) if rows is None else rows) / weight_B.sum())
     positive, negative = (weight_B * label_B).sum(), (weight_B * (1 - label_B)).sum()
     target_B = torch.where(label_B > 0, (positive + 1) / (positive + 2), 1 / (negative + 2))
+    # standardised: L-BFGS misses the minimum for logits such as -20 with a deviation of 1e-3
+    mean = (weight_B * logit_B).sum() / weight_B.sum()
+    spread = ((weight_B * (logit_B - mean) ** 2).sum() / weight_B.sum()).sqrt()
+    spread = torch.where(spread > 0, spread, torch.ones_like(spread))
+    standard_B = (logit_B - mean) / spread
     parameters = torch.tensor([1.0, 0.0], dtype=torch.float64, device=logit_B.device, requires_grad=True)
     optimizer = torch.optim.LBFGS(
         [parameters], max_iter=200, tolerance_grad=1e-9, tolerance_change=1e-12, line_search_fn="strong_wolfe"
@@ -90,7 +95,7 @@ def platt(
 
     def step() -> Tensor:
         optimizer.zero_grad()
-        scaled_B = parameters[0] * logit_B + parameters[1]
+        scaled_B = parameters[0] * standard_B + parameters[1]
         loss = F.binary_cross_entropy_with_logits(scaled_B, target_B, weight_B, reduction="sum")
         loss = loss / (positive + negative)
         loss.backward()
@@ -99,4 +104,4 @@ def platt(
     with torch.enable_grad():
         optimizer.step(step)
     scale, shift = parameters.detach()
-    return scale, shift
+    return scale / spread, shift - scale * mean / spread

@@ -109,7 +109,7 @@ class Voting(nn.Module):
         heads = logits_of(self.heads, hidden)
         if self.training:
             vote_BK = torch.stack(logits_of(self.votes, hidden), 1)
-            weight_BK = nn.functional.gumbel_softmax(vote_BK, tau=self.temperature, dim=1)
+            weight_BK = nn.functional.gumbel_softmax(vote_BK.float(), tau=self.temperature, dim=1)
         else:
             weight_BK = self.weights(hidden)
         return (weight_BK * torch.stack(heads, 1)).sum(1), heads

@@ -33,7 +33,7 @@ class Dropout(nn.Module):
             return x
         if x.device.type != "cpu":
             return F.dropout(x, self.probability)
-        return x * _mask(x.detach(), torch.randint(2**63 - 1, ()), round(self.probability * WORDS))
+        return x * _mask(x.detach(), torch.randint(2**63 - 1, ()), min(round(self.probability * WORDS), WORDS - 1))
 
     def extra_repr(self) -> str:
         """The layer's option, as printed in a model."""

@@ -102,8 +102,8 @@ class Network(nn.Module):
             self.encoders[name] = encoders[name](schema, encoder_dim, **({"table": table} if has_table else {}))
             if _class_of(dfm) in (Sum, Mean) and _ends_with_one_unit(self.encoders[name]):
                 raise InputError(
-                    f"backbone.{name} ends with one unit, which dfm=sum and dfm=mean take for a logit. After a ReLU it"
-                    " is never negative: give its last layer more units"
+                    f"backbone.{name} ends with one unit, which dfm=sum and dfm=mean take for a logit: give its"
+                    " last layer more units"
                 )
         self.dfm = dfm([encoder.out_features for encoder in self.encoders.values()])
         self.calibration = Calibration() if calibrate else None

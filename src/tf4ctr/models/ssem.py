@@ -116,8 +116,8 @@ class MixtureOfExperts(nn.Module):
     """MOE: one table, then a multi-gate mixture of experts (Ma et al., KDD 2018).
 
     With x = [e_1; ...; e_F]: e_k = sum_j softmax(gate_k(x))_j expert_j(x). There are K experts and
-    K gates. An expert has two layers with F D / 2 and F D units. A gate has one hidden layer with
-    F D / 4 units.
+    K gates. An expert has two layers with F D / 2 and F D units, each with a ReLU: no e_k is
+    negative. A gate has one hidden layer with F D / 4 units.
 
     Args:
         dropout, batch_norm: of experts and gates.

@@ -5,6 +5,8 @@ import pytest
 import torch
 
 from layers import array, check_gradients, randomized, run
+from tf4ctr.data.schema import Field, Schema
+from tf4ctr.errors import InputError
 from tf4ctr.models.encoders.bi_interaction import BiInteraction
 
 
@@ -22,3 +24,8 @@ def test_equals_the_sum_over_pairs_then_an_mlp(schema, batch_norm):
 
 def test_gradients(schema):
     check_gradients(randomized(BiInteraction(schema, 4, hidden_units=[6])))
+
+
+def test_one_field_has_no_pairs():
+    with pytest.raises(InputError, match="needs pairs of fields"):
+        BiInteraction(Schema("toy", (Field("user", 7),), "click", None), 4, hidden_units=[5])

@@ -1,6 +1,8 @@
 import numpy as np
+import pytest
 import torch
 
+from tf4ctr.errors import InputError
 from tf4ctr.models.encoders.cross import Cross
 
 
@@ -28,3 +30,9 @@ def test_gradients(schema):
     assert torch.autograd.gradcheck(
         lambda emb: encoder(emb, None), torch.randn(5, 3, 4, dtype=torch.float64, requires_grad=True)
     )
+
+
+@pytest.mark.parametrize("num_layers", [0, -2])
+def test_a_network_without_layers_is_refused(schema, num_layers):
+    with pytest.raises(InputError, match="at least one layer is needed"):
+        Cross(schema, 4, num_layers)

@@ -51,3 +51,9 @@ def test_gradients_of_the_mixture(schema):
 def test_a_mixture_without_rank_or_experts_is_refused(schema, options):
     with pytest.raises(InputError, match="at least 1"):
         CrossV2Mix(schema, 4, 2, *options)
+
+
+@pytest.mark.parametrize("num_layers", [0, -2])
+def test_a_network_without_layers_is_refused(schema, num_layers):
+    with pytest.raises(InputError, match="at least one layer is needed"):
+        CrossV2(schema, 4, num_layers)

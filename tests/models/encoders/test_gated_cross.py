@@ -1,7 +1,9 @@
 import numpy as np
+import pytest
 import torch
 
 from layers import array, check_gradients, randomized, sigmoid
+from tf4ctr.errors import InputError
 from tf4ctr.models.encoders.gated_cross import GatedCross
 
 
@@ -19,3 +21,9 @@ def test_equals_the_formula_layer_by_layer(schema):
 
 def test_gradients(schema):
     check_gradients(randomized(GatedCross(schema, 4, num_layers=2)))
+
+
+@pytest.mark.parametrize("num_layers", [0, -2])
+def test_a_network_without_layers_is_refused(schema, num_layers):
+    with pytest.raises(InputError, match="at least one layer is needed"):
+        GatedCross(schema, 4, num_layers)

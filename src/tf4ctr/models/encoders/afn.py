@@ -16,9 +16,10 @@ SMALLEST = 1e-7  # lower bound of |e| before the logarithm: the logarithm of zer
 class AFN(nn.Module):
     """y_j = exp(sum_f w_jf ln |e_f| + b_j), elementwise over D, for each of J logarithmic neurons.
 
-    y_j is proportional to the product of all |e_f| ** w_jf. A batch norm follows the logarithm and
-    another one the exponential, as in the paper. An MLP over [y_1; ...; y_J] follows. The output is
-    its last hidden layer [B, H].
+    y_j is proportional to the product of all |e_f| ** w_jf. |e_f| is at least 1e-7. A batch norm
+    follows the logarithm (it divides the powers by the deviation of ln |e_f|) and another one the
+    exponential, as in the paper. An MLP over [y_1; ...; y_J] follows. The output is its last hidden
+    layer [B, H].
 
     Args:
         neurons: J.

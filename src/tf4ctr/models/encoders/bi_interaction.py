@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 from tf4ctr.data.schema import Schema
+from tf4ctr.models.encoders.inner_product import field_pairs
 from tf4ctr.models.encoders.mlp import hidden_layers
 from tf4ctr.models.inputs import Inputs
 
@@ -16,6 +17,9 @@ class BiInteraction(nn.Module):
 
     Args:
         hidden_units, dropout, batch_norm: of the MLP; a batch norm follows the pooling too.
+
+    Raises:
+        InputError: the dataset has only one field.
     """
 
     def __init__(
@@ -27,6 +31,7 @@ class BiInteraction(nn.Module):
         batch_norm: bool = True,
     ) -> None:
         super().__init__()
+        field_pairs(schema)  # refuses one field, whose pooling is 0
         self.norm = nn.BatchNorm1d(embedding_dim) if batch_norm else nn.Identity()
         self.layers = hidden_layers(embedding_dim, hidden_units, dropout, batch_norm)
         self.out_features = hidden_units[-1]

@@ -41,7 +41,8 @@ class BilinearInteraction(nn.Module):
     """p_fg = (e_f W) * e_g for each of the P pairs f < g: output [B, P, D].
 
     Args:
-        weights: `all`: one W for all pairs; `field`: one per left field f; `pair`: one per pair.
+        weights: `all`: one W for all pairs; `field`: one per left field f (that of the last field,
+            which is never a left one, is not trained); `pair`: one per pair.
 
     Raises:
         InputError: unknown `weights`.

@@ -4,8 +4,19 @@ import torch
 from torch import Tensor, nn
 
 from tf4ctr.data.schema import Schema
+from tf4ctr.errors import InputError
 from tf4ctr.models.affine import Affine
 from tf4ctr.models.inputs import Inputs
+
+
+def check_layers(num_layers: int) -> None:
+    """Check the number of layers of a cross network.
+
+    Raises:
+        InputError: there is none.
+    """
+    if num_layers < 1:
+        raise InputError(f"num_layers is {num_layers}: at least one layer is needed")
 
 
 class Cross(nn.Module):
@@ -13,10 +24,14 @@ class Cross(nn.Module):
 
     Args:
         num_layers: L.
+
+    Raises:
+        InputError: there is no layer.
     """
 
     def __init__(self, schema: Schema, embedding_dim: int, num_layers: int) -> None:
         super().__init__()
+        check_layers(num_layers)
         self.out_features = schema.num_fields * embedding_dim
         self.weights = nn.ModuleList(Affine(self.out_features, 1, bias=False) for _ in range(num_layers))
         self.biases = nn.ParameterList(torch.zeros(self.out_features) for _ in range(num_layers))

@@ -6,6 +6,7 @@ from torch import Tensor, nn
 from tf4ctr.data.schema import Schema
 from tf4ctr.errors import InputError
 from tf4ctr.models.affine import Affine
+from tf4ctr.models.encoders.cross import check_layers
 from tf4ctr.models.inputs import Inputs
 
 
@@ -16,10 +17,14 @@ class CrossV2(nn.Module):
 
     Args:
         num_layers: L.
+
+    Raises:
+        InputError: there is no layer.
     """
 
     def __init__(self, schema: Schema, embedding_dim: int, num_layers: int) -> None:
         super().__init__()
+        check_layers(num_layers)
         self.out_features = schema.num_fields * embedding_dim
         self.layers = nn.ModuleList(Affine(self.out_features, self.out_features) for _ in range(num_layers))
 
@@ -66,11 +71,12 @@ class CrossV2Mix(nn.Module):
         num_experts: experts per layer.
 
     Raises:
-        InputError: rank or num_experts is below 1.
+        InputError: num_layers, rank or num_experts is below 1.
     """
 
     def __init__(self, schema: Schema, embedding_dim: int, num_layers: int, rank: int, num_experts: int) -> None:
         super().__init__()
+        check_layers(num_layers)
         if rank < 1 or num_experts < 1:
             raise InputError(f"rank is {rank}, num_experts is {num_experts}: both must be at least 1")
         self.out_features = schema.num_fields * embedding_dim

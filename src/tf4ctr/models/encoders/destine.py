@@ -16,7 +16,8 @@ class DisentangledLayer(nn.Module):
         o_f = sum_g a_fg v_g
 
     The first term is what a pair of fields has of its own. The second is the importance of a field,
-    the same for all others. The output is [o_f of all heads] + W_res e_f. All maps have a bias.
+    the same for all others. The output is [o_f of all heads] + W_res e_f. All maps have a
+    bias; those of q, k and u cancel.
     """
 
     def __init__(self, inputs: int, units: int, num_heads: int, scale: bool, dropout: float) -> None:

@@ -5,6 +5,7 @@ from torch import Tensor, nn
 
 from tf4ctr.data.schema import Schema
 from tf4ctr.models.affine import Affine
+from tf4ctr.models.encoders.cross import check_layers
 from tf4ctr.models.inputs import Inputs
 
 
@@ -15,10 +16,14 @@ class GatedCross(nn.Module):
 
     Args:
         num_layers: L.
+
+    Raises:
+        InputError: there is no layer.
     """
 
     def __init__(self, schema: Schema, embedding_dim: int, num_layers: int) -> None:
         super().__init__()
+        check_layers(num_layers)
         self.out_features = schema.num_fields * embedding_dim
         self.crosses = nn.ModuleList(Affine(self.out_features, self.out_features) for _ in range(num_layers))
         self.gates = nn.ModuleList(Affine(self.out_features, self.out_features, bias=False) for _ in range(num_layers))

@@ -33,7 +33,8 @@ class InnerProduct(nn.Module):
 
     Args:
         embeddings: whether h_0 contains the embeddings. They are part of IPNN, but not of DLRM.
-            (DLRM has dense features instead, which no dataset here has.)
+            (DLRM's own MLP for numbers, whose output also enters h_0, is not here: numbers are
+            embedded as fields.)
         hidden_units, dropout, batch_norm: of the MLP.
     """
 
