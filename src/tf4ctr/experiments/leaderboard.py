@@ -89,32 +89,46 @@ def show_leaderboard(sources: Sequence[Path], out: Path) -> pl.DataFrame:
             test AUC; or the file of published figures is not as it should be.
     """
     jobs, published = collect_models(sources), read_published(published_path(out))
+    untrained = untrained_lines(jobs)
     if not len(jobs.trained):
-        raise InputError("\n".join(["no run has trained:", *untrained_lines(jobs)]))
+        raise InputError("\n".join(["no run has trained:", *untrained]))
     table = leaderboard(jobs.trained)
     compared = frameworks.against_plain(jobs.trained, table)
     if published is not None:
         table = table.join(published, NAMED, "left", maintain_order="left")
-    untrained = untrained_lines(jobs)
-    parts = table.partition_by("dataset", maintain_order=True)
-    notes = NOTES if published is None else (*NOTES, PUBLISHED_NOTE)
-    text = [f"# {out.stem.replace('_', ' ').capitalize()}", "", *(f"- {note}" for note in notes), ""]
+    by_dataset = table.partition_by("dataset", maintain_order=True)
+    parts = {part["dataset"][0] or "unknown dataset": rows_of(part) for part in by_dataset}
     if len(compared):
         Console().print(frameworks.table_of(compared))
-        titles, *rows = frameworks.rows_of(compared)
-        text += ["## Frameworks", "", markdown(titles, rows, []), *(f"- {note}" for note in frameworks.NOTES), ""]
-    for part in parts:
-        titles, *rows = rows_of(part)
-        title = part["dataset"][0] or "unknown dataset"
+    for title, (titles, *rows) in parts.items():
         print_table(title, titles, rows, [])
-        text += [f"## {title}", "", markdown(titles, rows, [])]
     if untrained:
-        text += ["Jobs that did not train:", "", *(f"- {line}" for line in untrained), ""]
         print("Jobs that did not train:", *untrained, sep="\n")
     out.parent.mkdir(parents=True, exist_ok=True)
     write_table(stored(jobs), out)
-    write_whole(out.with_suffix(".md"), "\n".join(text))
+    notes = NOTES if published is None else (*NOTES, PUBLISHED_NOTE)
+    title = out.stem.replace("_", " ").capitalize()
+    write_whole(out.with_suffix(".md"), _page(title, notes, compared, parts, untrained))
     return table
+
+
+def _page(
+    title: str,
+    notes: Sequence[str],
+    compared: pl.DataFrame,
+    parts: Mapping[str, list[list[str]]],
+    untrained: Sequence[str],
+) -> str:
+    """The tables as markdown: the frameworks, then one per dataset."""
+    text = [f"# {title}", "", *(f"- {note}" for note in notes), ""]
+    if len(compared):
+        titles, *rows = frameworks.rows_of(compared)
+        text += ["## Frameworks", "", markdown(titles, rows, []), *(f"- {note}" for note in frameworks.NOTES), ""]
+    for name, (titles, *rows) in parts.items():
+        text += [f"## {name}", "", markdown(titles, rows, [])]
+    if untrained:
+        text += ["Jobs that did not train:", "", *(f"- {line}" for line in untrained), ""]
+    return "\n".join(text)
 
 
 def collect_models(sources: Sequence[Path]) -> Jobs:
@@ -196,8 +210,7 @@ def leaderboard(trained: pl.DataFrame) -> pl.DataFrame:
 def _by_seed(trained: pl.DataFrame) -> pl.DataFrame:
     """Runs of one setting and seed as one: a repeated run is no further seed."""
     shown = [name for name in SHOWN if name in trained.columns]
-    seed = pl.coalesce("seed", "run").alias("seed")
-    return trained.group_by(*KEYS, seed, maintain_order=True).agg(pl.col(shown).mean())
+    return trained.group_by(*KEYS, "seed", maintain_order=True).agg(pl.col(shown).mean())
 
 
 def rows_of(table: pl.DataFrame) -> list[list[str]]:
