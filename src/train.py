@@ -1,6 +1,7 @@
 """Train a CTR model and test it: python src/train.py backbone=deepfm dataset=frappe"""
 
 import logging
+import shlex
 import sys
 import time
 import warnings
@@ -61,6 +62,8 @@ def train(config: DictConfig) -> float | None:
         run = start(config)
     except BaseException:
         runs.EarlierSettings.put_back()
+        if cli.is_first_rank() and not sweeps.is_job():
+            runs.remove_refused(Path(HydraConfig.get().runtime.output_dir))
         raise
     data, module = build(run)
     if config.dry_run:
@@ -89,6 +92,9 @@ def start(config: DictConfig) -> Run:
         logging.getLogger().setLevel(logging.ERROR)  # the first rank logs and warns for all
         warnings.simplefilter("ignore")
     folder = Path(HydraConfig.get().runtime.output_dir)
+    sweep = HydraConfig.get().runtime.choices.get("sweep")
+    if sweep not in (None, "null") and not sweeps.is_job():
+        raise InputError(f"sweep={sweep} runs several trainings: write -m before it, as in train.py -m sweep={sweep}")
     if cli.is_first_rank() and not config.dry_run:
         runs.hold(folder)
     settings: dict[str, Any] = OmegaConf.to_container(config, resolve=True)  # type: ignore[assignment]
@@ -250,6 +256,7 @@ def fit(run: Run, trainer: "Trainer", module: "CTRModule", data: "CTRDataModule"
     Raises:
         InputError: no epoch was trained and validated.
     """
+    from tf4ctr import reporting
     from tf4ctr.training.curves import draw_curves
     from tf4ctr.training.summary import summary_of
 
@@ -262,12 +269,19 @@ def fit(run: Run, trainer: "Trainer", module: "CTRModule", data: "CTRDataModule"
         draw_curves(run.folder)
         refused = isinstance(sys.exception(), InputError)  # whose message says what to do
         if trainer.interrupted and not refused and last.exists() and cli.is_first_rank() and not sweeps.is_job():
-            log.info("stopped; to resume: python src/train.py ckpt=%s and the same overrides", last)
+            reporting.say(f"stopped; to resume: {resume_command(last)}")
     if not run.best.exists():
         raise InputError(nothing_trained(run))
     summary = summary_of(trainer.callbacks)  # type: ignore[attr-defined]
     assert summary is not None  # `build_trainer` adds one
     return summary.metrics() | {"seconds": summary.seconds}
+
+
+def resume_command(last: Path) -> str:
+    """The command line that goes on with this run, whose folder is that of its checkpoint."""
+    overrides = HydraConfig.get().overrides
+    others = [word for word in (*overrides.hydra, *overrides.task) if not word.startswith(("hydra.run.dir=", "ckpt="))]
+    return shlex.join(["python", "src/train.py", *others, f"ckpt={last}"])
 
 
 def written(path: Path) -> int | None:

@@ -24,6 +24,7 @@ from tf4ctr.assembly import (
 )
 from tf4ctr.data.spec import DatasetSpec
 from tf4ctr.errors import InputError
+from tf4ctr.experiments.choices import own_names
 from tf4ctr.experiments.resolvers import register_resolvers
 from tf4ctr.models import dfm, losses, ssem
 from tf4ctr.models.encoders.fm import FM
@@ -45,7 +46,8 @@ def spec_of(config):
 
 
 def options(group):
-    return sorted(path.stem for path in (ROOT / "conf" / group).glob("*.yaml"))
+    """The choices of a group, of which some have folders of their own."""
+    return sorted(name for name in own_names(group) if "/" not in name)
 
 
 # backbones of one encoder

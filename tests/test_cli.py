@@ -2,8 +2,10 @@ import subprocess
 import sys
 
 import pytest
+import yaml
 from hydra import compose, initialize_config_dir
-from hydra.errors import MissingConfigException
+from hydra.errors import InstantiationException, MissingConfigException
+from hydra.utils import instantiate
 
 from conftest import ROOT, run_script
 from tf4ctr.cli import explain
@@ -49,6 +51,22 @@ def test_an_input_error_is_found_among_the_causes():
     assert explain(outer) == "train.csv is empty"
 
 
+def test_a_yaml_that_is_not_valid_is_named_with_the_line(tmp_path):
+    path = tmp_path / "books.yaml"
+    path.write_text("name: books\nfields: [user\nlabel: click\n")
+    with pytest.raises(yaml.YAMLError) as caught, path.open() as file:
+        yaml.safe_load(file)
+    assert (explain(caught.value) or "").startswith(f"{path}, line 3: no valid yaml: ")
+
+
+def test_a_class_that_cannot_be_found_has_its_cause():
+    with pytest.raises(InstantiationException) as caught:
+        instantiate({"_target_": "tf4ctr.models.nowhere.Residual"})
+    message = explain(caught.value) or ""
+    assert "No module named 'tf4ctr.models.nowhere'" in message
+    assert "HYDRA_FULL_ERROR" not in message
+
+
 def test_other_errors_have_no_message():
     assert explain(KeyError("x")) is None
 
@@ -56,6 +74,7 @@ def test_other_errors_have_no_message():
 @pytest.mark.parametrize(
     ("command", "message"),
     [
+        (["train.py", "sweep=ablation"], "sweep=ablation runs several trainings: write -m before it"),
         (["train.py", "ckpt=nowhere"], "ckpt=nowhere: the file does not exist"),
         (["train.py", "dataset=frappe", "dataset.raw_dir=nowhere", "dataset.prepared_dir=p"], "raw files of frappe"),
         (["train.py", "loss.alhpa=1"], "loss.alhpa: unknown option"),

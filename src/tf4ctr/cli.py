@@ -13,7 +13,14 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NoReturn
 
 import hydra
-from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException, OverrideParseException
+import yaml
+from hydra.errors import (
+    ConfigCompositionException,
+    HydraException,
+    InstantiationException,
+    MissingConfigException,
+    OverrideParseException,
+)
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
@@ -21,7 +28,7 @@ from rich.markup import escape
 
 from tf4ctr import ranks
 from tf4ctr.errors import InputError, did_you_mean
-from tf4ctr.experiments.choices import choice_names
+from tf4ctr.experiments.choices import choice_names, yaml_fault
 from tf4ctr.experiments.help_text import asked, help_text
 from tf4ctr.experiments.other_names import choice_hint, deeper_hint, option_hint
 from tf4ctr.experiments.resolvers import register_resolvers
@@ -167,6 +174,9 @@ def explain(error: BaseException) -> str | None:
         if isinstance(cause, InputError):
             return str(cause)
     for cause in causes:
+        if isinstance(cause, yaml.MarkedYAMLError):
+            return yaml_fault(cause)
+    for cause in causes:
         if isinstance(cause, MissingConfigException) and cause.options:
             return _unknown_choice(str(cause.missing_cfg_file), cause.options)
     if isinstance(error, ConfigCompositionException) and (message := _unknown_option(causes)):
@@ -182,6 +192,9 @@ def explain(error: BaseException) -> str | None:
         error, ConfigCompositionException | MissingConfigException | OverrideParseException | OmegaConfBaseException
     ):
         return "; ".join(dict.fromkeys(str(cause).strip() for cause in causes))
+    if isinstance(error, InstantiationException):
+        first = [*causes, *(cause for cause in causes if isinstance(cause, ImportError))][-1]
+        return f"{str(error).partition(', set env var')[0].strip()}: {type(first).__name__}: {first}"
     return str(error) if isinstance(error, HydraException) else None
 
 

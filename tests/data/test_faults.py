@@ -37,6 +37,22 @@ def test_a_bad_row_is_named_and_nothing_is_left(raw_dir, line, text, message):
     assert leftovers(spec) == []
 
 
+def test_the_separator_of_a_header_is_found(raw_dir):
+    for path in raw_dir.iterdir():
+        path.write_text(path.read_text().replace(",", ";"))
+    with pytest.raises(InputError, match="one column 'click;user;item;hour': write separator: ';' in the layout"):
+        prepare(make_spec(raw_dir))
+
+
+def test_a_split_that_gets_no_row_is_no_empty_file(tmp_path):
+    (tmp_path / "log.csv").write_text("click,user\n1,1\n0,2\n")
+    layouts = ({"reader": "csv", "all": "log.csv"},)
+    options = {"fields": ("user",), "layouts": layouts, "min_count": 1, "group": None}
+    spec = make_spec(tmp_path, prepared_dir=tmp_path / "prepared", **options)
+    with pytest.raises(InputError, match=r"log\.csv: none of its 2 rows is in the valid split"):
+        prepare(spec)
+
+
 def test_a_file_cut_in_half_is_refused(raw_dir):
     rows = {"train": 400, "valid": 100, "test": 100}
     path = raw_dir / "train.csv"

@@ -93,6 +93,14 @@ def test_reused_until_settings_or_raw_files_change(spec, caplog):
     assert (spec.prepared_dir / "manifest.json").stat().st_ino != second
 
 
+def test_only_the_options_of_a_field_that_changed_are_told(raw_dir, caplog):
+    caplog.set_level("INFO")
+    prepare(make_spec(raw_dir))
+    fields = ({"name": "user", "min_count": 3}, "item")
+    prepare(make_spec(raw_dir, fields=fields, min_count=2))
+    assert "prepared with other settings (fields.user.min_count: None -> 3; fields.hour: removed)" in caplog.text
+
+
 def test_prepared_rows_are_used_when_the_raw_files_are_gone(spec, prepared, caplog):
     caplog.set_level(logging.INFO)
     (spec.raw_dir / "train.csv").unlink()

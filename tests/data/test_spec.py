@@ -263,3 +263,8 @@ def test_a_layout_can_name_files_by_their_whole_path(tmp_path):
     gone = make_spec(tmp_path / "raw", fields=["user"], layouts=[{"reader": "csv", "all": str(tmp_path / "b.csv")}])
     with pytest.raises(InputError, match=r"b\.csv \(missing\)"):
         gone.raw_files(tmp_path / "raw")
+
+
+def test_null_values_are_a_list(tmp_path):
+    with pytest.raises(InputError, match=r"dataset.null_values is NA: expected a list of texts, as in \['NA'\]"):
+        make_spec(tmp_path, null_values="NA")

@@ -1,6 +1,7 @@
 import pytest
 
-from tf4ctr.experiments.choices import CONF, choice_names, read_choice, read_groups, read_values
+from tf4ctr.errors import InputError
+from tf4ctr.experiments.choices import CONF, choice_names, own_names, read_choice, read_groups, read_values
 
 YAML = """\
 # @package _global_
@@ -71,3 +72,19 @@ def test_every_choice_has_a_title(group):
     choices = [read_choice(group, name) for name in choice_names(group)]
     assert choices
     assert [choice.name for choice in choices if not choice.title] == []
+
+
+def test_a_drafted_dataset_is_no_choice_of_the_project(tmp_path, monkeypatch):
+    monkeypatch.setattr("tf4ctr.experiments.choices.CONF", tmp_path)
+    (tmp_path / "dataset").mkdir()
+    (tmp_path / "dataset" / "frappe.yaml").write_text("# frappe\nname: frappe\n")
+    (tmp_path / "dataset" / "books.yaml").write_text("# books: drafted by src/describe.py from log.csv\nname: books\n")
+    assert choice_names("dataset") == ["books", "frappe"]
+    assert own_names("dataset") == ["frappe"]
+
+
+def test_a_yaml_that_is_not_valid_is_named_with_the_line(tmp_path):
+    (tmp_path / "dataset").mkdir()
+    (tmp_path / "dataset" / "books.yaml").write_text("name: books\nfields: [user\nlabel: click\n")
+    with pytest.raises(InputError, match=r"books\.yaml, line 3: no valid yaml"):
+        read_choice("dataset", "books", [tmp_path])

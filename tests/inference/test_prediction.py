@@ -51,6 +51,15 @@ def test_every_file_format_gives_the_probabilities_of_the_prepared_rows(run, raw
         assert scores.drop("p", "p_simple", "p_complex").equals(rows)  # values and types are unchanged
 
 
+def test_the_input_is_not_replaced(run, tmp_path):
+    path = tmp_path / "new.csv"
+    path.write_text("user,item,hour\n1,2,3\n")
+    before = path.read_bytes()
+    with pytest.raises(InputError, match="is the input, which it would replace"):
+        predict(run, path, tmp_path / "." / "new.csv")
+    assert path.read_bytes() == before
+
+
 def test_order_and_rows_are_kept_over_many_batches(run, tmp_path):
     random = np.random.default_rng(0)
     rows = pl.DataFrame(

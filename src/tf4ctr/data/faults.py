@@ -203,6 +203,11 @@ def refuse_counts(spec: DatasetSpec, raw: RawFiles, rows: Mapping[str, int]) -> 
     """Raise for a split without rows, or with another number of rows than `dataset.rows` says."""
     for split, count in rows.items():
         names = ", ".join(str(path) for path in raw.files.get(split) or raw.files[ALL])
+        if not count and ALL in raw.files and any(rows.values()):
+            raise InputError(
+                f"{names}: none of its {sum(rows.values()):,} rows is in the {split} split, which needs at least one:"
+                " add rows, or change dataset.split"
+            )
         if not count:
             raise InputError(f"{names} has no rows: the {split} split needs at least one")
         if spec.rows is None or spec.limit_rows:

@@ -2,6 +2,7 @@
 
 import json
 import logging
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -51,18 +52,39 @@ def is_current(spec: DatasetSpec, folder: Path) -> bool:
     # through JSON, so that both sides have the same types
     wanted = json.loads(json.dumps(spec.settings()))
     kept = manifest["settings"]
-    changed = [
-        f"{key}: {kept.get(key)} -> {wanted.get(key)}"
-        for key in dict.fromkeys((*wanted, *kept))  # an option that is no longer set is a change, too
-        if kept.get(key) != wanted.get(key)
-    ]
-    if changed:
+    if changed := _changes(kept, wanted):
         log.info("%s was prepared with other settings (%s): preparing again", folder, "; ".join(changed))
         return False
     if spec.generator is None and not _same_raw_files(spec, manifest):
         return False
     log.info("using the prepared dataset %s", folder)
     return True
+
+
+def _changes(kept: Mapping[str, Any], wanted: Mapping[str, Any], above: str = "") -> list[str]:
+    """What differs between two settings: KEY: BEFORE -> NOW. Of fields, what differs in them."""
+    changes = []
+    for key in dict.fromkeys((*wanted, *kept)):  # an option that is no longer set is a change, too
+        before, now = kept.get(key), wanted.get(key)
+        if before == now:
+            continue
+        earlier, later = _by_name(before), _by_name(now)
+        if earlier and later:
+            changes += _changes(earlier, later, f"{above}{key}.") or [f"{above}{key}: another order"]
+        elif isinstance(before, Mapping) and isinstance(now, Mapping):
+            changes += _changes(before, now, f"{above}{key}.")
+        elif isinstance(before, Mapping) or isinstance(now, Mapping):
+            changes.append(f"{above}{key}: {'new' if before is None else 'removed' if now is None else 'another one'}")
+        else:
+            changes.append(f"{above}{key}: {before} -> {now}")
+    return changes
+
+
+def _by_name(value: Any) -> dict[str, Any]:
+    """A list of fields as name -> field; empty if it is none."""
+    if not isinstance(value, list) or not all(isinstance(part, Mapping) and "name" in part for part in value):
+        return {}
+    return {part["name"]: part for part in value}
 
 
 def _same_raw_files(spec: DatasetSpec, manifest: dict[str, Any]) -> bool:

@@ -226,5 +226,8 @@ class Schema:
         """
         path = folder / "schema.json"
         if not path.exists():
-            raise InputError(f"{folder} is not a prepared dataset (no schema.json): run python src/prepare.py first")
+            raise InputError(
+                f"{folder} is not a prepared dataset (no schema.json): run python src/prepare.py dataset=NAME"
+                " first, with the dataset's options"
+            )
         return cls.from_dict(json.loads(path.read_text()))

@@ -104,6 +104,9 @@ class DatasetSpec:
             FieldSpec.from_config(field) for field in (*options["fields"], *_histories(histories))
         )
         options["layouts"] = tuple(options["layouts"])
+        if isinstance(options.get("null_values"), str | int | float):
+            value = options["null_values"]
+            raise InputError(f"dataset.null_values is {value}: expected a list of texts, as in ['{value}']")
         options["null_values"] = tuple(raw_texts(options.get("null_values") or ()))
         if isinstance(options["label"], Mapping):
             options |= _label(options["label"])

@@ -24,6 +24,7 @@ UNPAIRED = (
     " a row of a csv file is one line)"
 )
 SHOWN_BAD_ROWS = 10  # invalid lines that an error lists
+SEPARATORS = (",", ";", "\t", "|")  # one of them in a header of one column is its separator
 UTF16 = (b"\xff\xfe", b"\xfe\xff")  # byte order marks
 GZIP, ZSTD = b"\x1f\x8b", b"\x28\xb5\x2f\xfd"  # how compressed files begin
 
@@ -66,6 +67,12 @@ def csv(
     for path, names in headers.items():
         for column in columns:
             if column not in names:
+                other = next((sign for sign in SEPARATORS if sign in names[0]), None) if len(names) == 1 else None
+                if other:
+                    raise InputError(
+                        f"{path}: its header has one column '{names[0]}': write separator: {other!r} in the layout,"
+                        f" it has {separator!r}"
+                    )
                 raise InputError(f"{path}: no column '{column}' in its header ({did_you_mean(column, names)})")
             if names.count(column) > 1:
                 raise InputError(

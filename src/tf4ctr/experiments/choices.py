@@ -11,9 +11,11 @@ from typing import Any, NamedTuple
 
 import yaml
 
+from tf4ctr.errors import InputError
 from tf4ctr.experiments.runs import ROOT
 
 CONF = ROOT / "conf"
+DRAFTED = "drafted by src/describe.py"  # in the first line of its yamls
 GLOBAL = "# @package _global_"  # the yaml's values are outside of its group
 
 
@@ -45,22 +47,46 @@ class Group(NamedTuple):
 
 
 def read_choice(group: str, name: str, folders: Sequence[Path] = (CONF,)) -> Choice | None:
-    """The choice `GROUP=NAME`; None if no folder has it."""
+    """The choice `GROUP=NAME`; None if no folder has it.
+
+    Raises:
+        InputError: its file is no valid yaml.
+    """
     paths = (folder / group / f"{name}.yaml" for folder in folders)
     path = next((path for path in paths if path.is_file()), None)
     if path is None:
         return None
     text = path.read_text()
     is_global = text.startswith(GLOBAL)
-    node: dict[str, Any] = yaml.safe_load(text) or {}
+    try:
+        node: dict[str, Any] = yaml.safe_load(text) or {}
+    except yaml.MarkedYAMLError as error:
+        raise InputError(yaml_fault(error, path)) from error
     bases, sets = _composed("" if is_global else f"{group}.", node.get("defaults", []))
     return Choice(name, _title(text), tuple(bases), tuple(sets), tuple(read_values(text)), is_global)
+
+
+def yaml_fault(error: yaml.MarkedYAMLError, path: Path | None = None) -> str:
+    """Where a yaml is not valid, and why. `path` is its file if the error does not know it."""
+    mark = error.problem_mark
+    place = f"{path or (mark.name if mark else 'a yaml')}" + (f", line {mark.line + 1}" if mark else "")
+    return f"{place}: no valid yaml: {error.problem or error.context}. Is a bracket or a quote open, or is there a tab?"
 
 
 def choice_names(group: str) -> list[str]:
     """The choices of a group."""
     folder = CONF / group
     return sorted(path.relative_to(folder).with_suffix("").as_posix() for path in folder.rglob("*.yaml"))
+
+
+def own_names(group: str) -> list[str]:
+    """`choice_names` without what `describe.py` drafted: data of the user, not of the project."""
+    return [name for name in choice_names(group) if DRAFTED not in _first_line(CONF / group / f"{name}.yaml")]
+
+
+def _first_line(path: Path) -> str:
+    with path.open() as file:
+        return file.readline()
 
 
 def read_groups(config_name: str) -> list[Group]:

@@ -22,11 +22,12 @@ SHOWN = {
     "test/auc": "test AUC",
     "test/logloss": "logloss",
     "test/gauc": "gAUC",
+    "val/auc": "val AUC",
     "parameters": "parameters",
     "epochs": "epochs",
     "seconds": "seconds",
 }
-DIGITS = {"test/auc": 5, "test/logloss": 4, "test/gauc": 5, "parameters": 0, "epochs": 1, "seconds": 0}
+DIGITS = {"test/auc": 5, "test/logloss": 4, "test/gauc": 5, "val/auc": 5, "parameters": 0, "epochs": 1, "seconds": 0}
 COMPARED = {"difference": "AUC - baseline", "p": "p", "p (Holm)": "p (Holm)"}
 COMPARED_NOTE = (
     "AUC - baseline: mean over the seeds that both have. p: two-sided paired t-test. p (Holm): corrected for the"
@@ -34,7 +35,7 @@ COMPARED_NOTE = (
 )
 LEFT = ("dataset", "setting", "framework", "minus plain")  # columns of text
 # columns that a narrow terminal does not show, the first ones first; the files have all
-SPARED = ("seconds", "epochs", "parameters", "published", "p", "seeds", "runs", "gAUC")
+SPARED = ("seconds", "epochs", "parameters", "published", "p", "seeds", "runs", "gAUC", "val AUC")
 SETTING_WIDTH = 24  # columns of the terminal that a setting has at least, if it is so long
 
 

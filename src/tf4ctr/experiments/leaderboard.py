@@ -216,7 +216,7 @@ def _by_seed(trained: pl.DataFrame) -> pl.DataFrame:
 def rows_of(table: pl.DataFrame) -> list[list[str]]:
     """The table as text, the titles first."""
     metrics = [name for name in SHOWN if name.startswith("test/") and name in table.columns]
-    costs = [name for name in SHOWN if not name.startswith("test/") and name in table.columns]
+    costs = [name for name in SHOWN if not name.startswith(("test/", "val/")) and name in table.columns]
     titles = ["setting", "framework", "seeds", *(SHOWN[name] for name in metrics), "AUC - plain", "p", "p (Holm)"]
     published = ["published"] if "published" in table.columns and table["published"].null_count() < len(table) else []
     return [

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import yaml
 
-from tf4ctr.experiments.choices import CONF, Choice, Group, Value, choice_names, read_choice, read_groups, read_values
+from tf4ctr.experiments.choices import CONF, Choice, Group, Value, own_names, read_choice, read_groups, read_values
 from tf4ctr.experiments.help_text import LONGEST, PLACES
 from tf4ctr.experiments.runs import ROOT
 
@@ -296,7 +296,7 @@ def _text(member: "Object") -> str:
 
 @cache
 def _choices(group: str) -> list[Choice]:
-    return [*filter(None, (read_choice(group, name) for name in choice_names(group)))]
+    return [*filter(None, (read_choice(group, name) for name in own_names(group)))]
 
 
 def _options(values: Iterable[Value]) -> list[str]:

@@ -155,6 +155,14 @@ def remove_leftovers(folder: Path) -> None:
     remove_results(folder)
 
 
+def remove_refused(folder: Path) -> None:
+    """Remove the folder of a run that was refused, if it is a new one in outputs/."""
+    let_go(folder)
+    own = folder.is_relative_to(ROOT / "outputs") and not EarlierSettings.files
+    if own and all(path.name in (".hydra", ".lock") or path.suffix == ".log" for path in folder.iterdir()):
+        shutil.rmtree(folder, ignore_errors=True)
+
+
 def remove_results(folder: Path) -> None:
     """Remove what was measured with weights that best.ckpt does not have any more."""
     for name in ("metrics.json", "index.html"):

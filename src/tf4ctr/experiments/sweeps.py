@@ -1,6 +1,7 @@
 """Sweeps: a failed job does not stop the others, and a stopped sweep can be resumed."""
 
 import logging
+import shlex
 import sys
 import traceback
 from collections.abc import Callable
@@ -53,6 +54,11 @@ def run_job(
         message = explain(error)
         write_error(folder, message or traceback.format_exc())
         log.error("job %s failed, the other jobs go on: %s", folder.name, message or "", exc_info=message is None)
+    except BaseException:  # stopped
+        from tf4ctr.reporting import say
+
+        say(f"stopped; to resume the sweep: python src/train.py -m sweep.resume={shlex.quote(str(folder.parent))}")
+        raise
     return None
 
 

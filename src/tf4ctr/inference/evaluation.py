@@ -65,8 +65,9 @@ def score(
     """
     if Schema.load(prepared_dir) != schema:
         raise InputError(
-            f"{prepared_dir} has other fields or vocabularies than the run was trained on:"
-            " prepare it with the run's settings"
+            f"{prepared_dir} has other fields or vocabularies than the run was trained on. Take back what was changed"
+            " in the dataset's yaml or files, or prepare the earlier ones into a folder of their own with"
+            " dataset.prepared_dir="
         )
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     stream, network = DiskStream(prepared_dir, split, batch_size, shuffle_rows=10 * batch_size), network.to(device)

@@ -78,10 +78,12 @@ def predict(
 
     Raises:
         InputError: an unknown option, an input that cannot be read or has invalid rows (unless they
-            are skipped), or an output that cannot contain the rows; runs that do not read the same
-            rows.
+            are skipped), or an output that cannot contain the rows or is the input; runs that do
+            not read the same rows.
     """
     _check_options(output, bad_rows)
+    if output.resolve() == source.resolve():
+        raise InputError(f"output={output} is the input, which it would replace: name another file")
     members = load_members([run] if isinstance(run, Path) else run)
     spec, raw = members[0].spec, _raw_files(members, source)
     scorer = _Scorer(members, heads, bad_rows == "skip")
