@@ -28,7 +28,10 @@ def main(config: DictConfig) -> None:
     model = ServedModel(Path(config.export).expanduser().absolute(), config.threads)
     app = create_app(model, config.max_body_bytes)
     listener = listen(config.host, config.port)
-    url, body = f"http://{config.host}:{config.port}", json.dumps({"rows": [example_row(model.encoder)]})
+    url, body = (
+        f"http://{config.host}:{config.port}",
+        json.dumps({"rows": [example_row(model.encoder)]}, ensure_ascii=False),
+    )
     print(f"serving on {url} (Ctrl-C stops); documentation: {url}/docs; an example, for another terminal:")
     print(f"curl -X POST {url}/predict -H 'content-type: application/json' -d '{body}'", flush=True)
     uvicorn.Server(uvicorn.Config(app, log_level="warning")).run([listener])

@@ -21,7 +21,7 @@ from tf4ctr.errors import InputError
             r"train\.csv, line 12: column 'click' is '2', expected 0 or 1, or .* \(1 such rows\)\n  2,3,4,5$",
         ),
         (12, "yes,3,4,5", r"line 12: column 'click' is 'yes'"),
-        (12, ",3,4,5", r"line 12: column 'click' is None"),
+        (12, ",3,4,5", r"line 12: column 'click' is missing"),
         (1, "click,user,itme,hour", r"no column 'item' in its header \(did you mean 'itme'\?\)"),
     ],
 )

@@ -101,5 +101,5 @@ def test_where_a_split_by_time_cuts():
     assert distribution([1, 1, 2, 2, 3, 3, 4, 4, 5, 5]).after([0.8, 0.9]) == [4, 5]  # each in a row of its own
     assert distribution([1] * 8 + [2, 3]).after([0.8, 0.9]) == [2, 3]
     assert distribution([1] * 98 + [2, 3]).after([0.8, 0.9]) == [2, 3]
-    with pytest.raises(InputError, match="column 'x' has 2 different values, 3 are needed"):
+    with pytest.raises(InputError, match="column 'x' has 2 different moments, 3 are needed"):
         distribution([1, 1, 2]).after([0.8, 0.9])

@@ -452,3 +452,9 @@ def test_rows_without_a_group_and_rows_of_one_label_are_reported(raw_dir, caplog
     prepare(make_spec(raw_dir))
     assert re.search(r"30 of [\d,]+ rows have no 'user': gAUC takes them as the rows of one group", caplog.text)
     assert "all training rows have the label 0, so there is nothing to learn" in caplog.text
+
+
+def test_a_field_of_which_no_value_is_known_is_reported(raw_dir, caplog):
+    prepare(make_spec(raw_dir, fields=({"name": "user", "min_count": 10_000}, "item")))
+    assert caplog.text.count("is frequent enough to be known") == 1
+    assert "no value of 'user' is frequent enough to be known" in caplog.text

@@ -19,7 +19,9 @@ from tf4ctr.errors import InputError
 
 TRUTH = {"true": 1.0, "false": 0.0}  # labels that are words, in any case
 EXPECTED_MOMENT = "a number or an ISO date"
-EXPECTED_LABEL = '0 or 1, or true or false (or set dataset.label to {column: ..., positive: ">= 4"})'
+EXPECTED_LABEL = (
+    '0 or 1, or true or false (or set dataset.label to {column: ..., positive: ">= 4"}, or positive: ["yes"])'
+)
 OPERATORS = {">=": op.ge, ">": op.gt, "<=": op.le, "<": op.lt, "==": op.eq, "!=": op.ne}
 SHOWN_ERROR = 200  # characters of a library's message
 
@@ -192,9 +194,10 @@ def _refuse_first(spec: DatasetSpec, raw: RawFiles, split: str, name: str, count
         if len(first):
             row, value = first.row(0)
             line = raw.line_of(path, row)
+            found = "missing" if value is None else repr(value)
             again = " (the header again: were files joined?)" if value == check.column else ""
             raise InputError(
-                f"{path}, {raw.unit} {line}: column '{check.column}' is {value!r}{again}, expected {check.expected}"
+                f"{path}, {raw.unit} {line}: column '{check.column}' is {found}{again}, expected {check.expected}"
                 f" ({count:,} such rows){raw.shown(path, line)}"
             )
 

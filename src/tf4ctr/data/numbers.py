@@ -99,7 +99,8 @@ class Distribution:
         values, counts = self._values[self.name].to_numpy(), self._values["count"].to_numpy()
         if len(values) <= len(ranks):
             raise InputError(
-                f"column '{self.name}' has {len(values)} different values, {len(ranks) + 1} are needed to split by it"
+                f"column '{self.name}' has {len(values)} different moments, {len(ranks) + 1} are needed to split by it:"
+                " numbers, or dates as YYYY-MM-DD hh:mm:ss"
             )
         below, chosen, first = np.cumsum(counts) - counts, [], 1
         for number, rank in enumerate(ranks):

@@ -312,13 +312,19 @@ def _describe(folder: Path, known: Known, counted: Counted) -> list[str]:
 
 
 def _of_rows(folder: Path, known: Known, splits: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """Warnings for training rows of one label, and for rows without a group."""
+    """Warnings for rows of one label, fields without known values, and rows without a group."""
     warnings = []
     rate = splits["train"]["click_rate"]
     if rate in (0, 1):
         warnings.append(
             f"all training rows have the label {rate:.0f}, so there is nothing to learn: check label and positive"
         )
+    for name, share in splits["train"]["out_of_vocabulary"].items():
+        if share == 1:
+            warnings.append(
+                f"no value of '{name}' is frequent enough to be known, so the field says nothing: take a smaller"
+                " min_count, hash it, or leave it out"
+            )
     if known.groups is not None:
         is_without = pl.col(GROUP) == len(known.groups)
         counts = [pl.scan_parquet(folder / f"{split}.parquet").select(is_without.sum()) for split in splits]

@@ -94,6 +94,8 @@ class SplitSpec:
 
 
 def moment_text(moment: float) -> str:
-    """A moment as a user reads it: the number, and the date if it is in seconds since 1970."""
-    date = f" ({datetime.fromtimestamp(moment, UTC):%Y-%m-%d %H:%M:%S} UTC)" if SECONDS[0] < moment < SECONDS[1] else ""
-    return f"{moment:.15g}{date}"
+    """A moment as a user reads it: with the date if it is in (milli)seconds since 1970."""
+    for unit in (1, 1000):
+        if SECONDS[0] < moment / unit < SECONDS[1]:
+            return f"{moment:.15g} ({datetime.fromtimestamp(moment / unit, UTC):%Y-%m-%d %H:%M:%S} UTC)"
+    return f"{moment:.15g}"

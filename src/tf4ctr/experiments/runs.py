@@ -6,9 +6,8 @@ import tempfile
 from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
-from filelock import FileLock, Timeout
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.types import Quote, QuotedString
 from hydra.experimental.callback import Callback
@@ -17,6 +16,9 @@ from omegaconf import DictConfig, OmegaConf
 from tf4ctr.errors import InputError
 from tf4ctr.experiments.outcomes import Ending, read_outcome
 from tf4ctr.files import write_whole
+
+if TYPE_CHECKING:
+    from filelock import FileLock
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -38,7 +40,7 @@ SUCCESSORS = {"torch.optim.Adam": "tf4ctr.training.optim.RowwiseAdam"}
 
 
 _temporary: list[Path] = []  # the folder of a dry run
-_held: dict[Path, FileLock] = {}  # of the folders that this process trains or searches in
+_held: dict[Path, "FileLock"] = {}  # of the folders that this process trains or searches in
 
 
 @functools.cache  # a config asks several times while it is composed; the folder is created once
@@ -104,8 +106,10 @@ def find_checkpoint(ckpt: str) -> Path:
     return path
 
 
-def folder_lock(folder: Path) -> FileLock:
+def folder_lock(folder: Path) -> "FileLock":
     """The lock of a run's folder. A process can take it several times."""
+    from filelock import FileLock  # not at the top: the image that serves models has no such package
+
     return FileLock(folder / ".lock", is_singleton=True)
 
 
@@ -115,6 +119,8 @@ def hold(folder: Path) -> None:
     Raises:
         InputError: another process is at work there.
     """
+    from filelock import Timeout
+
     lock = folder_lock(folder)
     try:
         lock.acquire(timeout=0)

@@ -137,7 +137,11 @@ def _short(value: Any) -> str:
     """Text as it is; a list of parts with names as the names."""
     if isinstance(value, list):
         value = [part["name"] if isinstance(part, dict) and "name" in part else part for part in value]
-    text = value if isinstance(value, str) else json.dumps(value, separators=(",", ":")).replace('"', "")
+    text = (
+        value
+        if isinstance(value, str)
+        else json.dumps(value, separators=(",", ":"), ensure_ascii=False).replace('"', "")
+    )
     return text if len(text) <= LONGEST else f"{text[: LONGEST - 1]}…"
 
 
