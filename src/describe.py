@@ -14,7 +14,6 @@ from tf4ctr.files import write_whole
 def main(config: DictConfig) -> None:
     """Look at the files of `input`, show what becomes of each column, and write the yaml."""
     from rich.console import Console
-    from rich.markup import escape
 
     from tf4ctr.data.describing.describe import Hints, describe
 
@@ -30,13 +29,19 @@ def main(config: DictConfig) -> None:
     names = {option: _text(options[option]) for option in ("label", "positive", "group", "time", "header")}
     hints = Hints(**names, quote=options["quote"], sample_rows=options["sample_rows"])
     draft = describe([str(path) for path in inputs], str(options["name"]), ROOT, hints)
-    Console().print(draft.table)
+    console = Console()
+    console.print(draft.table)
+    for line in draft.summary:
+        style = "yellow" if line.startswith("warning: ") else None
+        console.print(line, style=style, markup=False, highlight=False, soft_wrap=True)
     output.parent.mkdir(parents=True, exist_ok=True)
     write_whole(output, draft.text)
     after = "" if output.parent == folder else f"put it into {folder}, "
-    Console(soft_wrap=True).print(
-        f"wrote {escape(str(output))}: {after}check it, then run python src/train.py dataset={options['name']}",
+    console.print(
+        f"wrote {output}: {after}check it, then run python src/train.py dataset={options['name']}",
+        markup=False,
         highlight=False,
+        soft_wrap=True,
     )
 
 

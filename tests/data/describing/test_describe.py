@@ -260,6 +260,46 @@ def test_every_line_of_the_yaml_has_a_comment(tmp_path):
     assert re.search(r"split: .* from 2024-01-01 1\d:\d\d:\d\d on, and for testing, from 2024-01-01 1\d:", text)
 
 
+def test_the_summary_says_what_was_decided_and_what_is_doubtful(tmp_path):
+    shop().drop("where").with_columns(tags=pl.lit(["a", "b"])).write_parquet(tmp_path / "log.parquet")
+    label, split, group = describe([str(tmp_path / "log.parquet")], "shop", ROOT).summary
+    assert re.fullmatch(
+        r"label: Is Clicked \(its values are false and true; \d\d\.\d\d% of 600 rows are clicks\)", label
+    )
+    assert split.startswith("split: by at (the latest rows are kept for validation, from 2024-01-01 1")
+    assert group == "gAUC group: User Id (gAUC compares rows of one user, who has 15.0 rows)"
+
+    rows = "".join(f"{number % 2},{number % 28 + 1:02}/01/2026 10:00,{number % 9}\n" for number in range(300))
+    (tmp_path / "log.csv").write_text("click,Timestamp,item\n" + rows)
+    draft = describe([str(tmp_path / "log.csv")], "shop", ROOT)
+    warning = "Timestamp looks like a time, but '01/01/2026 10:00' is not an ISO date"
+    assert draft.summary[1:3] == [
+        "split: 8:1:1 by a hash of the row number, as no column orders the rows in time",
+        "gAUC group: no gAUC: no column has the name of a user's id",
+    ]
+    assert draft.summary[3].startswith(f"warning: {warning}")
+    assert f"# Warning: {warning}" in draft.text
+
+
+def test_the_summary_has_the_notes_about_the_files(tmp_path):
+    for split in ("train", "test"):
+        (tmp_path / f"{split}.csv").write_text("click,item\n" + "0,a\n1,b\n1,a\n0,b\n" * 30)
+    summary = describe([str(tmp_path)], "shop", ROOT).summary
+    assert summary[1] == "split: the files are split already"
+    assert summary[-1].startswith("note: there is no valid file")
+
+
+def test_rows_without_a_label_are_named(tmp_path):
+    rows = ["1,a", "0,b", "0,a", "1,b"] * 20
+    rows[5] = rows[50] = ",a"
+    (tmp_path / "log.csv").write_text("\n".join(["Clicked,item", *rows]))
+    for hints in ({}, {"label": "Clicked"}):
+        with pytest.raises(
+            InputError, match=r"2 of 80 rows have no label .*the first is line 7 of log.csv\): remove them"
+        ):
+            draft(tmp_path, tmp_path / "log.csv", **hints)
+
+
 def test_the_draft_has_the_options_of_the_other_datasets(tmp_path):
     shop().write_parquet(tmp_path / "log.parquet")
     text = draft(tmp_path, tmp_path / "log.parquet")
@@ -313,11 +353,21 @@ def test_quotes_may_be_text(tmp_path):
 
 def test_texts_that_mean_a_missing_value(tmp_path):
     (tmp_path / "log.csv").write_text("click,item,price\n" + "0,a,\\N\n1,b,1.5\n0,c,2.5\n" * 30)
-    draft(tmp_path, tmp_path / "log.csv")
+    text = draft(tmp_path, tmp_path / "log.csv")
     spec, schema, manifest = prepared(tmp_path)
     assert spec.null_values == ("\\N",)
+    assert 'null_values: ["\\\\N"]  # missing values in every column; found in price' in text
     assert numbers(schema) == {"price"}
     assert manifest["splits"]["train"]["missing"]["price"] == pytest.approx(1 / 3, abs=0.1)
+
+
+def test_lists_of_values_with_spaces(tmp_path):
+    tags = ["drama, science fiction", "drama", "science fiction, art house", "art house, drama"]
+    rows = "".join(f'{number % 2},"{tags[number * 7 % 4]}"\n' for number in range(120))
+    (tmp_path / "log.csv").write_text("click,tags\n" + rows)
+    draft(tmp_path, tmp_path / "log.csv", label="click")
+    _, schema, _ = prepared(tmp_path)
+    assert (schema["tags"].width, schema["tags"].vocabulary_size) == (2, 5)  # two for padding and the unknown
 
 
 @pytest.mark.parametrize(

@@ -42,7 +42,12 @@ def test_the_label_is_found(tmp_path, columns, expected):
     [
         ({"sex": [0, 1], "age": [3, 4]}, r"Columns of two values: sex\. Name the label: label=COLUMN"),
         ({"click": [0, 0]}, r"column 'click': its values are 0"),
-        ({"click": [0, 1, None]}, r"column 'click': 1 rows have no value"),
+        (
+            {"click": [0, 1, None]},
+            r"1 of 3 rows have no label in column 'click' \(the first is row 3 of log\.parquet\)",
+        ),
+        ({"rating": [1, 5, None, None]}, r"2 of 4 rows have no label .*: remove them, or fill in the value"),
+        ({"click": ["bad", "worse", None]}, r"column 'click': 1 rows have no value"),
         ({"click": [[0], [1]]}, r"column 'click': it holds lists"),
         ({"label": [*range(20)]}, r"column 'label': its values are 0, 1, 10, .*, \.\.\."),
         ({"user": [5, 6], "time": [8, 9]}, r"The columns are user, time.*'positive=\[buy,cart\]'.*not clicked"),
@@ -75,7 +80,8 @@ def test_a_label_that_is_known(tmp_path, column, positive, expected):
         ("action", ["buys"], r"all rows are no clicks"),
         ("stars", ">= 1", r"all rows are clicks"),
         ("stars", "4", r"expected a comparison with a number"),
-        ("gaps", ">= 1", r"2 rows have no value"),
+        ("gaps", ">= 1", r"label=gaps positive=>= 1: 2 of 4 rows have no label in column 'gaps' \(the first is row 2"),
+        ("gaps", None, r"2 of 4 rows have no label in column 'gaps'"),
         (None, ">= 1", r"positive is set without label"),
     ],
 )

@@ -176,6 +176,7 @@ def test_a_file_is_known_by_its_content_not_by_its_name(tmp_path):
         ("1::1193::5\n1::661::3\n", "one cell each, expected cells between commas"),
         ("", "is empty"),
         ("click,user\n".encode("utf-16"), "UTF-16"),
+        ("click,user\n0,Zoë\n".encode("latin-1"), r"line 2: byte 0xeb at column 5 is not UTF-8; .*iconv -f latin1"),
     ],
 )
 def test_other_files_are_refused(tmp_path, text, message):

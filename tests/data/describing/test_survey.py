@@ -5,7 +5,7 @@ import polars as pl
 import pytest
 
 from tf4ctr.data.describing import sniffing, survey
-from tf4ctr.data.describing.survey import Guess, Values, guess, list_separator
+from tf4ctr.data.describing.survey import Guess, Values, guess, has_decimal_commas, list_separator
 from tf4ctr.errors import InputError
 
 
@@ -111,6 +111,12 @@ def test_invalid_lines_are_reported(tmp_path):
         (["Usual Suspects, The (1995)", "Toy Story (1995)", "Heat (1995)"], None),
         (["a|b", "c|d"], None),  # a key of two parts
         (["1,234", "12", "1,234,567"], None),  # thousands
+        (["noël, science fiction", "drama", "drama, noël", "science fiction, R&B, drama", "R&B, noël"], ", "),
+        (["science fiction,drama", "drama,noël,art house", "art house", "art house,science fiction"], ","),
+        (["Big Sleep, The", "Dark Knight, The", "Heat", "Third Man, The", "Big Sleep, The", "Heat"], None),
+        (["Paris, France", "Lyon, France", "Rome, Italy", "Paris, France", "Oslo", "Oslo"], None),
+        (["Agent/5 (A, like B) C/1", "Agent/5 (A, like B) C/2", "Agent/6 (A, like B) C/1", "Other/1"], None),
+        (["['a', 'b']", "['a']", "['b', 'a', 'c']", "['c', 'b']"], None),
     ],
 )
 def test_separators_of_lists(texts, expected):
@@ -127,6 +133,8 @@ def test_separators_of_lists(texts, expected):
         ("x", ["2024-01-02 10:00:00", "2024-01-03"], Guess(temporal=True, increasing=1.0)),
         ("x", ["1^2", "1", "1"], Guess("^", numeric=True)),
         ("x", [["1", "2"], ["3"]], Guess(numeric=True)),
+        ("x", ["5,50", "7,25", "-1,5"], Guess(decimal_comma=True)),
+        ("x", ["5", "10", "5,5"], Guess(numeric=True, decimal_comma=True)),
     ],
 )
 def test_guesses(name, values, expected):
@@ -135,3 +143,29 @@ def test_guesses(name, values, expected):
 
 def test_a_column_of_moments_that_is_known():
     assert guess(pl.Series("x", ["1", "2"]), is_time=True).temporal
+
+
+@pytest.mark.parametrize(
+    ("texts", "expected"),
+    [
+        (["5,50", "1.234,5", "7"], True),
+        (["5,50"] * 30 + ["free"], True),  # nearly all
+        (["1,234", "12", "1,234,567"], False),  # thousands
+        (["1,2,3", "4,5", "6"], False),  # a list
+        (["5.50", "7"], False),
+        (["5,50", "a,b"], False),
+    ],
+)
+def test_decimal_commas(texts, expected):
+    assert has_decimal_commas(pl.Series(texts)) is expected
+
+
+def test_the_first_row_without_a_value_is_found(tmp_path):
+    frame = pl.DataFrame({"click": [0, 1, None, 0, None], "user": "u"})
+    (tmp_path / "one").mkdir()
+    assert read(tmp_path / "one", frame).first_missing("click") == "line 4 of log.csv"
+    assert read(tmp_path, frame.cast({"click": float}).fill_null(np.nan), "log.parquet").first_missing("click") == (
+        "row 3 of log.parquet"
+    )
+    frame.fill_null(1).write_csv(tmp_path / "one" / "a.csv")
+    assert survey.read(sniffing.find([str(tmp_path / "one")]), 10).first_missing("click") == "line 4 of log.csv"

@@ -41,6 +41,8 @@ COLUMNS = {
     "visits_few": ids(20),
     "as_float": ids(300, 4000).astype(float),
     "huge": ids(300) + 2**60,
+    "comma": RANDOM.choice(["5,50", "7", "1.234,5"], ROWS),
+    "titles": RANDOM.choice(["Big Sleep, The", "Third Man, The", "Heat", "Jaws"], ROWS),
     # numbers
     "ratio": RANDOM.random(ROWS).round(3),
     "price": RANDOM.lognormal(3, 1, ROWS).round(2),
@@ -72,10 +74,10 @@ COLUMNS = {
     "vector_text": [f"0.5,1,{number / 7}" for number in range(ROWS)],
 }
 EXPECTED = {
-    "id": ("word", "campaign_id", "thing", "places", "visits_few", "as_float", "huge"),
+    "id": ("word", "campaign_id", "thing", "places", "visits_few", "as_float", "huge", "comma", "titles"),
     "number": ("ratio", "price", "age", "popularity", "below_zero", "gaps", "words"),
     "list": ("genres", "items"),
-    "left out": tuple([*COLUMNS][16:-2]),
+    "left out": tuple([*COLUMNS][18:-2]),
     "vector": ("vector", "vector_text"),
 }
 
@@ -133,6 +135,8 @@ def test_options(verdicts, column, fields):
         ("popularity", "they look like counts"),
         ("age", "'age' in its name"),
         ("places", "leading zeros"),
+        ("comma", "numbers with a decimal comma, read as texts: write a point"),
+        ("titles", "texts that hold ', ': a list?"),
         ("click", "its values are false and true"),
     ],
 )
@@ -188,7 +192,7 @@ def test_the_moments_in_order_split_the_rows(tmp_path, facts):
     gaps = ["2000-01-01", None] * (ROWS // 2)
     births = [f"19{50 + number * 17 % 40}-01-01" for number in range(ROWS)]
     choice = find_split(look_at(tmp_path, time=gaps, birth_date=births), LABEL, None)
-    assert choice == (None, "8:1:1 by a hash of the row number, as no column has a moment in each row")
+    assert choice == (None, "8:1:1 by a hash of the row number, as no column orders the rows in time")
 
 
 def test_the_split_says_where_it_begins(tmp_path):

@@ -9,7 +9,7 @@ from omegaconf import OmegaConf
 from rich.progress import MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from tf4ctr.data.describing import drafting, sniffing, survey
+from tf4ctr.data.describing import doubts, drafting, sniffing, survey
 from tf4ctr.data.describing.labels import find_label
 from tf4ctr.data.describing.sniffing import Source
 from tf4ctr.data.describing.survey import Survey
@@ -41,10 +41,17 @@ class Hints(NamedTuple):
 
 
 class Draft(NamedTuple):
-    """The text of conf/dataset/NAME.yaml, and the table that shows what it was decided from."""
+    """The text of conf/dataset/NAME.yaml, and what the terminal shows of it.
+
+    Attributes:
+        text: of the file.
+        table: what becomes of each column, and from what it was decided.
+        summary: lines about label, split and group, notes and warnings.
+    """
 
     text: str
     table: Table
+    summary: list[str]
 
 
 def describe(inputs: Sequence[str], name: str, root: Path, hints: Hints | None = None) -> Draft:
@@ -68,19 +75,15 @@ def describe(inputs: Sequence[str], name: str, root: Path, hints: Hints | None =
         label = find_label(facts, hints.label, hints.positive)
     except InputError as error:
         raise InputError("\n".join([f"{source.folder}: {error}", *source.notes])) from None
-    decisions = drafting.Decisions(
-        name,
-        root,
-        source,
-        facts,
-        label,
-        decide(facts, label, hints.group, hints.time),
-        find_group(facts, label, hints.group),
-        Choice(None, "the files are split already") if source.has_splits else find_split(facts, label, hints.time),
-    )
+    verdicts = decide(facts, label, hints.group, hints.time)
+    group = find_group(facts, label, hints.group)
+    split = Choice(None, "the files are split already") if source.has_splits else find_split(facts, label, hints.time)
+    by_chance = split.value is None and not source.has_splits
+    warnings = doubts.find(facts, verdicts, hints.group, by_chance)
+    decisions = drafting.Decisions(name, root, source, facts, label, verdicts, group, split, warnings)
     text = drafting.text(decisions)
     _check(text, source)
-    return Draft(text, drafting.table(decisions))
+    return Draft(text, drafting.table(decisions), drafting.summary(decisions))
 
 
 def _check_hints(name: str, hints: Hints) -> None:

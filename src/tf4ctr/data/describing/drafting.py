@@ -3,7 +3,7 @@
 import json
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -34,6 +34,7 @@ class Decisions(NamedTuple):
         label: the label.
         verdicts: what becomes of each column.
         group, split: the options, and why.
+        warnings: about columns, see `doubts`.
     """
 
     name: str
@@ -44,6 +45,7 @@ class Decisions(NamedTuple):
     verdicts: Mapping[str, Verdict]
     group: Choice
     split: Choice
+    warnings: Sequence[str]
 
 
 def text(decisions: Decisions) -> str:
@@ -60,6 +62,7 @@ def _top(decisions: Decisions) -> list[str]:
         f"# {decisions.name}: drafted by src/describe.py from {_size(decisions)}, all of them read.",
         "# Each line says why. Change what you know better.",
         *(f"# Note: {_plain(note)}" for note in source.notes),
+        *(f"# Warning: {_plain(warning)}" for warning in decisions.warnings),
         f"name: {flow(decisions.name)}",
         f"raw_dir: {raw_dir}  # the folder of the files",
         f"prepared_dir: ${{root:}}/data/prepared/{decisions.name}  # what preparation writes",
@@ -94,7 +97,8 @@ def _rest(decisions: Decisions) -> list[str]:
     columns, label, source = decisions.survey.columns, decisions.label, decisions.source
     numbers = [columns[name] for name, verdict in decisions.verdicts.items() if verdict.role == "number"]
     words = sorted({word for column in numbers for word in null_words(column)})
-    why_words = "texts for a missing value in columns of numbers" if words else "missing values are empty cells"
+    found = _plain(", ".join(column.name for column in numbers if null_words(column)))
+    why_words = f"missing values in every column; found in {found}" if words else "missing values are empty cells"
     small = decisions.survey.rows < SMALL
     return [
         f"label: {flow(label._asdict() if label.positive else label.column)}  # {_plain(_clicks(decisions))}",
@@ -126,6 +130,22 @@ def _training(rows: int) -> list[str]:
         f"  batch_size: {batch}  # for {rows:,} rows: {batches:,} batches",
         *(patience if batches >= MANY_BATCHES else ()),
     ]
+
+
+def summary(decisions: Decisions) -> list[str]:
+    """Label, split and group with their reasons, and what to look at: lines for the terminal."""
+    split = decisions.split.value
+    return [
+        _with_reason("label", decisions.label.column, _clicks(decisions)),
+        _with_reason("split", f"by {split['by']}" if split else None, decisions.split.reason),
+        _with_reason("gAUC group", decisions.group.value, decisions.group.reason),
+        *(f"note: {_plain(note)}" for note in decisions.source.notes),
+        *(f"warning: {_plain(warning)}" for warning in decisions.warnings),
+    ]
+
+
+def _with_reason(what: str, value: str | None, reason: str) -> str:
+    return _plain(f"{what}: {reason}" if value is None else f"{what}: {value} ({reason})")
 
 
 def table(decisions: Decisions) -> Table:
@@ -181,8 +201,12 @@ def _missing(column: Column) -> str:
 
 def examples(column: Column) -> str:
     """The most frequent values."""
-    values = column.values.counts["value"].head(SHOWN_VALUES)
-    return ", ".join(value if len(value) <= SHOWN_CHARACTERS else f"{value[:SHOWN_CHARACTERS]}..." for value in values)
+    return ", ".join(map(shown, column.values.counts["value"].head(SHOWN_VALUES)))
+
+
+def shown(value: str) -> str:
+    """The beginning of a value."""
+    return value if len(value) <= SHOWN_CHARACTERS else f"{value[:SHOWN_CHARACTERS]}..."
 
 
 def _clicks(decisions: Decisions) -> str:

@@ -46,6 +46,7 @@ def find_label(survey: Survey, column: str | None, positive: str | Sequence[str]
     if positive is not None:
         raise InputError("positive is set without label: name the label's column, label=COLUMN")
     if column is not None:
+        _refuse_gaps(survey, survey.columns[column])
         label, reason = _as_label(survey.columns[column], named=True)
         if label is None:
             raise InputError(
@@ -58,7 +59,24 @@ def find_label(survey: Survey, column: str | None, positive: str | Sequence[str]
     for name in named:
         if (label := _as_label(survey.columns[name], named=True)[0]) is not None:
             return label
+    for name in named:
+        _refuse_gaps(survey, survey.columns[name])
     raise InputError(_no_label(survey, named))
+
+
+def _refuse_gaps(survey: Survey, column: Column) -> None:
+    """Raise for a column that would be the label if each row had a value."""
+    if column.is_list or not column.missing or not column.present:
+        return
+    if is_two_valued(column) or _clicks(_first_values(column)) is not None:
+        raise InputError(_gaps(survey, column))
+
+
+def _gaps(survey: Survey, column: Column) -> str:
+    return (
+        f"{column.missing:,} of {column.rows:,} rows have no label in column '{column.name}' (the first is"
+        f" {survey.first_missing(column.name)}): remove them, or fill in the value that means no click"
+    )
 
 
 def _checked(label: Label, survey: Survey) -> Label:
@@ -67,8 +85,10 @@ def _checked(label: Label, survey: Survey) -> Label:
     if isinstance(label.positive, str) and not COMPARISON.fullmatch(label.positive):
         raise InputError(f"{where}: expected a comparison with a number, as in '>= 4', or a list of values")
     column = survey.columns[label.column]
-    if column.is_list or column.missing:
+    if column.is_list:
         raise InputError(f"{where}: {_as_label(column, named=True)[1]}, expected one value per row")
+    if column.missing:
+        raise InputError(f"{where}: {_gaps(survey, column)}")
     rows = counts_of(survey, label)
     clicks = clicks_of(rows, label)
     if clicks.null_count():

@@ -12,9 +12,11 @@ from typing import Any, NamedTuple
 
 import polars as pl
 
+from tf4ctr.data import faults
 from tf4ctr.data.describing import column_names
 from tf4ctr.data.raw_files import RawFiles
 from tf4ctr.data.readers import READERS, SCANS, csv_lines
+from tf4ctr.data.spec import DatasetSpec
 from tf4ctr.data.splits import ALL, SPLITS
 from tf4ctr.errors import InputError, did_you_mean
 
@@ -236,7 +238,9 @@ def _lines(path: Path, count: int = SAMPLE_LINES) -> list[str]:
     """The first lines of a text file that are not blank."""
     try:
         lines = pl.scan_lines(path, glob=False).head(count).collect().to_series().to_list()
-    except (pl.exceptions.PolarsError, OSError) as error:
+    except pl.exceptions.PolarsError as error:  # names the line that is not UTF-8
+        faults.refuse_unreadable(DatasetSpec("", Path(), (), "", ()), RawFiles("csv", {}, {ALL: [path]}), ALL, error)
+    except OSError as error:
         raise InputError(f"{path} cannot be read ({str(error).splitlines()[0]}): expected text as UTF-8") from None
     return [line.removeprefix("\ufeff").rstrip("\r") for line in lines if line.strip()]
 

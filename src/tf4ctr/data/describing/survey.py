@@ -20,7 +20,7 @@ from tf4ctr.data.passes import BATCH_ROWS
 from tf4ctr.data.readers import SHORT, as_text
 from tf4ctr.data.spec import DatasetSpec
 from tf4ctr.data.splits import ALL
-from tf4ctr.data.transforms import TRANSFORMS, finite, moment
+from tf4ctr.data.transforms import TRANSFORMS, finite, missing, moment
 
 KEPT_VALUES = 2**14  # different values that are kept per column; a larger number of them is right to 1 %
 HASHES = 2.0**64  # the number of different hashes
@@ -31,10 +31,15 @@ DATED = 0.99  # share of dates in the sample of a column of moments, at least
 # separators between the values of one cell -> the share of texts that must have it
 LIST_SEPARATORS = {"|": 0.01, "^": 0.01, "~": 0.01, ";": 0.05, ", ": 0.2, ",": 0.2, "#": 0.2, " ": 0.2}
 PLAIN_SEPARATORS = ("|", "^", "~")  # titles and names do not have them
+PHRASE_SEPARATORS = (";", ", ", ",")  # the values between them may have spaces
 WORD = r"^[\w.:/-]+$"
 CODE = r"^[\w.:/-]*\d[\w.:/-]*$"
+PHRASE = r"^[\w.:/&'+-]+( [\w.:/&'+-]+)*$"
 THOUSANDS = r"^[+-]?\d{1,3}(,\d{3})+(\.\d+)?$"  # a number such as 1,234.5
+DECIMAL_COMMA = r"^[+-]?(\d+|\d{1,3}(\.\d{3})+)(,\d+)?$"  # one such as 5,50 or 1.234,5
+DECIMALS, WITH_COMMA = 0.95, 0.05  # share of such numbers, and of those with a comma, at least
 REPEATED = 0.5  # share of different parts among the parts of lists, at most
+REPEATED_PHRASES = 0.5  # share of the different phrases that are in several texts, at least
 # texts that mean a missing value, in a column of numbers
 NULL_WORDS = ("NULL", "null", "\\N", "NA", "N/A", "n/a", "nan", "NaN", "None", "none", "-", "?", "<NA>")
 # forms of a moment that is written as a whole number
@@ -101,12 +106,14 @@ class Guess(NamedTuple):
         numeric: whether it may be a column of numbers.
         temporal: whether it may be a column of moments.
         increasing: share of rows whose moment is not before that of the row above.
+        decimal_comma: whether it has numbers with a decimal comma, which are read as texts.
     """
 
     separator: str | None = None
     numeric: bool = False
     temporal: bool = False
     increasing: float = 0.0
+    decimal_comma: bool = False
 
 
 class Column:
@@ -204,11 +211,22 @@ def _rows_of(counts: pl.DataFrame, condition: pl.Expr) -> int:
 
 
 class Survey(NamedTuple):
-    """The result: all columns by name, the number of rows, and a sample of them as texts."""
+    """The result: all columns by name, the number of rows, a sample of them as texts, the files."""
 
     columns: dict[str, Column]
     rows: int
     sample: pl.DataFrame
+    source: Source
+
+    def first_missing(self, name: str) -> str:
+        """Where the first row without a value in a column is, as in `line 188 of may.csv`."""
+        raw = self.source.raw
+        for path in self.source.paths:
+            rows = raw.rows([path], self.source.columns).with_row_index("__row").filter(missing(pl.col(name)))
+            first = rows.select("__row").head(1).collect()
+            if len(first):
+                return f"{raw.unit} {raw.line_of(path, first.item())} of {path.name}"
+        raise ValueError(f"each row has a value in column '{name}'")
 
 
 def read(
@@ -244,7 +262,7 @@ def read(
         faults.refuse_unreadable(spec, source.raw, ALL, error)
     if short:
         faults.refuse_short_rows(spec, source.raw, ALL)
-    return Survey(columns, columns[source.columns[0]].rows, sample)
+    return Survey(columns, columns[source.columns[0]].rows, sample, source)
 
 
 def _sample(source: Source, rows: int) -> pl.DataFrame:
@@ -273,6 +291,8 @@ def guess(sample: pl.Series, is_time: bool = False) -> Guess:
         moments = texts.to_frame().select(moment(pl.col(sample.name))).to_series()
         increasing = (moments.diff().drop_nulls() >= 0).mean()
         return Guess(numeric=numeric, temporal=True, increasing=float(increasing or 0))  # type: ignore[arg-type]
+    if has_decimal_commas(texts):
+        return Guess(numeric=numeric, decimal_comma=True)
     separator = None if share == 1 else list_separator(texts)
     if separator is not None:
         numeric = _share(texts.str.split(separator).explode(), finite) >= NUMERIC
@@ -284,12 +304,20 @@ def _share(texts: pl.Series, parsed: Callable[[pl.Expr], pl.Expr]) -> float:
     return float(frame.select(parsed(pl.col(texts.name)).is_not_null().mean()).item() or 0)
 
 
+def has_decimal_commas(texts: pl.Series) -> bool:
+    """Whether texts are numbers such as 5,50, and not lists or numbers with thousands."""
+    numbers, thousands = texts.str.contains(DECIMAL_COMMA), texts.str.contains(THOUSANDS)
+    commas = numbers & ~thousands & texts.str.contains(",", literal=True)
+    return int(numbers.sum()) >= DECIMALS * len(texts) and int(commas.sum()) >= WITH_COMMA * len(texts)
+
+
 def list_separator(texts: pl.Series) -> str | None:
     """The separator of texts that often hold several values; None if they hold one.
 
     A separator must be in the share of texts that `LIST_SEPARATORS` says. The number of parts must
     vary, or be at least three. If titles have the separator too, the parts must be words that occur
-    several times. At a space they must have a digit, because names of places have spaces.
+    several times. At a space they must have a digit, because names of places have spaces. At a
+    comma they may be phrases, if most of these are in several different texts.
     """
     shares = {}
     texts = texts.filter(~texts.str.contains(THOUSANDS))
@@ -300,10 +328,23 @@ def list_separator(texts: pl.Series) -> str | None:
         share = len(several) / max(1, len(texts))
         if share < needed or (lengths.n_unique() == 1 and lengths[0] < 3):
             continue
-        if separator in PLAIN_SEPARATORS or _repeated_words(several.explode(), CODE if separator == " " else WORD):
+        if (
+            separator in PLAIN_SEPARATORS
+            or _repeated_words(several.explode(), CODE if separator == " " else WORD)
+            or (separator in PHRASE_SEPARATORS and _repeated_phrases(several.unique().explode()))
+        ):
             shares[separator] = share
     return max(shares, key=lambda separator: (separator in PLAIN_SEPARATORS, shares[separator]), default=None)
 
 
 def _repeated_words(parts: pl.Series, pattern: str) -> bool:
     return bool(parts.str.contains(pattern).all()) and parts.n_unique() <= REPEATED * len(parts)
+
+
+def _repeated_phrases(parts: pl.Series) -> bool:
+    """Whether parts of different texts are phrases that most often occur again.
+
+    The titles and names of places in `Third Man, The` and `Paris, France` do not.
+    """
+    repeated = parts.value_counts(name="count")["count"] > 1
+    return bool(parts.str.contains(PHRASE).all()) and int(repeated.sum()) >= REPEATED_PHRASES * len(repeated)

@@ -8,7 +8,8 @@ The first rule that applies decides a column that is not the label:
    They are left out, as new rows have other ones. One of them splits the rows.
 4. Texts that often hold several values between separators are lists, and so are columns of lists.
    As many numbers with fractions in each row are a vector.
-5. Texts are ids, and so are numbers with leading zeros. Numbers with fractions are numbers.
+5. Texts are ids, and so are numbers with leading zeros or a decimal comma. Numbers with fractions
+   are numbers.
 6. Whole numbers are ids if the name ends with a word such as id, code or type, or if they have at
    most `FEW` values. Others are numbers if the name has a word such as price or count, or if they
    look like counts: they begin near zero, half of them are small, some are very large, and not
@@ -26,7 +27,7 @@ import polars as pl
 from tf4ctr.data import leaks
 from tf4ctr.data.describing import column_names
 from tf4ctr.data.describing.labels import Label, clicks_of, is_two_valued
-from tf4ctr.data.describing.survey import NULL_WORDS, Column, Survey
+from tf4ctr.data.describing.survey import LIST_SEPARATORS, NULL_WORDS, Column, Survey
 from tf4ctr.data.schema import IDS, NUMBERS, VECTORS
 from tf4ctr.data.splits import SplitSpec
 from tf4ctr.data.transforms import finite
@@ -95,12 +96,12 @@ def decide(survey: Survey, label: Label, group: str | None = None, time: str | N
         if name == label.column:
             verdicts[name] = Verdict("label", _label_reason(label, column))
         elif name == time:
-            verdicts[name] = _as_moment(column) or Verdict(LEFT_OUT, "moments, as time= says: new rows have other ones")
+            verdicts[name] = as_moment(column) or Verdict(LEFT_OUT, "moments, as time= says: new rows have other ones")
         else:
             verdicts[name] = (
                 _useless(column)
                 or _leak(column, survey.sample[name], clicks)
-                or _as_moment(column)
+                or as_moment(column)
                 or _as_list(column)
                 or _as_value(column, *kinds[name], may_be_key=name != group)
             )
@@ -184,7 +185,8 @@ def form_of_moments(column: Column) -> str | None:
     return "numbers in order" if ordered else None
 
 
-def _as_moment(column: Column) -> Verdict | None:
+def as_moment(column: Column) -> Verdict | None:
+    """What becomes of a column of moments; None if it is none."""
     form = form_of_moments(column)
     if form is None:
         return None
@@ -256,10 +258,13 @@ def _is_skewed(column: Column) -> bool:
 
 
 def _is_key(column: Column) -> bool:
-    if column.distinct < UNIQUE * column.present:
-        return False
     named = column_names.is_key(column.name) or _numbers_rows(column)
-    return column.present >= (NAMED_KEY_ROWS if named else KEY_ROWS)
+    return differs_in_rows(column) and column.present >= (NAMED_KEY_ROWS if named else KEY_ROWS)
+
+
+def differs_in_rows(column: Column) -> bool:
+    """Whether nearly every row has a different value."""
+    return column.distinct >= UNIQUE * column.present
 
 
 def _numbers_rows(column: Column) -> bool:
@@ -289,8 +294,10 @@ def _kinds(survey: Survey) -> dict[str, tuple[str, str]]:
 
 def _kind(column: Column) -> tuple[str, str, bool]:
     """Kind, reason, and whether it is certain: rules 5 and 6 of the module."""
+    if column.guess.decimal_comma:
+        return IDS, "numbers with a decimal comma, read as texts: write a point", True
     if not column.numbers.rows or _invalid(column) > INVALID * column.present:
-        return IDS, "texts", True
+        return IDS, "texts that hold ', ': a list?" if _may_be_list(column) else "texts", True
     if column.padded:
         return IDS, "leading zeros", True
     if column.fractions:
@@ -305,6 +312,12 @@ def _kind(column: Column) -> tuple[str, str, bool]:
     if word is not None:
         return NUMBERS, f"'{word[0]}' in its name", True
     return (NUMBERS, "they look like counts", False) if _is_count(column) else (IDS, "whole numbers", False)
+
+
+def _may_be_list(column: Column) -> bool:
+    """Whether as many of the different texts have a comma and a space as in a list."""
+    held = column.values.counts["value"].str.contains(", ", literal=True)
+    return int(held.sum()) > LIST_SEPARATORS[", "] * len(held)
 
 
 def _is_count(column: Column) -> bool:
@@ -341,7 +354,7 @@ def find_split(survey: Survey, label: Label, column: str | None) -> Choice:
         )
     names = [name for name, other in survey.columns.items() if name != label.column and _may_split(other)]
     if column is None and not names:
-        return Choice(None, "8:1:1 by a hash of the row number, as no column has a moment in each row")
+        return Choice(None, "8:1:1 by a hash of the row number, as no column orders the rows in time")
     name = column or max(names, key=lambda name: _order(survey.columns[name]))
     moments = survey.columns[name].moments
     split = SplitSpec(name, *SHARES).at(moments)
@@ -353,9 +366,13 @@ def find_split(survey: Survey, label: Label, column: str | None) -> Choice:
 
 
 def _may_split(column: Column) -> bool:
-    """Whether a column of moments is that of the rows, and not that of a birth or of a release."""
+    return is_of_rows(column) and _orders_rows(column)
+
+
+def is_of_rows(column: Column) -> bool:
+    """Whether it has the moments of the rows, and not those of a birth or of a release."""
     of_rows = column.guess.increasing >= IN_ORDER or not column_names.is_earlier(column.name)
-    return form_of_moments(column) is not None and of_rows and _orders_rows(column)
+    return form_of_moments(column) is not None and of_rows
 
 
 def _orders_rows(column: Column) -> bool:
