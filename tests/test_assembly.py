@@ -21,6 +21,7 @@ from tf4ctr.assembly import (
     build_trainer,
     check_config,
     check_devices,
+    check_values,
 )
 from tf4ctr.data.spec import DatasetSpec
 from tf4ctr.errors import InputError
@@ -373,6 +374,93 @@ def test_a_mistake_shows_before_any_data(override, message):
     with pytest.raises(Exception, match=message) as caught:
         check_config(config, spec_of(config))
     assert any(isinstance(error, InputError) for error in (caught.value, caught.value.__cause__))
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("embedding.l2=null", "embedding.l2 is null: expected a number; write 0 for no L2"),
+        ("embedding.l2=abc", "embedding.l2 is abc: expected a number"),
+        # not embedding.l2, which has its value from there
+        (
+            "dataset.training.embedding_l2=null",
+            "dataset.training.embedding_l2 is null: expected a number; write 0 for no L2",
+        ),
+        (
+            "backbone.complex.embedding_l2=null",
+            "backbone.complex.embedding_l2 is null: expected a number; write 0 for no L2",
+        ),
+        ("embedding.dim=16.0", "embedding.dim is 16.0: expected an integer, at least 1"),
+        ("embedding.dim=0", "embedding.dim is 0: expected an integer, at least 1"),
+        ("embedding.table.init_std=-1", "embedding.table.init_std is -1: expected a number, at least 0"),
+        ("number.init_std=-1", "number.init_std is -1: expected a number, at least 0"),
+        ("seed=abc", "seed is abc: expected an integer, at least 0, at most 4294967295"),
+        ("seed=-1", "seed is -1: expected an integer, at least 0, at most 4294967295"),
+        ("seed=4294967296", "seed is 4294967296: expected an integer, at least 0, at most 4294967295"),
+        ("seed=true", "seed is true: expected an integer, at least 0, at most 4294967295"),
+        ("page=abc", "page is abc: expected true or false"),
+        ("trainer.max_epochs=abc", "trainer.max_epochs is abc: expected an integer or null"),
+        ("trainer.gradient_clip_val=abc", "trainer.gradient_clip_val is abc: expected an integer or a number or null"),
+        ("callbacks.early_stopping.patience=abc", "callbacks.early_stopping.patience is abc: expected an integer, at"),
+        ("callbacks.lr_plateau.patience=null", "callbacks.lr_plateau.patience is null: expected an integer, at least"),
+        ("callbacks.lr_plateau.patience=-1", "callbacks.lr_plateau.patience is -1: expected an integer, at least 0"),
+        ("callbacks.lr_plateau.factor=abc", "callbacks.lr_plateau.factor is abc: expected a number"),
+        ("backbone.complex.batch_norm=abc", "backbone.complex.batch_norm is abc: expected true or false"),
+        ("stream.shuffle_rows=abc", "stream.shuffle_rows is abc: expected an integer, at least 1"),
+        ("loss.alpha=abc", "loss.alpha is abc: expected a number"),
+        ("loss=focal loss.alpha=abc", "loss.alpha is abc: expected a number or null"),
+    ],
+)
+def test_a_value_of_another_type_is_refused_before_any_data(override, message):
+    config = composed(*override.split())
+    with pytest.raises(InputError, match=re.escape(message)):
+        check_config(config, spec_of(config))
+
+
+@pytest.mark.parametrize(
+    "group", ["backbone", "callbacks", "embedding", "encoder", "loss", "number", "sequence", "trainer"]
+)
+def test_the_values_of_every_choice_have_the_types_of_their_arguments(group):
+    for choice in options(group):
+        place = "encoder@backbone.simple" if group == "encoder" else group
+        check_values(composed(f"{place}={choice}"))
+
+
+def test_a_class_that_cannot_be_found_is_left_to_hydra():
+    check_values(composed("+callbacks.mine._target_=no.such.Callback", "+callbacks.mine.patience=abc"))
+
+
+@pytest.mark.parametrize(
+    ("overrides", "hint"),
+    [
+        (["early_stopping.monitor=val/acu"], "did you mean 'val/auc' or"),
+        (["lr_plateau.monitor=val/simple/acu"], "did you mean 'val/simple/auc' or"),
+        (["early_stopping.monitor=val/uncalibrated_logloss"], "did you mean .*'val/logloss'"),
+        (["early_stopping.monitor=val/gauc", "~dataset.group"], "did you mean 'val/auc' or"),
+        (["early_stopping.monitor=val/complex/auc", "framework=plain", "backbone=dnn"], "did you mean .*'val/auc'"),
+    ],
+)
+def test_a_callback_that_monitors_what_is_not_measured_is_refused_before_any_data(overrides, hint):
+    monitor, *others = overrides
+    config = composed(f"callbacks.{monitor}", *others)
+    name, _, value = monitor.partition("=")
+    with pytest.raises(InputError, match=rf"callbacks\.{name} is {value}: {hint}"):
+        check_config(config, spec_of(config))
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["early_stopping.monitor=val/gauc"],
+        ["early_stopping.monitor=val/simple/logloss"],
+        ["early_stopping.monitor=train/loss"],
+        ["early_stopping.monitor=val/uncalibrated_logloss", "calibrate=true"],
+        ["early_stopping=null"],
+    ],
+)
+def test_a_callback_can_monitor_what_is_measured(overrides):
+    config = composed(f"callbacks.{overrides[0]}", *overrides[1:])
+    check_config(config, spec_of(config))
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ def test_the_draft_is_shown_and_written(raw_dir, tmp_path):
     assert result.returncode == 0, result.stdout + result.stderr
     assert "shop: 600 rows in 3 csv files" in result.stdout
     assert "│ item" in result.stdout
+    assert "label: click (its values are 0 and 1" in result.stdout
     assert f"wrote {output}: put it into {ROOT}/conf/dataset, check it," in result.stdout
     assert "python src/train.py dataset=shop" in result.stdout
     config = OmegaConf.load(output)

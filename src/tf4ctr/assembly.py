@@ -1,8 +1,12 @@
 """From a composed config to its objects, and from a run's folder to its trained network."""
 
-from collections.abc import Iterable
+import inspect
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from pydoc import ErrorDuringImport, locate
+from types import NoneType, UnionType
+from typing import Any, Union, get_args, get_origin
 
 import torch
 from hydra.errors import InstantiationException
@@ -20,6 +24,7 @@ from tf4ctr.data.spec import DatasetSpec
 from tf4ctr.errors import InputError, did_you_mean
 from tf4ctr.models.network import Network
 from tf4ctr.training.checkpoints import load_network, other_version
+from tf4ctr.training.measuring import SplitMetrics
 from tf4ctr.training.memory import check_memory, table_memory
 from tf4ctr.training.module import CTRModule
 from tf4ctr.training.schedule import check_schedule
@@ -30,11 +35,42 @@ from tf4ctr.training.warm_start import WarmStart
 PRECISIONS = ("32-true", "bf16-mixed", "64-true", "32", "bf16", "64")  # the last three are Lightning's short names
 MATMUL_PRECISIONS = ("highest", "high", "medium")  # of torch.set_float32_matmul_precision
 
+# options that are no argument of a `_target_`, and the types of their values
+OPTIONS = {
+    "seed": int,
+    "dry_run": bool,
+    "verbose": bool,
+    "page": bool,
+    "embedding.dim": int,
+    "embedding.l2": float,
+    "stream.shuffle_rows": int,
+}
+
 # what the groups look for below `training` in the yaml of the dataset and of the backbone
-TRAINING = {
-    "dataset.training": ("embedding_l2", "dropout", "batch_size", "patience", "lr_patience", "min_delta", "tf"),
-    "dataset.training.tf": ("alpha", "gamma", "c"),
-    "backbone.training": ("init_std", "lr", "patience", "lr_patience"),
+TRAINING: dict[str, dict[str, type]] = {
+    "dataset.training": {
+        "embedding_l2": float,
+        "dropout": float,
+        "batch_size": int,
+        "patience": int,
+        "lr_patience": int,
+        "min_delta": float,
+        "tf": dict,
+    },
+    "dataset.training.tf": {"alpha": float, "gamma": float, "c": float},
+    "backbone.training": {"init_std": float, "lr": float, "patience": int, "lr_patience": int},
+}
+
+EXPECTED = {bool: "true or false", int: "an integer", float: "a number", NoneType: "null"}
+
+# smallest and largest values by the last part of an option's key, where no part checks them itself
+LIMITS = {
+    "seed": (0, 2**32 - 1),
+    "dim": (1, math.inf),
+    "shuffle_rows": (1, math.inf),
+    "init_std": (0, math.inf),
+    "patience": (0, math.inf),
+    "lr_patience": (0, math.inf),
 }
 
 # `_target_`s of version 0.1.0 that have moved: the config of an old run or a user's yaml has them
@@ -184,15 +220,17 @@ def check_config(config: DictConfig, spec: DatasetSpec, warm: WarmStart | None =
         InputError: or another error of a part that is built.
     """
     check_trainer(config.trainer)
+    check_schedule(config.trainer.get("val_check_interval", 1.0), config.trainer.get("check_val_every_n_epoch", 1))
     check_training(config)
+    check_values(config)
     with torch.random.fork_rng():
         module = build_module(config, spec.stand_in())
         module.configure_optimizers()
+    check_callbacks(config, module)
     if warm:
         warm.check(module.network)
     matmul_precision(config)
     build_data(config, spec.prepared_dir)
-    check_schedule(config.trainer.get("val_check_interval", 1.0), config.trainer.get("check_val_every_n_epoch", 1))
     check_tables(config, spec, spec.least_rows())
 
 
@@ -208,6 +246,74 @@ def check_training(config: DictConfig) -> None:
         for name in OmegaConf.select(config, node) or ():
             if name not in known:
                 raise InputError(f"{node}.{name}: unknown name, {did_you_mean(str(name), known)}")
+
+
+def check_values(config: DictConfig) -> None:
+    """Check that options whose value is a number, or true or false, have such a value.
+
+    What an option expects is the annotation of the argument that it fills.
+
+    Raises:
+        InputError: a value has another type, or is outside of `LIMITS`.
+    """
+    below_training = {f"{node}.{name}": kind for node, known in TRAINING.items() for name, kind in known.items()}
+    lambdas = {f"backbone.{name}.embedding_l2": float for name in encoders(config)}
+    # `training` first: other options have their values from there
+    options = below_training | OPTIONS | lambdas | dict(_arguments(OmegaConf.to_container(config)))
+    absent = object()
+    for key, annotation in options.items():
+        kinds = get_args(annotation) if get_origin(annotation) in (Union, UnionType) else (annotation,)
+        if EXPECTED.keys() >= set(kinds):  # no text and no list: the parts check these
+            value = OmegaConf.select(config, key, default=absent)
+            if value is not absent:
+                _check_value(key, value, kinds)
+
+
+def _arguments(node: Any, prefix: str = "") -> Iterable[tuple[str, Any]]:
+    """The arguments of every `_target_` in a tree of nodes: their keys and annotations."""
+    parameters = _parameters(node["_target_"]) if "_target_" in node else {}
+    for name, value in node.items():
+        if name in parameters:
+            yield f"{prefix}{name}", parameters[name].annotation
+        if isinstance(value, dict):
+            yield from _arguments(value, f"{prefix}{name}.")
+
+
+def _parameters(target: str) -> Mapping[str, inspect.Parameter]:
+    try:
+        return inspect.signature(locate(MOVED.get(target, target))).parameters  # type: ignore[arg-type]
+    except (ErrorDuringImport, TypeError, ValueError):  # not found, or without a signature: `build` tells
+        return {}
+
+
+def _check_value(key: str, value: Any, kinds: Sequence[type]) -> None:
+    least, most = LIMITS.get(key.rpartition(".")[2], (-math.inf, math.inf))
+    fits = type(value) in kinds or (type(value) is int and float in kinds)
+    if fits and (value is None or least <= value <= most):
+        return
+    expected = " or ".join(text for kind, text in EXPECTED.items() if kind in kinds)
+    limits = {"at least": least, "at most": most}
+    expected += "".join(f", {word} {limit}" for word, limit in limits.items() if math.isfinite(limit))
+    if value is None and key.endswith("l2"):
+        expected += "; write 0 for no L2"
+    shown = "null" if value is None else str(value).lower() if isinstance(value, bool) else value
+    raise InputError(f"{key} is {shown}: expected {expected}")
+
+
+def check_callbacks(config: DictConfig, module: CTRModule) -> None:
+    """Check that the validation metrics that callbacks monitor will exist.
+
+    Raises:
+        InputError: names the callback and a similar metric.
+    """
+    split: SplitMetrics = module.metrics["val"]  # type: ignore[assignment]
+    logged = (name.removeprefix("fused/").replace("uncalibrated/", "uncalibrated_") for name in split.metrics)
+    known = ["val/monitor", *(f"val/{name}" for name in logged)]
+    for name, node in config.callbacks.items():
+        monitor = node.get("monitor") if isinstance(node, DictConfig) else None
+        # the terms of the loss, train/NAME, are known when it is computed
+        if monitor is not None and monitor not in known and not str(monitor).startswith("train/"):
+            raise InputError(f"callbacks.{name}.monitor is {monitor}: {did_you_mean(str(monitor), known)}")
 
 
 def check_trainer(config: DictConfig) -> None:
@@ -295,6 +401,10 @@ def load_run(folder: Path) -> tuple[Network, Schema, DictConfig]:
     Raises:
         InputError: the folder contains no finished run, or one that this version cannot read.
     """
+    if not folder.is_dir():
+        raise InputError(f"run={folder}: there is no such folder")
+    if (folder / "multirun.yaml").exists():
+        raise InputError(f"run={folder} is the folder of a sweep: name that of one of its jobs, as {folder}/0")
     for name in ("config.yaml", "checkpoints/best.ckpt"):
         if not (folder / name).exists():
             raise InputError(f"run={folder}: there is no {name}, so no run has finished its first validation there")

@@ -2,14 +2,16 @@ import csv
 import json
 import struct
 from types import SimpleNamespace
+from urllib.parse import urlparse
 
 import pytest
 import torch
 import wandb
+from lightning.pytorch.utilities import rank_zero_only
 from matplotlib.figure import Figure
 from wandb.proto import wandb_internal_pb2
 
-from tf4ctr.training.loggers import EpochCSV, send_report, wandb_address, wandb_logger, wandb_offline
+from tf4ctr.training.loggers import INIT_TIMEOUT, EpochCSV, send_report, wandb_address, wandb_logger, wandb_offline
 
 
 def read(path):
@@ -108,15 +110,88 @@ def test_without_a_key_wandb_logs_offline_and_says_so_once(tmp_path, monkeypatch
     assert caplog.text.count("no API key found, logging offline") == 1
 
 
+@pytest.fixture
+def no_key(tmp_path, monkeypatch):
+    """No key, no mode and no server of the machine; W&B reads the variables anew."""
+    for name in ("WANDB_API_KEY", "WANDB_MODE", "WANDB_BASE_URL", "WANDB_INIT_TIMEOUT", "NETRC"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    wandb.teardown()
+    yield
+    wandb.teardown()
+
+
 @pytest.mark.parametrize(
     ("environment", "mode"), [({"WANDB_API_KEY": "k" * 40}, "online"), ({"WANDB_MODE": "disabled"}, "disabled")]
 )
-def test_a_key_or_a_mode_decides(tmp_path, monkeypatch, environment, mode):
-    monkeypatch.delenv("WANDB_MODE", raising=False)
+def test_a_key_or_a_mode_decides(tmp_path, monkeypatch, no_key, environment, mode):
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
     logger = wandb_logger(str(tmp_path), project="p", name="n")  # no connection before the first metric
     assert logger._wandb_init["mode"] == mode
+
+
+@pytest.mark.parametrize(
+    ("environment", "host", "mode"),
+    [
+        ({}, urlparse(wandb.Settings().base_url).netloc, "online"),  # what `wandb login` writes
+        ({}, "api.wandb.ai", "online"),  # what it wrote before
+        ({}, "wandb.example.org", "offline"),
+        ({"WANDB_BASE_URL": "https://wandb.example.org"}, "wandb.example.org", "online"),
+        ({"WANDB_BASE_URL": "http://localhost:8080"}, "localhost:8080", "online"),
+        ({"WANDB_BASE_URL": "https://wandb.example.org"}, "api.wandb.ai", "offline"),
+        ({"NETRC": "~/keys"}, "api.wandb.ai", "online"),
+    ],
+)
+def test_the_key_of_wandb_login_is_found(tmp_path, monkeypatch, no_key, environment, host, mode):
+    keys = tmp_path / ("keys" if "NETRC" in environment else ".netrc")
+    keys.write_text(f"machine {host}\n  login user\n  password {'k' * 40}\n")
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    assert wandb_logger(str(tmp_path), project="p", name="n")._wandb_init["mode"] == mode
+
+
+@pytest.mark.parametrize(("variable", "seconds"), [(None, INIT_TIMEOUT), ("60", 60)])
+def test_a_run_that_cannot_reach_wandb_goes_on_offline(tmp_path, monkeypatch, no_key, caplog, variable, seconds):
+    monkeypatch.setenv("WANDB_API_KEY", "k" * 40)
+    if variable:
+        monkeypatch.setenv("WANDB_INIT_TIMEOUT", variable)
+    start, timeouts = wandb.init, []
+
+    def init(mode, settings, **options):
+        if mode == "online":
+            merged = wandb.setup().settings.model_copy()
+            merged.update_from_settings(settings)
+            timeouts.append(merged.init_timeout)
+            raise wandb.errors.CommError("context deadline exceeded\nwhile retrying")
+        return start(mode=mode, settings=settings, **options)
+
+    monkeypatch.setattr(wandb, "init", init)
+    caplog.set_level("INFO")
+    logger = wandb_logger(str(tmp_path), project="p", name="n")
+    logger.log_metrics({"val/auc": 0.75, "epoch": 0}, 9)
+    logger.log_metrics({"train/loss": 0.5, "epoch": 0}, 9)
+    (folder,) = (tmp_path / "wandb").glob("offline-run-*")
+    assert wandb_offline() == f"W&B: to send this run: wandb sync {folder}"
+    logger.experiment.finish()
+    wandb.teardown()  # as above
+    assert any(row.get("val/auc") == 0.75 for row in offline_history(tmp_path))
+    assert timeouts == [seconds]  # tried once
+    connecting, warning = (record.getMessage() for record in caplog.records if "W&B" in record.getMessage())
+    assert connecting == "W&B: connecting"
+    assert warning == (
+        "W&B cannot be reached, or refuses the key: logging offline; later: wandb sync"
+        f" {tmp_path}/wandb/offline-run-* (W&B says: context deadline exceeded while retrying)"
+    )
+
+
+def test_only_the_first_rank_starts_a_run(tmp_path, monkeypatch, no_key):
+    monkeypatch.setenv("WANDB_API_KEY", "k" * 40)
+    monkeypatch.setattr(wandb, "init", lambda **options: pytest.fail("another rank started a run"))
+    monkeypatch.setattr(rank_zero_only, "rank", 1)
+    logger = wandb_logger(str(tmp_path), project="p", name="n")
+    logger.log_metrics({"val/auc": 0.75, "epoch": 0}, 9)
+    logger.experiment.log({"val/auc": 0.75})
 
 
 def test_the_address_of_an_online_run_is_known(monkeypatch):

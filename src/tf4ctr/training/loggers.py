@@ -12,12 +12,16 @@ from typing import Any
 from urllib.parse import urlparse
 
 from lightning.pytorch.loggers import Logger, WandbLogger
+from lightning.pytorch.loggers.logger import rank_zero_experiment
 from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import OmegaConf
 
 from tf4ctr.files import write_whole
 
 log = logging.getLogger(__name__)
+
+# seconds that a run waits for W&B at its start, unless the variable WANDB_INIT_TIMEOUT is set
+INIT_TIMEOUT = 20
 
 
 class EpochCSV(Logger):
@@ -69,6 +73,34 @@ class EpochCSV(Logger):
         """Nothing: config.yaml in the run's folder has them."""
 
 
+class OnlineIfReachable(WandbLogger):
+    """Lightning's logger of W&B, but a run that cannot start online starts offline.
+
+    A training goes on without a network, or with a key that the server refuses.
+    """
+
+    @property
+    @rank_zero_experiment
+    def experiment(self) -> Any:
+        """The W&B run. The first call starts it."""
+        import wandb
+
+        if self._experiment is not None or self._wandb_init["mode"] != "online":
+            return super().experiment
+        log.info("W&B: connecting")
+        try:
+            return super().experiment
+        except (wandb.Error, TimeoutError) as error:
+            log.warning(
+                "W&B cannot be reached, or refuses the key: logging offline; later: wandb sync"
+                " %s/wandb/offline-run-* (W&B says: %s)",
+                self.save_dir,
+                " ".join(str(error).split()),
+            )
+        self._wandb_init["mode"] = "offline"
+        return super().experiment
+
+
 def wandb_logger(
     save_dir: str, project: str, name: str, group: str | None = None, entity: str | None = None, id: str | None = None
 ) -> WandbLogger:
@@ -81,15 +113,17 @@ def wandb_logger(
         project, name, group, entity: as W&B calls them.
         id: a run of the same id is overwritten; None starts a new one.
     """
-    mode = os.environ.get("WANDB_MODE") or ("online" if _has_key() else "offline")
-    if mode == "offline":
-        why = "WANDB_MODE=offline" if os.environ.get("WANDB_MODE") else "no API key found"
-        log.info("W&B: %s, logging offline; later: wandb sync %s/wandb/offline-run-*", why, save_dir)
     import wandb  # takes half a second, which a run without W&B does not need
 
     settings = wandb.Settings(silent=True, show_warnings=False, console="off", disable_git=True)
-    wandb.setup(settings=settings)  # else it warns of a setting that Lightning chose
-    return WandbLogger(
+    if "WANDB_INIT_TIMEOUT" not in os.environ:
+        settings.init_timeout = INIT_TIMEOUT
+    server = wandb.setup(settings=settings).settings.base_url  # set up here, it warns of nothing that Lightning chose
+    mode = os.environ.get("WANDB_MODE") or ("online" if _has_key(server) else "offline")
+    if mode == "offline":
+        why = "WANDB_MODE=offline" if os.environ.get("WANDB_MODE") else "no API key found"
+        log.info("W&B: %s, logging offline; later: wandb sync %s/wandb/offline-run-*", why, save_dir)
+    return OnlineIfReachable(
         project=project, name=name, group=group, entity=entity, save_dir=save_dir, mode=mode, id=id, settings=settings
     )
 
@@ -144,11 +178,17 @@ def close_wandb() -> None:
         sys.modules["wandb"].finish()
 
 
-def _has_key() -> bool:
+def _has_key(server: str) -> bool:
+    """Whether there is a key for the W&B server of this address, where `wandb login` leaves it."""
     if os.environ.get("WANDB_API_KEY"):
         return True
-    host = urlparse(os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")).hostname or ""
+    import wandb
+
+    hosts = [urlparse(server).netloc]
+    if server == wandb.Settings().base_url:
+        hosts.append("api.wandb.ai")  # the default's older name: wandb takes its keys, too
     try:
-        return netrc.netrc().authenticators(host) is not None
-    except (FileNotFoundError, netrc.NetrcParseError):
+        keys = netrc.netrc(Path(os.environ.get("NETRC") or "~/.netrc").expanduser())
+    except (OSError, netrc.NetrcParseError):
         return False
+    return any(keys.authenticators(host) for host in hosts)
