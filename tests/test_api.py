@@ -224,6 +224,7 @@ def test_train_is_the_command_line_and_returns_the_run(run, tmp_path, capfd):
     assert model.metrics["test/auc"] == tf4ctr.load(run).metrics["test/auc"]
     # a mistake that only the training finds
     options |= {"dataset.raw_dir": tmp_path / "nowhere", "dataset.prepared_dir": tmp_path / "other"}
+    options |= {"hydra.run.dir": tmp_path / "another"}
     with pytest.raises(InputError, match="the training was refused: .*nowhere"):
         tf4ctr.train(options, quiet=True)
     assert capfd.readouterr().out == ""

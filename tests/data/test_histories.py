@@ -490,7 +490,7 @@ def test_another_option_prepares_again(tmp_path, change, caplog):
     assert "using the prepared dataset" in caplog.text
     assert "with other settings" not in caplog.text
     prepared = prepare(log_spec(folder, leader | change))
-    assert "with other settings (fields: " in caplog.text
+    assert "with other settings (fields" in caplog.text
     assert len(Schema.load(prepared)["history"].columns) == change.get("width", 4)
 
 

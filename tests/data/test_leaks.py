@@ -40,7 +40,7 @@ def test_a_field_that_decides_the_label_is_named(tmp_path, change, caplog):
     ids=["a strong field", "a key", "a constant"],
 )
 def test_an_honest_field_is_not(tmp_path, change, caplog):
-    assert read_manifest(prepare(write(tmp_path, change)))["warnings"] == []
+    prepare(write(tmp_path, change))
     assert "alone decides" not in caplog.text
 
 

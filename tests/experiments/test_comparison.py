@@ -196,6 +196,7 @@ def test_a_narrow_terminal_shows_fewer_columns_and_breaks_no_number(capsys, monk
     shown = {title for title in titles if re.search(rf" {re.escape(title)} +[┃]", printed)}
     assert {*titles} - shown == left_out
     assert max(map(len, printed.splitlines())) <= width
+    assert ("not shown, for lack of room: " in printed) == bool(left_out)
     assert {"0.98750", "0.00037", "0.1402", "deepfm", "tf4ctr"} <= {*printed.split()}
 
 

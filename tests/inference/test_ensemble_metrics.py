@@ -116,10 +116,11 @@ def test_evaluation_measures_the_mean_of_the_predictions(kinds_run, tmp_path):
     auc = {name: roc_auc_score(rows["click"], p_N, sample_weight=rows["w"]) for name, p_N in p.items()}
     for name, p_N in p.items():
         prefix = f"{name}/" if name else ""
-        assert results[f"{prefix}auc"] == pytest.approx(auc[name], abs=1e-6)
+        # two of 200 rows may be tied in p, a float32, and not in the logit
+        assert results[f"{prefix}auc"] == pytest.approx(auc[name], abs=3e-4)
         logloss = log_loss(rows["click"], p_N, sample_weight=rows["w"])
         assert results[f"{prefix}logloss"] == pytest.approx(logloss, abs=1e-6)
-    assert results["gain/auc"] == pytest.approx(auc[""] - (auc["run_1"] + auc["run_2"]) / 2, abs=1e-6)
+    assert results["gain/auc"] == pytest.approx(auc[""] - (auc["run_1"] + auc["run_2"]) / 2, abs=3e-4)
     assert len({*auc.values()}) == 3
     hardest = pl.read_csv(out / "test-hardest.csv")
     place = hardest["row"][0] - 1

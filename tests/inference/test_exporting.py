@@ -185,7 +185,7 @@ def test_from_the_command_line(run, tmp_path):
     for arguments, message in (
         ([], "run= is missing"),
         ([f"run={run}", "format=onx"], "did you mean 'onnx'?"),
-        (["run=/no"], "no config.yaml"),
+        (["run=/no"], "there is no such folder"),
         ([f"run={run},/no"], "run= names 2 runs, and an export has the network of one: name one run"),
     ):
         refused = run_script("export.py", *arguments)

@@ -213,6 +213,8 @@ def print_table(title: str, titles: list[str], rows: list[list[str]], untrained:
     for row in rows:
         table.add_row(*(escape(row[place]) for place in places))
     console.print(table)
+    if hidden := [name for place, name in enumerate(titles) if place not in places]:
+        console.print(f"not shown, for lack of room: {', '.join(hidden)}; the report has them")
     if untrained:
         console.print("Jobs that did not train:")
     for line in untrained:
