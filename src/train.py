@@ -147,7 +147,7 @@ def find_checkpoint(config: DictConfig, folder: Path) -> Path | None:
     """The checkpoint to resume from: `ckpt=`, or in a sweep the one of the stopped job."""
     if config.ckpt:
         return runs.find_checkpoint(config.ckpt)
-    return sweeps.left_checkpoint(folder) if sweeps.is_job() else None
+    return runs.left_checkpoint(folder) if sweeps.is_job() else None
 
 
 def build(run: Run) -> "tuple[CTRDataModule, CTRModule]":

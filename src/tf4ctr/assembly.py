@@ -307,8 +307,7 @@ def check_callbacks(config: DictConfig, module: CTRModule) -> None:
         InputError: names the callback and a similar metric.
     """
     split: SplitMetrics = module.metrics["val"]  # type: ignore[assignment]
-    logged = (name.removeprefix("fused/").replace("uncalibrated/", "uncalibrated_") for name in split.metrics)
-    known = ["val/monitor", *(f"val/{name}" for name in logged)]
+    known = ["val/monitor", *(f"val/{name}" for name in split.names)]
     for name, node in config.callbacks.items():
         monitor = node.get("monitor") if isinstance(node, DictConfig) else None
         # the terms of the loss, train/NAME, are known when it is computed

@@ -188,3 +188,10 @@ def test_a_finished_run_is_not_replaced_and_leftovers_are_removed(tmp_path):
     (tmp_path / "metrics.json").write_text('{"test/auc": 0.7}')
     with pytest.raises(InputError, match="has a finished run, which a new one would replace"):
         runs.check_unused(tmp_path)
+
+
+def test_a_stopped_run_resumes_from_its_last_checkpoint(tmp_path):
+    assert runs.left_checkpoint(tmp_path) is None
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "checkpoints" / "last.ckpt").touch()
+    assert runs.left_checkpoint(tmp_path) == tmp_path / "checkpoints" / "last.ckpt"

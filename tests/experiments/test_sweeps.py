@@ -11,7 +11,7 @@ from omegaconf import OmegaConf
 
 from conftest import ROOT, run_script, started_script, without_times
 from tf4ctr.errors import Pruned
-from tf4ctr.experiments.sweeps import SweepEnd, left_checkpoint, run_job
+from tf4ctr.experiments.sweeps import SweepEnd, run_job
 
 TRAINED = {"metrics.json": json.dumps({"test/auc": 0.7})}
 PRUNED = {"pruned.txt": "pruned after epoch 1"}
@@ -146,10 +146,3 @@ def test_jobs_of_a_launcher_have_the_results_of_serial_jobs(sweep, tmp_path, lau
     assert results(tmp_path / "there") == results(tmp_path / "here")
     assert "even gamma" in (tmp_path / "there" / "1" / "error.txt").read_text()
     assert "job 1, loss.c=1.5" in (tmp_path / "there" / "report.md").read_text()
-
-
-def test_a_stopped_job_resumes_from_its_last_checkpoint(tmp_path):
-    assert left_checkpoint(tmp_path) is None
-    (tmp_path / "checkpoints").mkdir()
-    (tmp_path / "checkpoints" / "last.ckpt").touch()
-    assert left_checkpoint(tmp_path) == tmp_path / "checkpoints" / "last.ckpt"

@@ -90,23 +90,28 @@ def offline_history(folder):
     ]
 
 
+def check_logged_offline(folder):
+    """Log two rows to W&B, which must be offline, and find them in its file."""
+    logger = wandb_logger(str(folder), project="p", name="n")
+    logger.log_metrics({"val/auc": 0.75, "epoch": 0}, 9)
+    logger.log_metrics({"train/loss": 0.5, "epoch": 0}, 9)
+    (run,) = (folder / "wandb").glob("offline-run-*")
+    assert wandb_offline() == f"W&B: to send this run: wandb sync {run}"
+    assert wandb_address() is None
+    logger.experiment.finish()
+    assert wandb_offline() is None
+    wandb.teardown()  # waits for the service, which writes the file after finish() returns
+    history = offline_history(folder)
+    assert any(row.get("val/auc") == 0.75 for row in history)
+    assert any(row.get("train/loss") == 0.5 for row in history)
+
+
 def test_without_a_key_wandb_logs_offline_and_says_so_once(tmp_path, monkeypatch, caplog):
     for name in ("WANDB_API_KEY", "WANDB_MODE", "NETRC"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("HOME", str(tmp_path))
     caplog.set_level("INFO")
-    logger = wandb_logger(str(tmp_path), project="p", name="n")
-    logger.log_metrics({"val/auc": 0.75, "epoch": 0}, 9)
-    logger.log_metrics({"train/loss": 0.5, "epoch": 0}, 9)
-    (folder,) = (tmp_path / "wandb").glob("offline-run-*")
-    assert wandb_offline() == f"W&B: to send this run: wandb sync {folder}"
-    assert wandb_address() is None
-    logger.experiment.finish()
-    assert wandb_offline() is None
-    wandb.teardown()  # waits for the service, which writes the file after finish() returns
-    history = offline_history(tmp_path)
-    assert any(row.get("val/auc") == 0.75 for row in history)
-    assert any(row.get("train/loss") == 0.5 for row in history)
+    check_logged_offline(tmp_path)
     assert caplog.text.count("no API key found, logging offline") == 1
 
 
@@ -168,14 +173,7 @@ def test_a_run_that_cannot_reach_wandb_goes_on_offline(tmp_path, monkeypatch, no
 
     monkeypatch.setattr(wandb, "init", init)
     caplog.set_level("INFO")
-    logger = wandb_logger(str(tmp_path), project="p", name="n")
-    logger.log_metrics({"val/auc": 0.75, "epoch": 0}, 9)
-    logger.log_metrics({"train/loss": 0.5, "epoch": 0}, 9)
-    (folder,) = (tmp_path / "wandb").glob("offline-run-*")
-    assert wandb_offline() == f"W&B: to send this run: wandb sync {folder}"
-    logger.experiment.finish()
-    wandb.teardown()  # as above
-    assert any(row.get("val/auc") == 0.75 for row in offline_history(tmp_path))
+    check_logged_offline(tmp_path)
     assert timeouts == [seconds]  # tried once
     connecting, warning = (record.getMessage() for record in caplog.records if "W&B" in record.getMessage())
     assert connecting == "W&B: connecting"

@@ -133,8 +133,8 @@ def _train(overrides: list[str], folder: Path) -> None:
         os.environ["COLUMNS"] = "160"
         for number in (1, 2):
             os.dup2(output.fileno(), number)
-        last = folder / "checkpoints" / "last.ckpt"
-        ckpt = [f"ckpt={quoted(str(last))}"] if last.exists() else []
+        last = runs.left_checkpoint(folder)
+        ckpt = [f"ckpt={quoted(str(last))}"] if last else []
         sys.argv = [str(ROOT / "src" / "train.py"), *overrides, *ckpt, f"hydra.run.dir={quoted(str(folder))}"]
         sys.path[0] = str(ROOT / "src")
         runpy.run_path(sys.argv[0], run_name="__main__")

@@ -138,19 +138,24 @@ def let_go(folder: Path) -> None:
         lock.release()
 
 
+def left_checkpoint(folder: Path) -> Path | None:
+    """The checkpoint from which the stopped run in `folder` goes on; None if it has none."""
+    path = folder / "checkpoints" / "last.ckpt"
+    return path if path.exists() else None
+
+
 def check_unused(folder: Path) -> None:
     """Check that a new run replaces no other one.
 
     Raises:
         InputError: `folder` has a finished run, or a stopped one that can go on.
     """
-    last = folder / "checkpoints" / "last.ckpt"
+    last = left_checkpoint(folder)
     finished = read_outcome(folder).ending is Ending.TRAINED
-    if finished or last.exists():
+    if finished or last:
         raise InputError(
             f"{folder} has a {'finished' if finished else 'stopped'} run, which a new one would replace. Name another"
-            " folder with hydra.run.dir=, or remove this one"
-            + (f"; ckpt={last} goes on with it" if last.exists() else "")
+            " folder with hydra.run.dir=, or remove this one" + (f"; ckpt={last} goes on with it" if last else "")
         )
 
 

@@ -10,8 +10,7 @@ from omegaconf import OmegaConf
 
 from tf4ctr.errors import InputError
 from tf4ctr.experiments.outcomes import Ending, jobs_in, read_outcome
-from tf4ctr.experiments.runs import quoted
-from tf4ctr.experiments.sweeps import left_checkpoint
+from tf4ctr.experiments.runs import left_checkpoint, quoted
 
 CONFIG_DIR = ("-cd", "--config-dir")
 FLAGS_WITH_VALUE = (*CONFIG_DIR, "-cn", "--config-name", "-cp", "--config-path", "-p", "--package")

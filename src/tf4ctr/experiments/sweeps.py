@@ -62,12 +62,6 @@ def run_job(
     return None
 
 
-def left_checkpoint(folder: Path) -> Path | None:
-    """The checkpoint from which the stopped job in `folder` goes on, None if it has none."""
-    path = folder / "checkpoints" / "last.ckpt"
-    return path if path.exists() else None
-
-
 class SweepEnd(Callback):
     """Hydra callback of conf/train.yaml that ends a sweep."""
 

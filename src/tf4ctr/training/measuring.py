@@ -68,15 +68,19 @@ class SplitMetrics(nn.Module):
         logloss.update(calibration(columns.pop("logit_B")), *columns.values())
         return fitted
 
-    def results(self) -> dict[str, float]:
-        """The metrics of all rows since the last call; NaN if undefined.
+    @property
+    def names(self) -> list[str]:
+        """The names of `results`, in the order of `metrics`.
 
-        Named `auc`, `logloss`, `gauc` and `uncalibrated_logloss` for the fused logit, and
+        They are `auc`, `logloss`, `gauc` and `uncalibrated_logloss` for the fused logit, and
         `HEAD/auc` and `HEAD/logloss` for the heads.
         """
+        return [name.removeprefix("fused/").replace("uncalibrated/", "uncalibrated_") for name in self.metrics]
+
+    def results(self) -> dict[str, float]:
+        """The metrics of all rows since the last call, by `names`; NaN if undefined."""
         results = {}
-        for name, metric in self.metrics.items():
-            key = name.removeprefix("fused/").replace("uncalibrated/", "uncalibrated_")
-            results[key] = float(metric.compute())  # type: ignore[operator]
+        for name, metric in zip(self.names, self.metrics.values(), strict=True):
+            results[name] = float(metric.compute())  # type: ignore[operator]
             metric.reset()  # type: ignore[operator]
         return results
