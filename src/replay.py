@@ -19,7 +19,7 @@ log = logging.getLogger(__name__)
 
 def main(config: DictConfig) -> None:
     """Cut the log, train each day from the day before, show how each period was predicted."""
-    from tf4ctr import assembly
+    from tf4ctr import config_checks
     from tf4ctr.data import periods
     from tf4ctr.data.spec import DatasetSpec
     from tf4ctr.experiments import replay
@@ -32,7 +32,7 @@ def main(config: DictConfig) -> None:
     replay.check_options(settings)
     periods.check_options(config.by, config.every, config.min_rows)
     spec = DatasetSpec.from_config(settings["dataset"])
-    assembly.check_config(config, spec)
+    config_checks.check_config(config, spec)
     folder = Path(hydra.runtime.output_dir)
     sources = [source for source in hydra.runtime.config_sources if source.schema == "file"]
     # those of --config-dir and hydra.searchpath

@@ -79,7 +79,7 @@ def start(config: DictConfig) -> Run:
     """Check the config, write it into the run's folder and show it."""
     from dataclasses import replace
 
-    from tf4ctr import assembly, reporting
+    from tf4ctr import config_checks, reporting
     from tf4ctr.data.spec import DatasetSpec
     from tf4ctr.experiments import environment
     from tf4ctr.experiments.origins import read_settings
@@ -101,9 +101,9 @@ def start(config: DictConfig) -> Run:
     spec = DatasetSpec.from_config(settings["dataset"])
     warm = find_warm_start(config, spec, folder)
     spec = replace(spec, base=warm.base) if warm else spec
-    assembly.check_config(config, spec, warm)
+    config_checks.check_config(config, spec, warm)
     if not config.dry_run:
-        assembly.check_devices(config.trainer)
+        config_checks.check_machine(config)
     checkpoint = find_checkpoint(config, folder)
     if checkpoint:
         runs.check_same_run(checkpoint.parent.parent if config.dry_run else folder, settings)
@@ -154,7 +154,7 @@ def build(run: Run) -> "tuple[CTRDataModule, CTRModule]":
     """Prepare the dataset; build its streams and the module."""
     import lightning
 
-    from tf4ctr import assembly, reporting
+    from tf4ctr import assembly, config_checks, reporting
     from tf4ctr.data import encoding
     from tf4ctr.data.manifest import read_manifest
     from tf4ctr.data.preparation import prepare
@@ -171,7 +171,7 @@ def build(run: Run) -> "tuple[CTRDataModule, CTRModule]":
     lightning.seed_everything(run.config.seed, verbose=False)
     data = assembly.build_data(run.config, prepared)
     reporting.say(data_line(read_manifest(prepared), data.schema))
-    assembly.check_tables(run.config, run.spec, data.schema.num_ids)
+    config_checks.check_tables(run.config, run.spec, data.schema.num_ids)
     module = assembly.build_module(run.config, data.schema)
     assembly.load_vectors(module.network, data.schema, prepared)
     if run.warm and run.checkpoint:

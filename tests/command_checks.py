@@ -28,7 +28,7 @@ from torch.distributed.run import get_args_parser as get_torchrun_parser
 
 from conftest import ROOT
 from documented_commands import REASONS, Command, Fault, runner_of
-from tf4ctr import assembly
+from tf4ctr import config_checks
 from tf4ctr.cli import explain
 from tf4ctr.data import periods
 from tf4ctr.data.spec import DatasetSpec
@@ -327,7 +327,7 @@ def _check_config(name: str, config: DictConfig, several: bool) -> None:
     if "dataset" in config:
         spec = DatasetSpec.from_config(OmegaConf.to_container(config.dataset, resolve=True))  # type: ignore[arg-type]
         if name != "prepare" and not several:  # one job of several may be wrong, which is a result too
-            assembly.check_config(config, spec)
+            config_checks.check_config(config, spec)
 
 
 def write_made(texts: Sequence[str], folder: Path) -> None:

@@ -12,17 +12,7 @@ from lightning.pytorch.accelerators import CPUAccelerator, CUDAAccelerator
 from omegaconf import OmegaConf
 
 from conftest import ROOT, draw_ids
-from tf4ctr.assembly import (
-    MOVED,
-    TRAINING,
-    build_all,
-    build_module,
-    build_network,
-    build_trainer,
-    check_config,
-    check_devices,
-    check_values,
-)
+from tf4ctr.assembly import MOVED, build_all, build_module, build_network, build_trainer
 from tf4ctr.data.spec import DatasetSpec
 from tf4ctr.errors import InputError
 from tf4ctr.experiments.choices import own_names
@@ -140,24 +130,6 @@ def test_a_backbone_has_its_own_learning_rate_and_patience():
     assert recipe("backbone=fignn", "experiment=bars/frappe_x1/fignn") == (1e-3, 2, 0)
     many_steps = "+dataset.training.patience=2", "+dataset.training.lr_patience=0"  # of an epoch, as in dataset=avazu
     assert recipe("backbone=fcn", *many_steps) == (1e-3, 2, 0)
-
-
-@pytest.mark.parametrize(
-    ("node", "name"),
-    [("dataset.training", "pateince"), ("dataset.training.tf", "beta"), ("backbone.training", "learning_rate")],
-)
-def test_a_typo_below_training_is_an_error(node, name):
-    config = composed("dataset=frappe", "backbone=fcn", f"+{node}.{name}=1")
-    with pytest.raises(InputError, match=rf"{node}.{name}: unknown name"):
-        check_config(config, spec_of(config))
-
-
-def test_the_names_below_training_are_those_that_groups_look_for():
-    texts = [path.read_text() for path in (ROOT / "conf").rglob("*.yaml")]
-    looked_for = {name for text in texts for name in re.findall(r"(?:dataset|backbone)\.training\.[a-z_.0-9]+", text)}
-    assert looked_for == {
-        f"{node}.{name}" for node, names in TRAINING.items() for name in names if f"{node}.{name}" not in TRAINING
-    }
 
 
 def test_the_lambda_of_an_encoder_comes_from_its_yaml(schema):
@@ -340,151 +312,6 @@ def test_l2_and_dropout_follow_the_dataset_unless_set():
     assert composed("dataset=frappe").embedding.l2 == 0.1
     config = composed("dataset=frappe", "embedding.l2=0.3", "backbone.complex.dropout=0.5")
     assert (config.embedding.l2, config.backbone.complex.dropout) == (0.3, 0.5)
-
-
-@pytest.mark.parametrize(
-    ("override", "message"),
-    [
-        ("+backbone.complex.hiden=3", "unexpected keyword argument 'hiden'"),
-        ("optimizer.lr=fast", "the optimizer's options do not fit"),
-        ("+optimizer.speed=1", "the optimizer's options do not fit: .*'speed'"),
-        ("stream.batch_size=1", "stream.batch_size is 1: .*batch norm needs at least 2 rows"),
-        ("stream.batch_size=1e4", "stream.batch_size is 10000.0: expected an integer"),
-        ("+stream.rows=3", "the stream's options do not fit: .*'rows'"),
-        ("stream.tier=tape", "stream.tier is 'tape': choose from: auto, device, disk, memory"),
-        ("embedding.l2=-1", "embedding.l2 is -1"),
-        ("embedding.dim=15", "must be even"),
-        ("loss.c=1.5", "only an even gamma"),
-        ("loss.focus=[0,0.5,1]", "loss.focus has 3 .*2 encoders"),
-        (
-            "trainer.precision=16-mixed",
-            "trainer.precision is 16-mixed: 32-true, bf16-mixed.*bf16-mixed is the fast one",
-        ),
-        ("trainer.precision=16-true", "trainer.precision is 16-true"),
-        ("trainer.precision=bf16-true", "trainer.precision is bf16-true"),
-        ("trainer=ddp_cpu trainer.sync_batchnorm=true", "trainer.sync_batchnorm=true needs GPUs"),
-        ("calibrate=platt", "calibrate=platt: expected true or false"),
-        ("trainer.compile=maybe", "trainer.compile is maybe: expected true or false"),
-        ("trainer.matmul_precision=hihg", "trainer.matmul_precision is hihg: did you mean 'high' or 'highest'"),
-        ("backbone=dnn", "one encoder.*framework=plain"),
-    ],
-)
-def test_a_mistake_shows_before_any_data(override, message):
-    config = composed(*override.split())
-    with pytest.raises(Exception, match=message) as caught:
-        check_config(config, spec_of(config))
-    assert any(isinstance(error, InputError) for error in (caught.value, caught.value.__cause__))
-
-
-@pytest.mark.parametrize(
-    ("override", "message"),
-    [
-        ("embedding.l2=null", "embedding.l2 is null: expected a number; write 0 for no L2"),
-        ("embedding.l2=abc", "embedding.l2 is abc: expected a number"),
-        # not embedding.l2, which has its value from there
-        (
-            "dataset.training.embedding_l2=null",
-            "dataset.training.embedding_l2 is null: expected a number; write 0 for no L2",
-        ),
-        (
-            "backbone.complex.embedding_l2=null",
-            "backbone.complex.embedding_l2 is null: expected a number; write 0 for no L2",
-        ),
-        ("embedding.dim=16.0", "embedding.dim is 16.0: expected an integer, at least 1"),
-        ("embedding.dim=0", "embedding.dim is 0: expected an integer, at least 1"),
-        ("embedding.table.init_std=-1", "embedding.table.init_std is -1: expected a number, at least 0"),
-        ("number.init_std=-1", "number.init_std is -1: expected a number, at least 0"),
-        ("seed=abc", "seed is abc: expected an integer, at least 0, at most 4294967295"),
-        ("seed=-1", "seed is -1: expected an integer, at least 0, at most 4294967295"),
-        ("seed=4294967296", "seed is 4294967296: expected an integer, at least 0, at most 4294967295"),
-        ("seed=true", "seed is true: expected an integer, at least 0, at most 4294967295"),
-        ("page=abc", "page is abc: expected true or false"),
-        ("trainer.max_epochs=abc", "trainer.max_epochs is abc: expected an integer or null"),
-        ("trainer.gradient_clip_val=abc", "trainer.gradient_clip_val is abc: expected an integer or a number or null"),
-        ("callbacks.early_stopping.patience=abc", "callbacks.early_stopping.patience is abc: expected an integer, at"),
-        ("callbacks.lr_plateau.patience=null", "callbacks.lr_plateau.patience is null: expected an integer, at least"),
-        ("callbacks.lr_plateau.patience=-1", "callbacks.lr_plateau.patience is -1: expected an integer, at least 0"),
-        ("callbacks.lr_plateau.factor=abc", "callbacks.lr_plateau.factor is abc: expected a number"),
-        ("backbone.complex.batch_norm=abc", "backbone.complex.batch_norm is abc: expected true or false"),
-        ("stream.shuffle_rows=abc", "stream.shuffle_rows is abc: expected an integer, at least 1"),
-        ("loss.alpha=abc", "loss.alpha is abc: expected a number"),
-        ("loss=focal loss.alpha=abc", "loss.alpha is abc: expected a number or null"),
-    ],
-)
-def test_a_value_of_another_type_is_refused_before_any_data(override, message):
-    config = composed(*override.split())
-    with pytest.raises(InputError, match=re.escape(message)):
-        check_config(config, spec_of(config))
-
-
-@pytest.mark.parametrize(
-    "group", ["backbone", "callbacks", "embedding", "encoder", "loss", "number", "sequence", "trainer"]
-)
-def test_the_values_of_every_choice_have_the_types_of_their_arguments(group):
-    for choice in options(group):
-        place = "encoder@backbone.simple" if group == "encoder" else group
-        check_values(composed(f"{place}={choice}"))
-
-
-def test_a_class_that_cannot_be_found_is_left_to_hydra():
-    check_values(composed("+callbacks.mine._target_=no.such.Callback", "+callbacks.mine.patience=abc"))
-
-
-@pytest.mark.parametrize(
-    ("overrides", "hint"),
-    [
-        (["early_stopping.monitor=val/acu"], "did you mean 'val/auc' or"),
-        (["lr_plateau.monitor=val/simple/acu"], "did you mean 'val/simple/auc' or"),
-        (["early_stopping.monitor=val/uncalibrated_logloss"], "did you mean .*'val/logloss'"),
-        (["early_stopping.monitor=val/gauc", "~dataset.group"], "did you mean 'val/auc' or"),
-        (["early_stopping.monitor=val/complex/auc", "framework=plain", "backbone=dnn"], "did you mean .*'val/auc'"),
-    ],
-)
-def test_a_callback_that_monitors_what_is_not_measured_is_refused_before_any_data(overrides, hint):
-    monitor, *others = overrides
-    config = composed(f"callbacks.{monitor}", *others)
-    name, _, value = monitor.partition("=")
-    with pytest.raises(InputError, match=rf"callbacks\.{name} is {value}: {hint}"):
-        check_config(config, spec_of(config))
-
-
-@pytest.mark.parametrize(
-    "overrides",
-    [
-        ["early_stopping.monitor=val/gauc"],
-        ["early_stopping.monitor=val/simple/logloss"],
-        ["early_stopping.monitor=train/loss"],
-        ["early_stopping.monitor=val/uncalibrated_logloss", "calibrate=true"],
-        ["early_stopping=null"],
-    ],
-)
-def test_a_callback_can_monitor_what_is_measured(overrides):
-    config = composed(f"callbacks.{overrides[0]}", *overrides[1:])
-    check_config(config, spec_of(config))
-
-
-@pytest.mark.parametrize(
-    ("cuda", "message"), [(None, "built without GPUs: install another build"), ("13.0", "check with nvidia-smi")]
-)
-def test_a_gpu_that_is_not_there_is_refused_before_any_data(monkeypatch, cuda, message):
-    monkeypatch.setattr("torch.accelerator.is_available", lambda: False)
-    monkeypatch.setattr("torch.version.cuda", cuda)
-    for name in ("gpu", "ddp"):
-        with pytest.raises(InputError, match=f"accelerator is gpu, and torch finds no GPU: .*{message}.*trainer=cpu"):
-            check_devices(composed(f"trainer={name}").trainer)
-    for name in ("cpu", "auto"):
-        check_devices(composed(f"trainer={name}").trainer)
-    monkeypatch.setattr("torch.accelerator.is_available", lambda: True)
-    check_devices(composed("trainer=gpu").trainer)
-
-
-def test_the_check_does_not_change_the_random_state():
-    torch.manual_seed(3)
-    expected = torch.rand(2)
-    torch.manual_seed(3)
-    config = composed()
-    check_config(config, spec_of(config))
-    assert torch.equal(torch.rand(2), expected)
 
 
 @pytest.mark.parametrize(("old", "new"), MOVED.items())

@@ -6,6 +6,7 @@ import yaml
 from hydra import compose, initialize_config_dir
 from hydra.errors import InstantiationException, MissingConfigException
 from hydra.utils import instantiate
+from omegaconf import OmegaConf
 
 from conftest import ROOT, run_script
 from tf4ctr.cli import explain
@@ -65,6 +66,16 @@ def test_a_class_that_cannot_be_found_has_its_cause():
     message = explain(caught.value) or ""
     assert "No module named 'tf4ctr.models.nowhere'" in message
     assert "HYDRA_FULL_ERROR" not in message
+
+
+def test_a_refused_value_has_its_place_or_its_class():
+    node = OmegaConf.create({"part": {"_target_": "fractions.Fraction", "numerator": "abc"}})
+    for place, refused in ((node.part, "part"), ({"_target_": "fractions.Fraction", "numerator": "abc"}, "fractions")):
+        with pytest.raises(InstantiationException) as caught:
+            instantiate(place)
+        message = explain(caught.value) or ""
+        assert message.startswith(refused)
+        assert message.endswith(": Invalid literal for Fraction: 'abc'")
 
 
 def test_other_errors_have_no_message():

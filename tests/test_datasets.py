@@ -9,7 +9,8 @@ import torch
 
 from conftest import need_shared
 from test_assembly import composed, options, spec_of
-from tf4ctr.assembly import build_module, build_network, check_config, load_vectors
+from tf4ctr.assembly import build_module, build_network, load_vectors
+from tf4ctr.config_checks import check_config
 from tf4ctr.data import vectors, vocabulary
 from tf4ctr.data.datamodule import CTRDataModule
 from tf4ctr.data.manifest import read_manifest

@@ -11,7 +11,7 @@ from conftest import ROOT
 SHARED = {"tf4ctr.errors", "tf4ctr.files", "tf4ctr.metrics", "tf4ctr.reporting"}
 DATA, MODELS, TRAINING, ASSEMBLY = "tf4ctr.data", "tf4ctr.models", "tf4ctr.training", "tf4ctr.assembly"
 INFERENCE, EXPERIMENTS, CLI, VERSION = "tf4ctr.inference", "tf4ctr.experiments", "tf4ctr.cli", "tf4ctr"
-API = "tf4ctr.api"
+API, CHECKS = "tf4ctr.api", "tf4ctr.config_checks"
 # per wing: the wings and modules that it may import; "tf4ctr" is its __init__.py, with
 # __version__; it finds the names of the API without an import statement
 ALLOWED = {
@@ -25,6 +25,7 @@ ALLOWED = {
     MODELS: {MODELS, "tf4ctr.data.schema", "tf4ctr.errors"},
     TRAINING: {TRAINING, MODELS, DATA, VERSION, *SHARED},
     ASSEMBLY: {TRAINING, MODELS, DATA, *SHARED},
+    CHECKS: {ASSEMBLY, TRAINING, MODELS, DATA, *SHARED},
     INFERENCE: {INFERENCE, ASSEMBLY, TRAINING, MODELS, DATA, VERSION, *SHARED},
     EXPERIMENTS: {EXPERIMENTS, TRAINING, MODELS, DATA, VERSION, *SHARED},
     CLI: {EXPERIMENTS, "tf4ctr.ranks", "tf4ctr.errors", "tf4ctr.files", "tf4ctr.reporting"},

@@ -1,12 +1,8 @@
 """From a composed config to its objects, and from a run's folder to its trained network."""
 
-import inspect
-import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable
 from pathlib import Path
-from pydoc import ErrorDuringImport, locate
-from types import NoneType, UnionType
-from typing import Any, Union, get_args, get_origin
+from typing import Any
 
 import torch
 from hydra.errors import InstantiationException
@@ -20,58 +16,14 @@ from omegaconf.errors import OmegaConfBaseException
 from tf4ctr.data import vectors
 from tf4ctr.data.datamodule import CTRDataModule
 from tf4ctr.data.schema import Schema
-from tf4ctr.data.spec import DatasetSpec
 from tf4ctr.errors import InputError, did_you_mean
 from tf4ctr.models.network import Network
 from tf4ctr.training.checkpoints import load_network, other_version
-from tf4ctr.training.measuring import SplitMetrics
-from tf4ctr.training.memory import check_memory, table_memory
 from tf4ctr.training.module import CTRModule
-from tf4ctr.training.schedule import check_schedule
 from tf4ctr.training.summary import RunSummary, summary_of
 from tf4ctr.training.table_files import load_tables
-from tf4ctr.training.warm_start import WarmStart
 
-PRECISIONS = ("32-true", "bf16-mixed", "64-true", "32", "bf16", "64")  # the last three are Lightning's short names
 MATMUL_PRECISIONS = ("highest", "high", "medium")  # of torch.set_float32_matmul_precision
-
-# options that are no argument of a `_target_`, and the types of their values
-OPTIONS = {
-    "seed": int,
-    "dry_run": bool,
-    "verbose": bool,
-    "page": bool,
-    "embedding.dim": int,
-    "embedding.l2": float,
-    "stream.shuffle_rows": int,
-}
-
-# what the groups look for below `training` in the yaml of the dataset and of the backbone
-TRAINING: dict[str, dict[str, type]] = {
-    "dataset.training": {
-        "embedding_l2": float,
-        "dropout": float,
-        "batch_size": int,
-        "patience": int,
-        "lr_patience": int,
-        "min_delta": float,
-        "tf": dict,
-    },
-    "dataset.training.tf": {"alpha": float, "gamma": float, "c": float},
-    "backbone.training": {"init_std": float, "lr": float, "patience": int, "lr_patience": int},
-}
-
-EXPECTED = {bool: "true or false", int: "an integer", float: "a number", NoneType: "null"}
-
-# smallest and largest values by the last part of an option's key, where no part checks them itself
-LIMITS = {
-    "seed": (0, 2**32 - 1),
-    "dim": (1, math.inf),
-    "shuffle_rows": (1, math.inf),
-    "init_std": (0, math.inf),
-    "patience": (0, math.inf),
-    "lr_patience": (0, math.inf),
-}
 
 # `_target_`s of version 0.1.0 that have moved: the config of an old run or a user's yaml has them
 MOVED = {
@@ -176,7 +128,16 @@ def build_data(config: DictConfig, prepared_dir: Path) -> CTRDataModule:
 
 
 def build_trainer(config: DictConfig) -> Trainer:
-    """Build the trainer of `config` with its callbacks and loggers.
+    """Build the trainer of `config` with its loggers; it sets the precision of products, too."""
+    trainer = trainer_with(config, build_all(config.logger))
+    # a CPU could multiply in bfloat16, and its float32 results would be others
+    on_cpu = isinstance(trainer.accelerator, CPUAccelerator)
+    torch.set_float32_matmul_precision("highest" if on_cpu else matmul_precision(config))
+    return trainer
+
+
+def trainer_with(config: DictConfig, loggers: list[Any]) -> Trainer:
+    """Build the trainer of `config` with its callbacks and these loggers.
 
     metrics.json needs a `RunSummary`: it is added if the config has none. Without a progress bar in
     the config there is none, not Lightning's own.
@@ -189,11 +150,7 @@ def build_trainer(config: DictConfig) -> Trainer:
     options = OmegaConf.masked_copy(config.trainer, [str(key) for key in config.trainer if key not in ours])
     has_bar = any(isinstance(callback, ProgressBar) for callback in callbacks)
     bar = config.trainer.get("enable_progress_bar", has_bar)
-    trainer = build(options, callbacks=callbacks, logger=build_all(config.logger), enable_progress_bar=bar)
-    # a CPU could multiply in bfloat16, and its float32 results would be others
-    on_cpu = isinstance(trainer.accelerator, CPUAccelerator)
-    torch.set_float32_matmul_precision("highest" if on_cpu else matmul_precision(config))
-    return trainer
+    return build(options, callbacks=callbacks, logger=loggers, enable_progress_bar=bar)
 
 
 def matmul_precision(config: DictConfig) -> str:
@@ -206,161 +163,6 @@ def matmul_precision(config: DictConfig) -> str:
     if precision not in MATMUL_PRECISIONS:
         raise InputError(f"trainer.matmul_precision is {precision}: {did_you_mean(str(precision), MATMUL_PRECISIONS)}")
     return precision
-
-
-def check_config(config: DictConfig, spec: DatasetSpec, warm: WarmStart | None = None) -> None:
-    """Build what `config` describes for a tiny stand-in dataset: mistakes show before data is read.
-
-    Args:
-        config: of the run.
-        spec: its dataset.
-        warm: the run whose weights it begins from; the network must have the same.
-
-    Raises:
-        InputError: or another error of a part that is built.
-    """
-    check_trainer(config.trainer)
-    check_schedule(config.trainer.get("val_check_interval", 1.0), config.trainer.get("check_val_every_n_epoch", 1))
-    check_training(config)
-    check_values(config)
-    with torch.random.fork_rng():
-        module = build_module(config, spec.stand_in())
-        module.configure_optimizers()
-    check_callbacks(config, module)
-    if warm:
-        warm.check(module.network)
-    matmul_precision(config)
-    build_data(config, spec.prepared_dir)
-    check_tables(config, spec, spec.least_rows())
-
-
-def check_training(config: DictConfig) -> None:
-    """Check the names below `training` in the yaml of the dataset and of the backbone.
-
-    Other groups look for them, and have a default of their own: a typo would be silent.
-
-    Raises:
-        InputError: no group looks for a name.
-    """
-    for node, known in TRAINING.items():
-        for name in OmegaConf.select(config, node) or ():
-            if name not in known:
-                raise InputError(f"{node}.{name}: unknown name, {did_you_mean(str(name), known)}")
-
-
-def check_values(config: DictConfig) -> None:
-    """Check that options whose value is a number, or true or false, have such a value.
-
-    What an option expects is the annotation of the argument that it fills.
-
-    Raises:
-        InputError: a value has another type, or is outside of `LIMITS`.
-    """
-    below_training = {f"{node}.{name}": kind for node, known in TRAINING.items() for name, kind in known.items()}
-    lambdas = {f"backbone.{name}.embedding_l2": float for name in encoders(config)}
-    # `training` first: other options have their values from there
-    options = below_training | OPTIONS | lambdas | dict(_arguments(OmegaConf.to_container(config)))
-    absent = object()
-    for key, annotation in options.items():
-        kinds = get_args(annotation) if get_origin(annotation) in (Union, UnionType) else (annotation,)
-        if EXPECTED.keys() >= set(kinds):  # no text and no list: the parts check these
-            value = OmegaConf.select(config, key, default=absent)
-            if value is not absent:
-                _check_value(key, value, kinds)
-
-
-def _arguments(node: Any, prefix: str = "") -> Iterable[tuple[str, Any]]:
-    """The arguments of every `_target_` in a tree of nodes: their keys and annotations."""
-    parameters = _parameters(node["_target_"]) if "_target_" in node else {}
-    for name, value in node.items():
-        if name in parameters:
-            yield f"{prefix}{name}", parameters[name].annotation
-        if isinstance(value, dict):
-            yield from _arguments(value, f"{prefix}{name}.")
-
-
-def _parameters(target: str) -> Mapping[str, inspect.Parameter]:
-    try:
-        return inspect.signature(locate(MOVED.get(target, target))).parameters  # type: ignore[arg-type]
-    except (ErrorDuringImport, TypeError, ValueError):  # not found, or without a signature: `build` tells
-        return {}
-
-
-def _check_value(key: str, value: Any, kinds: Sequence[type]) -> None:
-    least, most = LIMITS.get(key.rpartition(".")[2], (-math.inf, math.inf))
-    fits = type(value) in kinds or (type(value) is int and float in kinds)
-    if fits and (value is None or least <= value <= most):
-        return
-    expected = " or ".join(text for kind, text in EXPECTED.items() if kind in kinds)
-    limits = {"at least": least, "at most": most}
-    expected += "".join(f", {word} {limit}" for word, limit in limits.items() if math.isfinite(limit))
-    if value is None and key.endswith("l2"):
-        expected += "; write 0 for no L2"
-    shown = "null" if value is None else str(value).lower() if isinstance(value, bool) else value
-    raise InputError(f"{key} is {shown}: expected {expected}")
-
-
-def check_callbacks(config: DictConfig, module: CTRModule) -> None:
-    """Check that the validation metrics that callbacks monitor will exist.
-
-    Raises:
-        InputError: names the callback and a similar metric.
-    """
-    split: SplitMetrics = module.metrics["val"]  # type: ignore[assignment]
-    known = ["val/monitor", *(f"val/{name}" for name in split.names)]
-    for name, node in config.callbacks.items():
-        monitor = node.get("monitor") if isinstance(node, DictConfig) else None
-        # the terms of the loss, train/NAME, are known when it is computed
-        if monitor is not None and monitor not in known and not str(monitor).startswith("train/"):
-            raise InputError(f"callbacks.{name}.monitor is {monitor}: {did_you_mean(str(monitor), known)}")
-
-
-def check_trainer(config: DictConfig) -> None:
-    """Check options of the trainer that Lightning accepts, but that do not work here.
-
-    Raises:
-        InputError: a precision without float32 weights or with scaled gradients; batch norm over
-            the ranks of a CPU.
-    """
-    precision = str(config.get("precision") or PRECISIONS[0])
-    if precision not in PRECISIONS:
-        raise InputError(
-            f"trainer.precision is {precision}: {', '.join(PRECISIONS)} are possible. bf16-mixed is the fast one: it"
-            " keeps weights in float32 (in 16 bits small steps of Adam are lost) and needs no scaled gradients"
-        )
-    if config.get("sync_batchnorm") and (config.accelerator == "cpu" or not torch.accelerator.is_available()):
-        raise InputError(
-            "trainer.sync_batchnorm=true needs GPUs: torch cannot synchronise batch norm on a CPU; use false there"
-        )
-
-
-def check_devices(config: DictConfig) -> None:
-    """Check that there is a GPU if the trainer is set to one; `auto` takes what there is.
-
-    Raises:
-        InputError: torch finds none.
-    """
-    if config.accelerator in ("gpu", "cuda") and not torch.accelerator.is_available():
-        if torch.version.cuda is None and torch.version.hip is None:
-            why = f"torch {torch.__version__} is built without GPUs: install another build (docs/install.md)"
-        else:
-            why = "check with nvidia-smi that the driver finds it, and that CUDA_VISIBLE_DEVICES does not hide it"
-        raise InputError(
-            f"trainer.accelerator is {config.accelerator}, and torch finds no GPU: {why}. trainer=cpu trains without"
-            " one, and trainer=auto takes one if there is one"
-        )
-
-
-def check_tables(config: DictConfig, spec: DatasetSpec, rows: int) -> None:
-    """Check that tables of so many rows fit the memory of the device, without building them.
-
-    Raises:
-        InputError: they do not.
-    """
-    with torch.random.fork_rng():
-        network = build_network(config, spec.stand_in())
-    devices, nodes = ranks(config)
-    check_memory(table_memory(network, devices * nodes, rows), config.trainer.accelerator, devices)
 
 
 def ranks(config: DictConfig) -> tuple[int, int]:

@@ -193,8 +193,7 @@ def explain(error: BaseException) -> str | None:
     ):
         return "; ".join(dict.fromkeys(str(cause).strip() for cause in causes))
     if isinstance(error, InstantiationException):
-        first = [*causes, *(cause for cause in causes if isinstance(cause, ImportError))][-1]
-        return f"{str(error).partition(', set env var')[0].strip()}: {type(first).__name__}: {first}"
+        return _refused_value(str(error), causes)
     return str(error) if isinstance(error, HydraException) else None
 
 
@@ -223,6 +222,18 @@ def _unknown_option(causes: Sequence[BaseException]) -> str | None:
                 hint += f"; if {node['_target_']} has it, write +{key}={value}"
             return f"{cause.full_key}: unknown option, {hint}"
     return None
+
+
+def _refused_value(text: str, causes: Sequence[BaseException]) -> str:
+    """What to say of a `_target_` that cannot be found or called; `text` is Hydra's message."""
+    first = [*causes, *(cause for cause in causes if isinstance(cause, ImportError))][-1]
+    name = type(first).__name__
+    kind = "" if name in ("TypeError", "ValueError", "MisconfigurationException") else f"{name}: "
+    called = re.search(r"target '([^']+)'", text)
+    place = re.search(r"full_key: (\S+)", text)
+    if called and "Error in call" in text:
+        return f"{place[1] if place else called[1]}: {kind}{first}"
+    return f"{text.partition(', set env var')[0].strip()}: {kind}{first}"
 
 
 def _unknown_choice(file: str, options: Iterable[str]) -> str:
