@@ -1,3 +1,4 @@
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -5,6 +6,7 @@ import torch
 
 from tf4ctr.data import datamodule
 from tf4ctr.data.datamodule import CTRDataModule
+from tf4ctr.data.preparation import prepare
 from tf4ctr.data.stream import DiskStream, MemoryStream
 from tf4ctr.errors import InputError
 
@@ -62,6 +64,20 @@ def test_a_tier_can_be_named(prepared):
     data = CTRDataModule(prepared, 100, tier="disk", shuffle_rows=250)
     data.setup("fit")
     assert data.train_dataloader().pool_batches == 2
+
+
+@pytest.mark.parametrize("tier", ["memory", "disk"])
+def test_a_dataset_that_is_prepared_again_during_a_run_is_refused(spec, prepared, tier):
+    data = CTRDataModule(prepared, batch_size=64, tier=tier)
+    train = data.train_dataloader()
+    prepare(replace(spec, min_count=3))
+    with pytest.raises(InputError, match="was prepared again while this run used it"):
+        data.test_dataloader()
+    if tier == "disk":
+        with pytest.raises(InputError, match="was prepared again while this run used it"):
+            list(train)
+    else:
+        assert len(list(train)) == len(train)  # it has the earlier rows
 
 
 def test_ranks_that_cannot_share_a_step_are_refused(prepared):

@@ -2,11 +2,13 @@ import json
 import logging
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from collections import Counter
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -106,6 +108,44 @@ def test_prepared_rows_are_used_when_the_raw_files_are_gone(spec, prepared, capl
     (spec.raw_dir / "train.csv").unlink()
     assert prepare(spec) == prepared
     assert "no raw files" in caplog.text
+
+
+@pytest.mark.parametrize("change", ["folder", "file"])
+def test_a_misspelt_folder_or_file_does_not_pass_for_files_that_are_gone(spec, prepared, change):
+    changes = {
+        "folder": {"raw_dir": spec.raw_dir.with_name("tuesdya")},
+        "file": {"layouts": ({**spec.layouts[0], "train": "trian.csv"},)},
+    }
+    with pytest.raises(InputError, match=rf"(?s)missing.*prepared from {spec.raw_dir}.*dataset.raw_dir={spec.raw_dir}"):
+        prepare(replace(spec, **changes[change]))
+
+
+def digest(spec, folder, **changes):
+    return Schema.load(prepare(replace(spec, prepared_dir=folder, **changes))).digest
+
+
+def test_the_digest_is_that_of_settings_and_values_and_not_of_the_folder(spec, tmp_path):
+    first = digest(spec, tmp_path / "a")
+    shutil.copytree(spec.raw_dir, tmp_path / "moved")
+    assert digest(spec, tmp_path / "b", raw_dir=tmp_path / "moved") == first
+    assert digest(spec, tmp_path / "c", min_count=3) != first
+    rows = (spec.raw_dir / "train.csv").read_text()
+    (spec.raw_dir / "train.csv").write_text(rows.replace(",1,", ",1x,"))
+    assert digest(spec, tmp_path / "d") != first
+
+
+def test_two_conditions_of_the_label_are_two_datasets_of_one_schema(raw_dir, tmp_path):
+    two, three = (
+        Schema.load(
+            prepare(
+                make_spec(raw_dir, prepared_dir=tmp_path / str(at), fields=["user"], label="hour", positive=f">= {at}")
+            )
+        )
+        for at in (2, 3)
+    )
+    assert two == three
+    assert not two.has_rows_of(three)
+    assert two.has_rows_of(replace(three, digest=""))  # of an older version
 
 
 def test_limit_rows_takes_the_first_of_each_split(raw_dir):

@@ -1,5 +1,6 @@
 import json
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import polars as pl
@@ -95,6 +96,14 @@ def test_runs_on_other_data_are_refused_and_named(run, make_run, tmp_path):
     rows = pl.DataFrame({"click": [0, 1], "user": [1, 2], "day": [3, 4]})
     with pytest.raises(InputError, match="these fields differ: user, item, hour, day"):
         check(make_run(rows, ["user", "day"], "csv"), is_moved=True)
+
+
+def test_runs_on_other_rows_are_refused(run, tmp_path):
+    network, schema, config = load_run(run)
+    (tmp_path / "vocabulary").symlink_to(run / "vocabulary")
+    again = network, replace(schema, digest="that of another split"), config
+    with pytest.raises(InputError, match="it was prepared again in between, with other rows"):
+        check_same_data({run: (network, schema, config), tmp_path: again}, is_moved=True)
 
 
 def test_evaluation_measures_the_mean_of_the_predictions(kinds_run, tmp_path):

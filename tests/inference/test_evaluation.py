@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
@@ -324,6 +325,14 @@ def test_extreme_rows_show_raw_numbers(folder):
             assert row["price"] == (None if np.isnan(price) else f"{price:.0f}")
         assert table["price"].null_count()
         assert "price=(missing)" in " ".join(map(str, rows_table("t", table).columns[-1].cells))
+
+
+def test_a_dataset_with_other_rows_is_not_scored(run):
+    """Its test rows may be training rows of the run."""
+    network, schema, _ = load_run(run)
+    score(network, replace(schema, digest=""), run.parent / "prepared", "test", 50)  # a run of an older version
+    with pytest.raises(InputError, match="other rows or other known values than the run was trained on"):
+        score(network, replace(schema, digest="that of another split"), run.parent / "prepared", "test", 50)
 
 
 def test_the_kinds_of_a_run_are_evaluated_with_its_weights(kinds_run):

@@ -194,6 +194,15 @@ def test_a_checkpoint_of_another_network_is_refused_before_it_is_loaded(dataset,
         run(dataset, tmp_path, ckpt=tmp_path / "old.ckpt", epochs=4)
 
 
+def test_a_checkpoint_of_other_rows_is_refused(dataset, tmp_path):
+    assert run(dataset, tmp_path, extra=KillAt(step=7), epochs=4) is None
+    state = torch.load(tmp_path / "last.ckpt", weights_only=True)
+    state["schema"]["digest"] = "that of another split"
+    torch.save(state, tmp_path / "old.ckpt")
+    with pytest.raises(InputError, match="old.ckpt was trained on other rows than the prepared dataset has now"):
+        run(dataset, tmp_path, ckpt=tmp_path / "old.ckpt", epochs=4)
+
+
 def test_fewer_epochs_than_the_checkpoint_has_are_refused(dataset, tmp_path):
     assert run(dataset, tmp_path, extra=KillAt(step=12), every=1, epochs=4) is None
     with pytest.raises(InputError, match="written after 2 epochs, and trainer.max_epochs is 1: raise it"):

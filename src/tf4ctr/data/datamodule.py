@@ -11,7 +11,7 @@ from lightning import LightningDataModule, Trainer
 
 from tf4ctr.data.schema import Schema
 from tf4ctr.data.splits import SPLITS
-from tf4ctr.data.stream import DiskStream, MemoryStream, Stream, count_rows
+from tf4ctr.data.stream import DiskStream, MemoryStream, Stream, check_same_rows, count_rows
 from tf4ctr.errors import InputError, did_you_mean
 from tf4ctr.files import size_text
 
@@ -143,6 +143,7 @@ class CTRDataModule(LightningDataModule):
         return self._stream("test", self.eval_batch_size)
 
     def _stream(self, split: str, batch_size: int, shuffle: bool = False) -> Stream:
+        check_same_rows(self.prepared_dir, self.schema)
         if self.tier == "auto":
             self.tier = self._choose_tier()
         rank = self.trainer.global_rank if self.trainer else 0

@@ -1,12 +1,16 @@
 """manifest.json of a prepared dataset: what it was made from, and whether it is still current."""
 
+import hashlib
 import json
 import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import polars as pl
+
 from tf4ctr.data.spec import DatasetSpec
+from tf4ctr.data.splits import ALL, SPLITS
 from tf4ctr.errors import InputError
 from tf4ctr.files import write_whole
 
@@ -14,12 +18,36 @@ log = logging.getLogger(__name__)
 
 FORMAT = 4  # of the prepared folder; folders of another format are prepared again
 NAME = "manifest.json"
+VALUES_AT_ONCE = 1 << 18  # of a field that are hashed as one text
 
 
 def write_manifest(folder: Path, spec: DatasetSpec, contents: dict[str, Any]) -> None:
     """Write `folder/manifest.json`: format, dataset and settings, then `contents`."""
     manifest = {"format": FORMAT, "dataset": spec.name, "settings": spec.settings(), **contents}
     write_whole(folder / NAME, json.dumps(manifest, indent=2) + "\n")
+
+
+def digest_of(spec: DatasetSpec, splits: Mapping[str, Mapping[str, Any]], values: Mapping[str, pl.Series]) -> str:
+    """A hash that prepared datasets with other rows or other ids do not share.
+
+    It is of the settings, the moments of a split by time, rows and click rate of each split, and
+    the known values. The times and folders of raw files are not in it: the same files on another
+    machine have the same hash.
+
+    Args:
+        spec: the dataset.
+        splits: `rows` and `click_rate` of each split.
+        values: the known values of each field.
+    """
+    moments = spec.split.moments if spec.split else None
+    counts = {name: [split["rows"], split["click_rate"]] for name, split in splits.items()}
+    facts = [spec.settings(), moments, counts]
+    digest = hashlib.blake2b(json.dumps(facts, sort_keys=True, default=str).encode(), digest_size=16)
+    for name, known in sorted(values.items()):
+        digest.update(f"\n{name} {len(known)}\n".encode())
+        for start in range(0, len(known), VALUES_AT_ONCE):
+            digest.update("\n".join(known.slice(start, VALUES_AT_ONCE)).encode())
+    return digest.hexdigest()
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
@@ -88,11 +116,23 @@ def _by_name(value: Any) -> dict[str, Any]:
 
 
 def _same_raw_files(spec: DatasetSpec, manifest: dict[str, Any]) -> bool:
-    """Whether the raw files are those of the manifest, or are gone."""
+    """Whether the raw files are those of the manifest, or are gone.
+
+    Raises:
+        InputError: there are none, and those of the manifest are still there: the folder or the
+            file names of the dataset are other ones now, or misspelt.
+    """
     try:
         fingerprint = spec.raw_files(raw_dir(spec)).fingerprint()
-    except InputError:
-        log.info("no raw files in %s: using what was prepared from %s", spec.raw_dir, manifest["raw_dir"])
+    except InputError as error:
+        earlier = Path(manifest["raw_dir"])
+        names = [name for split in (*SPLITS, ALL) for name, *_ in manifest["raw"].get(split, ())]
+        if all((earlier / name).exists() for name in names):
+            raise InputError(
+                f"{error}\n{spec.prepared_dir} has what was prepared from {earlier}. To use that, set"
+                f" dataset.raw_dir={earlier}, and the file names of `layouts` as they were"
+            ) from error
+        log.warning("no raw files in %s: using what was prepared from %s", spec.raw_dir, earlier)
         return True
     if fingerprint != manifest["raw"]:
         log.info("the raw files of %s have changed: preparing again", spec.name)

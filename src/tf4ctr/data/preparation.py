@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,7 +23,7 @@ from tf4ctr.data import earlier_events, faults, histories, history_state, leaks,
 from tf4ctr.data.fields import FieldSpec
 from tf4ctr.data.histories import Histories
 from tf4ctr.data.local import LocalEngine
-from tf4ctr.data.manifest import is_current, raw_dir, write_manifest
+from tf4ctr.data.manifest import digest_of, is_current, raw_dir, write_manifest
 from tf4ctr.data.numbers import Distribution
 from tf4ctr.data.passes import SPLIT, Engine, Known, Moments, Step, Tally, Tick, open_rows
 from tf4ctr.data.raw_files import RawFiles
@@ -152,6 +153,8 @@ def _write(spec: DatasetSpec, folder: Path, engine_name: str) -> None:
         engine = open_engine(spec, raw, step)
         counted = _count(spec, raw, engine, step)
         known = counted.known(spec)
+        schema = replace(known.schema, digest=digest_of(spec, counted.splits, known.values))
+        known = known._replace(schema=schema)
         vectors.prepare(spec, known, raw, folder / "vectors")  # before the rows, which take longest
         _check_sequence_space(spec, known.schema, sum(counted.rows.values()), folder)
         known = _link(spec, raw, engine, known, counted.rows, folder, step)

@@ -4,7 +4,7 @@ The one contract between preparation, stream, network and prediction.
 """
 
 import json
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from functools import cached_property
 from itertools import accumulate
 from pathlib import Path
@@ -111,6 +111,8 @@ class Schema:
     """The fields of a dataset, in the order in which an encoder meets them.
 
     All categorical fields share one table of `num_ids` rows, and `ids` are rows of this table.
+    `digest` tells prepared datasets of one schema apart, see `manifest.digest_of`; it is empty in
+    those of older versions. Two schemas are equal without it: a network fits both.
     """
 
     dataset: str
@@ -118,6 +120,7 @@ class Schema:
     label: str
     group: str | None = None
     weight: str | None = None
+    digest: str = field(default="", compare=False)
 
     def __getitem__(self, name: str) -> Field:
         return next(field for field in self.fields if field.name == name)
@@ -204,10 +207,15 @@ class Schema:
         """The table row of a field that means out of vocabulary, its last one."""
         return self.offset_of(name) + self[name].vocabulary_size - 1
 
+    def has_rows_of(self, other: "Schema") -> bool:
+        """Whether two prepared datasets have the same schema and, if both have digests, rows."""
+        known = bool(self.digest and other.digest)
+        return self == other and (not known or self.digest == other.digest)
+
     def to_dict(self) -> dict[str, Any]:
-        weight = {"weight": self.weight} if self.weight else {}
+        optional = {name: value for name in ("weight", "digest") if (value := getattr(self, name))}
         fields = [field.to_dict() for field in self.fields]
-        return {"dataset": self.dataset, "fields": fields, "label": self.label, "group": self.group, **weight}
+        return {"dataset": self.dataset, "fields": fields, "label": self.label, "group": self.group, **optional}
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> "Schema":

@@ -108,7 +108,7 @@ class Stream(ABC):
         world_size: int = 1,
         pin: bool = False,
     ) -> None:
-        self.schema = Schema.load(folder)
+        self.folder, self.schema = folder, Schema.load(folder)
         self.path = folder / f"{split}.parquet"
         self.batch_size, self.shuffle, self.seed = batch_size, shuffle, seed
         self.rank, self.world_size, self.pin = rank, world_size, pin
@@ -154,6 +154,14 @@ class Stream(ABC):
         numbers = self._numbers(table) if self.schema.number_columns else None
         return Batch(ids, label, group, numbers, table[WEIGHT].to_torch() if self.schema.weight else None)
 
+    def _check_unchanged(self) -> None:
+        """Check that the rows that were just read belong to the schema.
+
+        Raises:
+            InputError: the dataset was prepared again in the meantime.
+        """
+        check_same_rows(self.folder, self.schema)
+
     def _numbers(self, table: pl.DataFrame) -> Tensor:
         return torch.from_numpy(table.select(self.schema.number_columns).to_numpy(order="c", writable=True))
 
@@ -193,6 +201,7 @@ class MemoryStream(Stream):
     def __init__(self, *args: Any, device: torch.device | None = None, **options: Any) -> None:
         super().__init__(*args, **options)
         self.held = self._tensors(pl.read_parquet(self.path)).to(device)
+        self._check_unchanged()
 
     def _batches(self) -> Iterator[Batch]:
         order, bounds = self._order().to(self.held.label.device), self._bounds()
@@ -269,13 +278,28 @@ class DiskStream(Stream):
                 skip = max(0, first - begin)
                 parts.append(self._table.slice(row + skip, min(end, last) - begin - skip))
         # in evaluation the last pool of a rank can have no rows, while that of another one has some
-        return self._tensors(pl.concat(pl.collect_all(parts or [self._table.head(0)])))
+        batch = self._tensors(pl.concat(pl.collect_all(parts or [self._table.head(0)])))
+        self._check_unchanged()
+        return batch
 
     def _rank_start(self) -> int:
         """The place in the epoch's order at which this rank's rows start."""
         rows_per_rank, remainder = divmod(self.split_rows, self.world_size)
         # in evaluation the first `remainder` ranks have one more row
         return self.rank * rows_per_rank + (0 if self.shuffle else min(self.rank, remainder))
+
+
+def check_same_rows(folder: Path, schema: Schema) -> None:
+    """Check that a prepared dataset has the rows that it had when `schema` was loaded.
+
+    Raises:
+        InputError: it was prepared again, with other rows.
+    """
+    if not Schema.load(folder).has_rows_of(schema):
+        raise InputError(
+            f"{folder} was prepared again while this run used it, and its rows are others now: start the run again, and"
+            " give datasets with other settings a folder each, dataset.prepared_dir=FOLDER"
+        )
 
 
 def count_rows(folder: Path, split: str) -> int:

@@ -42,6 +42,8 @@ def check_same_data(runs: Mapping[Path, LoadedRun], is_moved: bool) -> None:
             _refuse(first, folder, f"these fields differ: {', '.join(fields)}")
         if schema != other_schema:
             _refuse(first, folder, "the name of the dataset, the label, the group or the order of the fields differs")
+        if not schema.has_rows_of(other_schema):
+            _refuse(first, folder, "it was prepared again in between, with other rows")
 
 
 def _refuse(first: Path, other: Path, reason: str) -> None:

@@ -63,7 +63,15 @@ def score(
     Raises:
         InputError: the dataset is not prepared, or its schema is not the network's.
     """
-    if Schema.load(prepared_dir) != schema:
+    prepared = Schema.load(prepared_dir)
+    if prepared == schema and not prepared.has_rows_of(schema):
+        raise InputError(
+            f"{prepared_dir} has other rows or other known values than the run was trained on: it was prepared again,"
+            " with another label condition, split or min_count, or from other files. So its test rows may be training"
+            " rows of the run. Prepare the earlier ones again, into a folder of their own, and name it with"
+            " prepared_dir="
+        )
+    if prepared != schema:
         raise InputError(
             f"{prepared_dir} has other fields or vocabularies than the run was trained on. Take back what was changed"
             " in the dataset's yaml or files, or prepare the earlier ones into a folder of their own with"

@@ -409,6 +409,7 @@ class CTRModule(LightningModule):
         load_tables(Path(self.trainer.ckpt_path), self.network, checkpoint, moments)  # type: ignore[arg-type]
         load_network(self.network, checkpoint)
         self._check_epoch(checkpoint["epoch"])
+        self._check_rows(Schema.from_dict(checkpoint["schema"]))
         adapt_callbacks(self.trainer, checkpoint)
         self._random_state = saved_random_state(checkpoint)
         ranks = checkpoint.get("train_terms", [{}])  # one dict in checkpoints of version 0.1.0
@@ -417,6 +418,13 @@ class CTRModule(LightningModule):
         self._train_rows = checkpoint.get("train_rows", 0)
         # earlier code logged an epoch's terms after its validation: they are still to be logged
         self._validated = checkpoint.get("validated", False)
+
+    def _check_rows(self, schema: Schema) -> None:
+        if not schema.has_rows_of(self.schema):
+            raise InputError(
+                f"{self.trainer.ckpt_path} was trained on other rows than the prepared dataset has now: ckpt=FILE goes"
+                " on with the same data. init=RUN begins a new run from the weights of a run, on other data"
+            )
 
     def _check_epoch(self, epochs: int) -> None:
         most = self.trainer.max_epochs
