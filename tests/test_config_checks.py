@@ -31,6 +31,11 @@ from tf4ctr.errors import InputError
         ("trainer.precision=16-true", "trainer.precision is 16-true"),
         ("trainer.precision=bf16-true", "trainer.precision is bf16-true"),
         ("trainer=ddp_cpu trainer.sync_batchnorm=true", "trainer.sync_batchnorm=true needs GPUs"),
+        ("+trainer.accumulate_grad_batches=4", "accumulate_grad_batches is 4: .* larger stream.batch_size"),
+        ("+trainer.gradient_clip_algorithm=value", "gradient_clip_algorithm is value: .* by their norm"),
+        ("+optimizer.weight_decay=0.1", "optimizer.weight_decay has no effect: tables have embedding.l2"),
+        ("embedding=rowwise optimizer._target_=torch.optim.AdamW", "optimizer._target_ is AdamW: .*optimizer=adam"),
+        ("embedding=rowwise optimizer._target_=torch.optim.SGD ~optimizer.betas", "optimizer._target_ is SGD: "),
         ("calibrate=platt", "calibrate=platt: expected true or false"),
         ("trainer.compile=maybe", "trainer.compile is maybe: expected true or false"),
         ("trainer.matmul_precision=hihg", "trainer.matmul_precision is hihg: did you mean 'high' or 'highest'"),
@@ -145,7 +150,7 @@ def without_folders(*overrides):
     """A config that does not ask for the run's folder, which only a run of Hydra has."""
     config = composed(*overrides).copy()
     config.trainer.default_root_dir = None
-    config.callbacks = {"early_stopping": config.callbacks.early_stopping}
+    config.callbacks = {name: config.callbacks[name] for name in ("early_stopping", "lr_plateau")}
     return config
 
 
@@ -171,6 +176,7 @@ def test_a_gpu_that_is_not_there_is_refused_before_any_data(monkeypatch, cuda, m
         ("trainer.accelerator=gpuu", "invalid accelerator name"),
         ("+trainer.strategy=dpp", "invalid strategy name"),
         ("trainer.max_epochs=-5", "`max_epochs` must be a non-negative integer or -1"),
+        ("callbacks.lr_plateau.factor=1", "callbacks.lr_plateau.factor is 1: expected more than 0 and less than 1"),
         ("callbacks.early_stopping.mode=maxx", "`mode` can be min, max, got maxx"),
     ],
 )

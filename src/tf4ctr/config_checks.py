@@ -30,6 +30,12 @@ from tf4ctr.training.warm_start import WarmStart
 
 PRECISIONS = ("32-true", "bf16-mixed", "64-true", "32", "bf16", "64")  # the last three are Lightning's short names
 
+# options of Lightning with one value that works here, and what to do instead
+ONLY = {
+    "accumulate_grad_batches": (1, "each batch makes a step here; take a larger stream.batch_size"),
+    "gradient_clip_algorithm": ("norm", "gradients are clipped by their norm"),
+}
+
 # the types of options that are no argument of a `_target_`, or whose annotation has more types
 OPTIONS = {
     "seed": int,
@@ -86,6 +92,7 @@ def check_config(config: DictConfig, spec: DatasetSpec, warm: WarmStart | None =
     check_schedule(config.trainer.get("val_check_interval", 1.0), config.trainer.get("check_val_every_n_epoch", 1))
     check_training(config)
     check_values(config)
+    check_optimizer(config.optimizer)
     with torch.random.fork_rng():
         module = build_module(config, spec.stand_in())
         module.configure_optimizers()
@@ -163,6 +170,19 @@ def _check_value(key: str, value: Any, kinds: Sequence[type]) -> None:
     raise InputError(f"{key} is {shown}: expected {expected}")
 
 
+def check_optimizer(config: DictConfig) -> None:
+    """Check that no option is set that each group of parameters has a value of its own for.
+
+    Raises:
+        InputError: weight_decay is set.
+    """
+    if "weight_decay" in config:
+        raise InputError(
+            "optimizer.weight_decay has no effect: tables have embedding.l2 or backbone.NAME.embedding_l2 as their"
+            " weight decay, and other weights have none"
+        )
+
+
 def check_callbacks(config: DictConfig, module: CTRModule) -> None:
     """Check that the validation metrics that callbacks monitor will exist.
 
@@ -183,7 +203,7 @@ def check_trainer(config: DictConfig) -> None:
 
     Raises:
         InputError: devices that are none; a precision without float32 weights or with scaled
-            gradients; batch norm over the ranks of a CPU.
+            gradients; a value that is not the one of `ONLY`; batch norm over the ranks of a CPU.
     """
     devices = config.get("devices", 1)
     on_cpu = config.accelerator == "cpu"
@@ -197,6 +217,9 @@ def check_trainer(config: DictConfig) -> None:
             f"trainer.precision is {precision}: {', '.join(PRECISIONS)} are possible. bf16-mixed is the fast one: it"
             " keeps weights in float32 (in 16 bits small steps of Adam are lost) and needs no scaled gradients"
         )
+    for name, (ours, reason) in ONLY.items():
+        if config.get(name, ours) not in (ours, None):
+            raise InputError(f"trainer.{name} is {config[name]}: {reason}")
     if config.get("sync_batchnorm") and (on_cpu or not torch.accelerator.is_available()):
         raise InputError(
             "trainer.sync_batchnorm=true needs GPUs: torch cannot synchronise batch norm on a CPU; use false there"

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tf4ctr.errors import InputError
-from tf4ctr.models.losses import BCELoss, FocalLoss, TFLoss
+from tf4ctr.models.losses import BCELoss, DistillationLoss, FocalLoss, SelfEnsembleLoss, TFLoss, TriBCELoss
 from tf4ctr.models.network import Logits
 
 
@@ -185,6 +185,17 @@ def test_focal_loss_is_finite_at_saturated_logits():
 def test_focal_loss_arguments_outside_their_range_are_refused(arguments, message):
     with pytest.raises(InputError, match=message):
         FocalLoss(*arguments)
+
+
+@pytest.mark.parametrize(
+    "loss", [BCELoss(), FocalLoss(2, 0.3), TFLoss(0.25, 2, 0.7), TriBCELoss(), DistillationLoss(), SelfEnsembleLoss()]
+)
+def test_logits_in_float64_have_gradients_in_float64(loss):
+    logits = torch.linspace(-2, 3, 12, dtype=torch.float64).view(3, 4).requires_grad_()
+    label = torch.tensor([0, 1, 1, 0], dtype=torch.float64)
+    passes = [Logits(*logits)] * getattr(loss, "passes", 1)
+    gradient = torch.autograd.grad(loss(*passes, label)["loss"], logits)[0]
+    assert not torch.equal(gradient, gradient.float().double())
 
 
 @pytest.mark.parametrize("loss", [BCELoss(), FocalLoss(2, 0.3), TFLoss(0.25, 2, 0.7)])

@@ -77,6 +77,16 @@ def test_an_encoder_has_a_lambda_of_its_own_for_the_tables_that_it_reads_alone(s
     assert sum(len(group["params"]) for group in groups) == len(list(module.network.parameters()))
 
 
+@pytest.mark.parametrize(("clip", "expected"), [(None, 1.0), (0, 1.0), (0.5, 0.5)])
+def test_a_clip_of_0_is_none(schema, clip, expected):
+    module = make_module(schema)
+    weight = next(module.network.parameters())
+    weight.grad = torch.zeros_like(weight)
+    weight.grad[0, 0] = 1
+    module.configure_gradient_clipping(module.configure_optimizers(), clip)
+    assert float(weight.grad.norm()) == pytest.approx(expected, abs=1e-5)
+
+
 def test_every_parameter_is_optimised_once(schema):
     groups = make_module(schema, l2=0.3).configure_optimizers().param_groups
     assert [group["weight_decay"] for group in groups] == [0.3, 0.0]

@@ -21,6 +21,12 @@ def test_learning_rate_falls_after_each_validation_without_improvement(dataset, 
     assert without_improvement == 2  # two validations in a row without improvement end the run
 
 
+@pytest.mark.parametrize("factor", [0, 1, 1.5])
+def test_a_factor_that_does_not_lower_the_learning_rate_is_refused(factor):
+    with pytest.raises(InputError, match=f"factor is {factor}: expected more than 0 and less than 1"):
+        LRPlateau("val/auc", factor, 0, 1e-6, 1e-6)
+
+
 def test_a_metric_that_is_not_measured_is_refused():
     callback = LRPlateau("val/acu", 0.1, 0, 1e-6, 1e-6)
     trainer = SimpleNamespace(

@@ -127,6 +127,19 @@ def test_rows_drawn_in_blocks_are_those_of_one_draw(monkeypatch, rows, dim):
         assert torch.equal(drawn, expected[own.start : own.stop])
 
 
+def test_rows_are_drawn_in_the_type_of_the_constructor():
+    """With trainer.precision=64-true the default is float64 when tables are placed."""
+    torch.manual_seed(3)
+    blocks, expected, drawn = BlockwiseNormal(40, 2, 1.0), torch.empty(40, 2), torch.empty(40, 2, dtype=torch.float64)
+    blocks.fill(expected, range(40))
+    torch.set_default_dtype(torch.float64)
+    try:
+        blocks.fill(drawn, range(40))
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert torch.equal(drawn.float(), expected)
+
+
 class Largest(TorchDispatchMode):
     """Keeps the number of bytes of the largest tensor that was made."""
 

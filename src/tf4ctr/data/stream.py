@@ -184,7 +184,7 @@ class Stream(ABC):
             raise InputError(
                 f"the checkpoint was saved with rows in the order '{state['order']}', this run has the order"
                 f" '{self.order}': use the stream options of that run (for 'full' stream=memory, for 'pools of ...'"
-                " stream=disk with the same stream.batch_size and stream.shuffle_rows)"
+                " stream=disk with the same stream.batch_size and stream.shuffle_rows, and as many ranks)"
             )
         self.epoch, self.position = state["epoch"], state["position"]
 
@@ -233,7 +233,8 @@ class DiskStream(Stream):
     def __init__(self, *args: Any, shuffle_rows: int, **options: Any) -> None:
         super().__init__(*args, **options)
         self.pool_batches = max(1, shuffle_rows // self.batch_size)
-        self.order = f"pools of {self.pool_batches} batches of {self.batch_size}"
+        on_ranks = f" on {self.world_size} ranks" if self.world_size > 1 else ""
+        self.order = f"pools of {self.pool_batches} batches of {self.batch_size}{on_ranks}"
         self._table = pl.scan_parquet(self.path)
 
     def _batches(self) -> Iterator[Batch]:

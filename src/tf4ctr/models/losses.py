@@ -24,12 +24,17 @@ def mean(term_B: Tensor, weight_B: Tensor | None) -> Tensor:
     return term_B.mean() if weight_B is None else (term_B * weight_B).mean()
 
 
+def precise(logit_B: Tensor) -> Tensor:
+    """A logit in float32 at least: in bfloat16 a loss would be rounded to three digits."""
+    return logit_B.to(torch.promote_types(logit_B.dtype, torch.float32))
+
+
 class BCELoss(nn.Module):
     """Binary cross entropy of the fused logit. The heads have no loss of their own."""
 
     def forward(self, logits: Logits, label_B: Tensor, weight_B: Tensor | None = None) -> dict[str, Tensor]:
         """-> `loss` and `bce`, which are equal, []"""
-        bce = F.binary_cross_entropy_with_logits(logits.fused.float(), label_B, weight_B)
+        bce = F.binary_cross_entropy_with_logits(precise(logits.fused), label_B, weight_B)
         return {"loss": bce, "bce": bce}
 
 
@@ -57,7 +62,7 @@ class FocalLoss(nn.Module):
 
     def forward(self, logits: Logits, label_B: Tensor, weight_B: Tensor | None = None) -> dict[str, Tensor]:
         """-> `loss` and the unmodulated `bce`, []"""
-        true_B = (2 * label_B - 1) * logits.fused.float()  # the logit of q
+        true_B = (2 * label_B - 1) * precise(logits.fused)  # the logit of q
         bce_B = F.softplus(-true_B)
         factor_B = torch.sigmoid(-true_B).clamp_min(torch.finfo(torch.float32).tiny) ** self.gamma
         class_B = 1.0 if self.alpha is None else torch.where(label_B == 1, self.alpha, 1 - self.alpha)
@@ -156,12 +161,12 @@ class TFLoss(HeadsLoss):
 
     def forward(self, logits: Logits, label_B: Tensor, weight_B: Tensor | None = None) -> dict[str, Tensor]:
         """-> `loss`, the fused logit's `bce`, and the unweighted term `tf_NAME` of each head, []"""
-        bce = F.binary_cross_entropy_with_logits(logits.fused.float(), label_B, weight_B)
+        bce = F.binary_cross_entropy_with_logits(precise(logits.fused), label_B, weight_B)
         sign_B, heads = 2 * label_B - 1, logits.heads()
         focus = self.focus_of(len(heads))
         weights = [(1 - f) * self.alpha + f * (1 - self.alpha) for f in focus]
         terms = {
-            f"tf_{name}": self._term(sign_B * logit_B.float(), f, weight_B)
+            f"tf_{name}": self._term(sign_B * precise(logit_B), f, weight_B)
             for (name, logit_B), f in zip(heads.items(), focus, strict=True)
         }
         twin = sum(weight / sum(weights) * term for weight, term in zip(weights, terms.values(), strict=True))
@@ -187,9 +192,9 @@ class TriBCELoss(HeadsLoss):
 
     def forward(self, logits: Logits, label_B: Tensor, weight_B: Tensor | None = None) -> dict[str, Tensor]:
         """-> `loss`, the fused logit's `bce`, and `bce_NAME` of each head, []"""
-        bce = F.binary_cross_entropy_with_logits(logits.fused.float(), label_B, weight_B)
+        bce = F.binary_cross_entropy_with_logits(precise(logits.fused), label_B, weight_B)
         terms = {
-            f"bce_{name}": F.binary_cross_entropy_with_logits(logit_B.float(), label_B, weight_B)
+            f"bce_{name}": F.binary_cross_entropy_with_logits(precise(logit_B), label_B, weight_B)
             for name, logit_B in logits.heads().items()
         }
         excess = torch.stack([torch.relu(term - bce) * term for term in terms.values()])
@@ -205,11 +210,11 @@ class DistillationLoss(HeadsLoss):
 
     def forward(self, logits: Logits, label_B: Tensor, weight_B: Tensor | None = None) -> dict[str, Tensor]:
         """-> `loss`, the fused logit's `bce`, and `taught_NAME` of each head, []"""
-        fused_B = logits.fused.float()
+        fused_B = precise(logits.fused)
         bce = F.binary_cross_entropy_with_logits(fused_B, label_B, weight_B)
         teacher_B = torch.sigmoid(fused_B.detach())
         terms = {
-            f"taught_{name}": F.binary_cross_entropy_with_logits(logit_B.float(), teacher_B, weight_B)
+            f"taught_{name}": F.binary_cross_entropy_with_logits(precise(logit_B), teacher_B, weight_B)
             for name, logit_B in logits.heads().items()
         }
         return {"loss": bce + torch.stack(list(terms.values())).sum(), "bce": bce, **terms}
@@ -228,7 +233,7 @@ class SelfEnsembleLoss(nn.Module):
         self, first: Logits, second: Logits, label_B: Tensor, weight_B: Tensor | None = None
     ) -> dict[str, Tensor]:
         """-> `loss`, the `bce` of p, and `taught` of both passes together, []"""
-        logit_2B = torch.stack([first.fused.float(), second.fused.float()])
+        logit_2B = torch.stack([precise(first.fused), precise(second.fused)])
         log_click_B, log_other_B = (_log_mean(F.logsigmoid(sign * logit_2B)) for sign in (1, -1))
         bce = mean(-(label_B * log_click_B + (1 - label_B) * log_other_B), weight_B)
         teacher_2B = log_click_B.detach().exp().expand_as(logit_2B)

@@ -118,6 +118,7 @@ class BlockwiseNormal:
 
     def __init__(self, rows: int, dim: int, std: float) -> None:
         self.rows, self.dim, self.std = rows, dim, std
+        self.dtype = torch.get_default_dtype()  # float64 is drawn in another way
         self.states = []
         for block in self._blocks():
             self.states.append(torch.get_rng_state())
@@ -135,5 +136,6 @@ class BlockwiseNormal:
         for block, state in zip(self._blocks(), self.states, strict=True):
             first, last = max(block.start, own.start), min(block.stop, own.stop)
             if first < last:
-                drawn = torch.empty(len(block), self.dim).normal_(std=self.std, generator=generator.set_state(state))
+                drawn = torch.empty(len(block), self.dim, dtype=self.dtype)
+                drawn.normal_(std=self.std, generator=generator.set_state(state))
                 out_RD[first - own.start : last - own.start] = drawn[first - block.start : last - block.start]

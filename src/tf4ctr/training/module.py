@@ -41,7 +41,7 @@ from tf4ctr.training.monitor import (
     monitor_of,
     undefined_metrics,
 )
-from tf4ctr.training.optim import NOT_ROWWISE, clip_grad_norm
+from tf4ctr.training.optim import NOT_ROWWISE, RowwiseAdam, clip_grad_norm
 from tf4ctr.training.schedule import epochs_trained
 from tf4ctr.training.table_files import SavedTables, load_tables, remove_unnamed, save_tables
 
@@ -200,13 +200,19 @@ class CTRModule(LightningModule):
         """Build the optimiser.
 
         Raises:
-            InputError: an option is unknown to it or invalid, or does not work for single rows.
+            InputError: an option is unknown to it or invalid, or does not work for single rows,
+                or the optimiser does not.
         """
         try:
             optimizer = self.make_optimizer(self._parameter_groups())
         except (TypeError, ValueError) as error:
             raise InputError(f"the optimizer's options do not fit: {error}") from error
         if any(table.sparse for table in self.network.embeddings()):
+            if not isinstance(optimizer, RowwiseAdam):
+                raise InputError(
+                    f"optimizer._target_ is {type(optimizer).__name__}: embedding=rowwise and embedding=sharded need"
+                    " optimizer=adam. Use embedding=dense with another one"
+                )
             for name in NOT_ROWWISE:
                 if optimizer.defaults.get(name):
                     raise InputError(f"optimizer.{name} does not work with embedding=rowwise: turn one of them off")
@@ -226,7 +232,7 @@ class CTRModule(LightningModule):
     def configure_gradient_clipping(
         self, optimizer: Optimizer, gradient_clip_val: float | None = None, gradient_clip_algorithm: str | None = None
     ) -> None:
-        if gradient_clip_val is not None:
+        if gradient_clip_val:  # 0 is no clipping, as in Lightning
             clip_grad_norm(self.parameters(), gradient_clip_val, self._sharded())
 
     def on_train_start(self) -> None:

@@ -22,9 +22,17 @@ class LRPlateau(Callback):
         patience: validations without improvement before the first reduction.
         min_delta: an improvement must be larger than this.
         min_lr: lower limit of the learning rate.
+
+    Raises:
+        InputError: `factor` does not lower the learning rate.
     """
 
     def __init__(self, monitor: str, factor: float, patience: int, min_delta: float, min_lr: float) -> None:
+        if not 0 < factor < 1:
+            raise InputError(
+                f"callbacks.lr_plateau.factor is {factor}: expected more than 0 and less than 1;"
+                " callbacks.lr_plateau=null keeps the learning rate"
+            )
         self.monitor = monitor
         self.settings = {"factor": factor, "patience": patience, "threshold": min_delta, "min_lr": min_lr}
         self.scheduler: ReduceLROnPlateau | None = None
