@@ -301,6 +301,36 @@ def test_null_values_are_missing(raw):
     assert "-" not in vocabulary.load("item", folder / "vocabulary").to_list()
 
 
+@pytest.mark.parametrize("suffix", ["csv", "parquet"])
+@pytest.mark.parametrize("written", [int, float])
+def test_a_whole_number_of_the_yaml_is_the_value_in_both_spellings(tmp_path, suffix, written):
+    """csv has 4.0 where a missing value made the column a float, and parquet's 4.0 becomes 4."""
+    ratings = [-1.0, 4.0, 4.5, 5.0, 3.0, 2.0] * 10
+    frame = pl.DataFrame({"click": [0, 1] * 30, "user": ["a", "b"] * 30, "rating": ratings, "time": range(60)})
+    (tmp_path / "raw").mkdir()
+    getattr(frame, f"write_{suffix}")(tmp_path / "raw" / f"log.{suffix}")
+    positive = [written(4), 4.5, written(5)]
+
+    def prepared(**options):
+        layouts = [{"reader": suffix, "all": f"log.{suffix}"}]
+        folder = prepare(
+            make_spec(tmp_path / "raw", **{"fields": ["user"], "layouts": layouts, "group": None, **options})
+        )
+        return folder, pl.concat([pl.read_parquet(folder / f"{name}.parquet") for name in SPLITS])
+
+    _, rows = prepared(label={"column": "rating", "positive": positive})
+    assert rows["__label"].sum() == 30
+    history = {"name": "history", "of": "user", "by": "user", "order": "time", "width": 50}
+    folder, _ = prepared(histories=[{**history, "where": {"rating": positive}}])
+    assert pl.read_parquet(folder / "histories" / "history.parquet")["history"].list.len().sum() == 30
+    rating = {"name": "rating", "kind": "number", "scale": "none"}
+    _, rows = prepared(fields=["user", rating], null_values=[written(-1)])
+    assert (rows["rating"].is_nan().sum(), rows["rating"].drop_nans().min()) == (10, 2)
+    values = {"train": [4.5, written(-1), written(4)], "valid": [written(5)], "test": [written(2), written(3)]}
+    folder, _ = prepared(split={"by": "rating", "values": values})
+    assert [read_manifest(folder)["splits"][name]["rows"] for name in SPLITS] == [30, 10, 20]
+
+
 def test_ndjson_names_nested_keys_by_dots_and_a_broken_line(tmp_path):
     (tmp_path / "raw").mkdir()
     records = [

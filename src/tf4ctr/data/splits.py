@@ -14,15 +14,25 @@ from tf4ctr.errors import InputError, did_you_mean
 SPLITS = ("train", "valid", "test")
 ALL = "all"  # in place of the splits, for raw files without splits
 SECONDS = (1e9, 2e9)  # since 1970, from 2001 to 2033: larger whole numbers are dates such as 2026052514
+EXACT = 2.0**53  # floats below this hold whole numbers exactly
 
 
 def raw_texts(values: Iterable[Any]) -> list[str]:
-    """The texts in the raw data that the values of a yaml stand for; true is also True and TRUE."""
-    texts = []
-    for value in values:
-        text = str(value)
-        texts += [text.lower(), text, text.upper()] if isinstance(value, bool) else [text]
-    return texts
+    """The texts in the raw data that the values of a yaml stand for.
+
+    A whole number is also the other spelling, 4 and 4.0, because csv files have what wrote them and
+    typed files become 4. true is also True and TRUE. A text in quotes stands for itself alone.
+    """
+    return list(dict.fromkeys(text for value in values for text in _spellings(value)))
+
+
+def _spellings(value: Any) -> list[str]:
+    text = str(value)
+    if isinstance(value, bool):
+        return [text.lower(), text, text.upper()]
+    if isinstance(value, int) or (isinstance(value, float) and value.is_integer() and abs(value) < EXACT):
+        return [f"{int(value)}", f"{int(value)}.0"]
+    return [text]
 
 
 @dataclass(frozen=True)
