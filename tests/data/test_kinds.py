@@ -301,6 +301,41 @@ def test_null_values_are_missing(raw):
     assert "-" not in vocabulary.load("item", folder / "vocabulary").to_list()
 
 
+def test_an_empty_text_is_a_missing_value_in_every_format(tmp_path):
+    """csv cannot tell them apart, and users without a name would share one history."""
+    frame = pl.DataFrame(
+        {
+            "click": [1, 0, 1, 0] * 20,
+            "user": ["", "u1", "", "u2"] * 20,
+            "item": ["", "a", "b", "c"] * 20,
+            "price": ["1", "", "2.5", "3"] * 20,
+            "tags": ["x|y", "", "y", "x"] * 20,
+            "time": range(80),
+        }
+    ).with_columns(kind=pl.col("item").cast(pl.Categorical))
+    (tmp_path / "raw").mkdir()
+    price = {"name": "price", "kind": "number", "scale": "none"}
+    tags = {"name": "tags", "separator": "|", "width": 2}
+    history = {"name": "history", "of": "item", "by": "user", "order": "time", "width": 3}
+    found = {}
+    for suffix in ("csv", "parquet", "ipc", "ndjson"):
+        getattr(frame, f"write_{suffix}")(tmp_path / "raw" / f"log.{suffix}")
+        spec = make_spec(
+            tmp_path / "raw",
+            layouts=[{"reader": "arrow" if suffix == "ipc" else suffix, "all": f"log.{suffix}"}],
+            fields=["user", "item", "kind", {"name": "hashed", "column": "item", "hash": 9}, price, tags],
+            histories=[history],
+            group="user",
+            prepared_dir=tmp_path / suffix,
+        )
+        folder = prepare(spec)
+        found[suffix] = [pl.read_parquet(folder / f"{name}.parquet").to_dict(as_series=False) for name in SPLITS]
+        assert vocabulary.load("user", folder / "vocabulary").to_list() == ["u1", "u2"]
+        assert pl.read_parquet(folder / "histories" / "history.parquet")["__user"].sort().to_list() == ["u1", "u2"]
+    for rows in found.values():
+        assert str(rows) == str(found["csv"])  # NaN is no NaN
+
+
 @pytest.mark.parametrize("suffix", ["csv", "parquet"])
 @pytest.mark.parametrize("written", [int, float])
 def test_a_whole_number_of_the_yaml_is_the_value_in_both_spellings(tmp_path, suffix, written):
@@ -381,6 +416,9 @@ def test_options_that_do_not_fit_are_refused(tmp_path, field, message):
         ({"split": {"by": "time"}}, "expected {by: COLUMN, valid: 0.1, test: 0.1}"),
         ({"split": {"by": "time", "valid": 0.5, "test": 0.5}}, "expected {by: COLUMN"),
         ({"split": {"by": "time", "vaild": 0.5}}, "vaild is not an option, did you mean 'valid'"),
+        (
+            "'1' is in train and in t",
+        ),
         ({"split": {"by": "click", "valid": 0.1, "test": 0.1}}, "each split would have one class"),
         ({"fields": [PRICE]}, "at least one categorical field"),
     ],

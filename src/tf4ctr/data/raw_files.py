@@ -95,6 +95,9 @@ class RawFiles:
 def text_or_number(raw: pl.Expr, dtype: pl.DataType, is_number: bool, null_values: Sequence[str]) -> pl.Expr:
     """A raw column as preparation and prediction read it; null where it means a missing value.
 
+    An empty text means one in every format, as an empty cell of a csv does. In a list it is left to
+    the field.
+
     Args:
         raw: the column.
         dtype: its type.
@@ -103,6 +106,8 @@ def text_or_number(raw: pl.Expr, dtype: pl.DataType, is_number: bool, null_value
     """
     text, element = as_text(raw, dtype), dtype.inner if isinstance(dtype, pl.List | pl.Array) else dtype
     value = raw if is_number and element.is_numeric() else text
-    if null_values and not dtype.is_nested():
-        value = pl.when(~text.is_in(null_values)).then(value)
-    return value
+    if dtype.is_nested():
+        return value
+    if isinstance(dtype, pl.String | pl.Categorical | pl.Enum):
+        value = pl.when(text != "").then(value)
+    return pl.when(~text.is_in(null_values)).then(value) if null_values else value
