@@ -416,7 +416,12 @@ def test_options_that_do_not_fit_are_refused(tmp_path, field, message):
         ({"split": {"by": "time"}}, "expected {by: COLUMN, valid: 0.1, test: 0.1}"),
         ({"split": {"by": "time", "valid": 0.5, "test": 0.5}}, "expected {by: COLUMN"),
         ({"split": {"by": "time", "vaild": 0.5}}, "vaild is not an option, did you mean 'valid'"),
+        ({"split": {"by": "day", "values": [1, 2, 3]}}, r"split.values is \[1, 2, 3\]: expected {train: \[...\]"),
+        ({"split": {"by": "day", "values": {"train": [1], "valid": 3, "test": [4]}}}, r"valid is 3: .* as in \[3\]"),
+        ({"split": {"by": "day", "values": {"train": "012", "valid": [3], "test": [4]}}}, "train is '012': expected a"),
+        ({"split": {"by": "day", "values": {"train": [1, 3], "valid": [3], "test": [4]}}}, "'3' is in train and in v"),
         (
+            {"split": {"by": "day", "values": {"train": [1], "valid": [3], "test": [1.0]}}},
             "'1' is in train and in t",
         ),
         ({"split": {"by": "click", "valid": 0.1, "test": 0.1}}, "each split would have one class"),

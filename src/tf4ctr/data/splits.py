@@ -57,14 +57,15 @@ class SplitSpec:
         """Build from `dataset.split`.
 
         Raises:
-            InputError: neither shares nor values of every split.
+            InputError: neither shares nor values of every split; values that are no list, or that
+                are in two splits.
         """
         options, known = dict(config), ("by", "valid", "test", "values")
         for key in options:
             if key not in known:
                 raise InputError(f"dataset.split: {key} is not an option, {did_you_mean(key, known)}")
         if options.get("values"):
-            options["values"] = {split: raw_texts(values) for split, values in options["values"].items()}
+            options["values"] = _values(options["values"])
         split = cls(**options) if options.get("by") else None
         if split is None or not (split._by_values() or split._by_shares()):
             raise InputError(
@@ -101,6 +102,30 @@ class SplitSpec:
         value = moment(pl.col(self.by))
         number = pl.sum_horizontal(value >= first for first in self.moments).cast(pl.Int8)
         return pl.when(value.is_not_null()).then(number)
+
+
+def _values(config: Any) -> dict[str, list[str]]:
+    """The texts of each split's values.
+
+    Raises:
+        InputError: the values of a split are no list; a value is in two splits.
+    """
+    if not isinstance(config, Mapping):
+        raise InputError(f"dataset.split.values is {config!r}: expected {{train: [...], valid: [...], test: [...]}}")
+    texts: dict[str, list[str]] = {}
+    for split, values in config.items():
+        if not isinstance(values, list | tuple):
+            raise InputError(
+                f"dataset.split.values.{split} is {values!r}: expected a list of values in brackets, as in [{values}]"
+            )
+        texts[split] = raw_texts(values)
+        for other in texts:
+            twice = [text for text in texts[split] if other != split and text in texts[other]]
+            if twice:
+                raise InputError(
+                    f"dataset.split.values: '{twice[0]}' is in {other} and in {split}: a row belongs to one split"
+                )
+    return texts
 
 
 def moment_text(moment: float) -> str:
