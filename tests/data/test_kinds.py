@@ -336,6 +336,17 @@ def test_an_empty_text_is_a_missing_value_in_every_format(tmp_path):
         assert str(rows) == str(found["csv"])  # NaN is no NaN
 
 
+@pytest.mark.parametrize("several", [False, True])
+def test_durations_are_refused(raw, several):
+    for split in SPLITS:
+        rows = pl.read_parquet(raw / f"{split}.parquet").with_columns(spent=pl.duration(seconds=pl.col("age")))
+        rows = rows.with_columns(pl.concat_list("spent")) if several else rows
+        rows.write_parquet(raw / f"{split}.parquet")
+    field = {"name": "spent", "width": 2} if several else {"name": "spent", "kind": "number"}
+    with pytest.raises(InputError, match="column 'spent' is .*Duration.*: write its durations as numbers"):
+        prepare(spec_of(raw, fields=["user", field]))
+
+
 @pytest.mark.parametrize("suffix", ["csv", "parquet"])
 @pytest.mark.parametrize("written", [int, float])
 def test_a_whole_number_of_the_yaml_is_the_value_in_both_spellings(tmp_path, suffix, written):

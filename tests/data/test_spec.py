@@ -44,6 +44,15 @@ def test_from_config_takes_what_is_the_datasets():
         ({"layouts": [{"reader": "csv"}]}, "expected reader and train, valid, test"),
         ({"layouts": [{**CSV, "reader": "cvs"}]}, "did you mean 'csv'"),
         ({"layouts": [{**CSV, "quote": "''"}]}, "quote is \"''\": expected one character, or null"),
+        (
+            {"layouts": [{**CSV, "separator": "::"}]},
+            r"separator is '::': expected one ASCII .* sed 's/::/",
+        ),
+        ({"layouts": [{**CSV, "separator": "§"}]}, "separator is '§': expected one ASCII character"),
+        (
+            {"fields": [{"name": "a", "width": 2, "separator": "|"}, "a.0"]},
+            r"'a\.0' and 'a' both have a prepared column 'a\.0'",
+        ),
         ({"fields": [{"name": "a", "width": 0}]}, "a.width is 0: expected a whole number from 1 on"),
         ({"fields": [{"name": "a", "separator": "|"}]}, "has a separator and width 1"),
     ],
