@@ -2,6 +2,7 @@ import numpy as np
 import polars as pl
 import pytest
 
+from conftest import make_spec
 from tf4ctr.data import encoding, vocabulary
 from tf4ctr.data.encoding import RowEncoder
 from tf4ctr.data.fields import FieldSpec
@@ -37,6 +38,31 @@ def test_other_texts_are_compared_as_they_are(tmp_path, known):
     vocabulary.save(pl.Series("user", known), tmp_path)
     encoder = RowEncoder(Schema("toy", (Field("user", 4),), "click"), [FieldSpec("user")], tmp_path)
     assert encoder.ids(pl.DataFrame({"user": [*known, f"{known[1]}.0", f"{known[0]}.00"]})).T.tolist() == [[1, 2, 3, 3]]
+
+
+def test_prepared_rows_take_3_and_3_0_as_one_value_as_prediction_does(tmp_path):
+    """pandas writes ages as 20.0 where one is missing: here in the later files, of each split."""
+    (tmp_path / "raw").mkdir()
+    ages = [20 + i % 4 for i in range(40)]
+    for name, end in {"train-1": "", "train-2": ".0", "valid": ".0", "test": ".0"}.items():
+        texts = [f"{age}{end}" for age in ages]
+        texts[7] = texts[7] if name == "train-1" else ""
+        lines = [f"{i % 2},{text},{text}|{text},{text}|7" for i, text in enumerate(texts)]
+        (tmp_path / "raw" / f"{name}.csv").write_text("\n".join(["click,age,ages,past", *lines]) + "\n")
+    layout = {"reader": "csv", "train": "train-*.csv", "valid": "valid.csv", "test": "test.csv"}
+    several = {"separator": "|", "width": 2}
+    fields = ["age", {"name": "ages", **several}, {"name": "past", "kind": "sequence", "of": "age", **several}]
+    spec = make_spec(tmp_path / "raw", layouts=[layout], fields=fields, group="age", min_count=15)
+    folder = prepare(spec)
+    schema = Schema.load(folder)
+    assert vocabulary.load("age", folder / "vocabulary").to_list() == ["20", "21", "22", "23"]
+    encoder = RowEncoder(schema, spec.fields, folder / "vocabulary")
+    for split in ("valid", "test"):
+        prepared = pl.read_parquet(folder / f"{split}.parquet")
+        assert prepared["age"].to_list() == [5 if i == 7 else 1 + i % 4 for i in range(40)]
+        assert prepared["__group"].to_list() == [4 if i == 7 else i % 4 for i in range(40)]
+        raw = pl.read_csv(tmp_path / "raw" / f"{split}.csv", infer_schema=False)
+        np.testing.assert_array_equal(encoder.ids(raw), prepared.select(schema.columns).to_numpy())
 
 
 def test_a_list_field_takes_lists_and_texts(tmp_path):

@@ -301,6 +301,82 @@ def test_null_values_are_missing(raw):
     assert "-" not in vocabulary.load("item", folder / "vocabulary").to_list()
 
 
+def test_an_empty_text_is_a_missing_value_in_every_format(tmp_path):
+    """csv cannot tell them apart, and users without a name would share one history."""
+    frame = pl.DataFrame(
+        {
+            "click": [1, 0, 1, 0] * 20,
+            "user": ["", "u1", "", "u2"] * 20,
+            "item": ["", "a", "b", "c"] * 20,
+            "price": ["1", "", "2.5", "3"] * 20,
+            "tags": ["x|y", "", "y", "x"] * 20,
+            "time": range(80),
+        }
+    ).with_columns(kind=pl.col("item").cast(pl.Categorical))
+    (tmp_path / "raw").mkdir()
+    price = {"name": "price", "kind": "number", "scale": "none"}
+    tags = {"name": "tags", "separator": "|", "width": 2}
+    history = {"name": "history", "of": "item", "by": "user", "order": "time", "width": 3}
+    found = {}
+    for suffix in ("csv", "parquet", "ipc", "ndjson"):
+        getattr(frame, f"write_{suffix}")(tmp_path / "raw" / f"log.{suffix}")
+        spec = make_spec(
+            tmp_path / "raw",
+            layouts=[{"reader": "arrow" if suffix == "ipc" else suffix, "all": f"log.{suffix}"}],
+            fields=["user", "item", "kind", {"name": "hashed", "column": "item", "hash": 9}, price, tags],
+            histories=[history],
+            group="user",
+            prepared_dir=tmp_path / suffix,
+        )
+        folder = prepare(spec)
+        found[suffix] = [pl.read_parquet(folder / f"{name}.parquet").to_dict(as_series=False) for name in SPLITS]
+        assert vocabulary.load("user", folder / "vocabulary").to_list() == ["u1", "u2"]
+        assert pl.read_parquet(folder / "histories" / "history.parquet")["__user"].sort().to_list() == ["u1", "u2"]
+    for rows in found.values():
+        assert str(rows) == str(found["csv"])  # NaN is no NaN
+
+
+@pytest.mark.parametrize("several", [False, True])
+def test_durations_are_refused(raw, several):
+    for split in SPLITS:
+        rows = pl.read_parquet(raw / f"{split}.parquet").with_columns(spent=pl.duration(seconds=pl.col("age")))
+        rows = rows.with_columns(pl.concat_list("spent")) if several else rows
+        rows.write_parquet(raw / f"{split}.parquet")
+    field = {"name": "spent", "width": 2} if several else {"name": "spent", "kind": "number"}
+    with pytest.raises(InputError, match="column 'spent' is .*Duration.*: write its durations as numbers"):
+        prepare(spec_of(raw, fields=["user", field]))
+
+
+@pytest.mark.parametrize("suffix", ["csv", "parquet"])
+@pytest.mark.parametrize("written", [int, float])
+def test_a_whole_number_of_the_yaml_is_the_value_in_both_spellings(tmp_path, suffix, written):
+    """csv has 4.0 where a missing value made the column a float, and parquet's 4.0 becomes 4."""
+    ratings = [-1.0, 4.0, 4.5, 5.0, 3.0, 2.0] * 10
+    frame = pl.DataFrame({"click": [0, 1] * 30, "user": ["a", "b"] * 30, "rating": ratings, "time": range(60)})
+    (tmp_path / "raw").mkdir()
+    getattr(frame, f"write_{suffix}")(tmp_path / "raw" / f"log.{suffix}")
+    positive = [written(4), 4.5, written(5)]
+
+    def prepared(**options):
+        layouts = [{"reader": suffix, "all": f"log.{suffix}"}]
+        folder = prepare(
+            make_spec(tmp_path / "raw", **{"fields": ["user"], "layouts": layouts, "group": None, **options})
+        )
+        return folder, pl.concat([pl.read_parquet(folder / f"{name}.parquet") for name in SPLITS])
+
+    _, rows = prepared(label={"column": "rating", "positive": positive})
+    assert rows["__label"].sum() == 30
+    history = {"name": "history", "of": "user", "by": "user", "order": "time", "width": 50}
+    folder, _ = prepared(histories=[{**history, "where": {"rating": positive}}])
+    assert pl.read_parquet(folder / "histories" / "history.parquet")["history"].list.len().sum() == 30
+    rating = {"name": "rating", "kind": "number", "scale": "none"}
+    _, rows = prepared(fields=["user", rating], null_values=[written(-1)])
+    assert (rows["rating"].is_nan().sum(), rows["rating"].drop_nans().min()) == (10, 2)
+    values = {"train": [4.5, written(-1), written(4)], "valid": [written(5)], "test": [written(2), written(3)]}
+    folder, _ = prepared(split={"by": "rating", "values": values})
+    assert [read_manifest(folder)["splits"][name]["rows"] for name in SPLITS] == [30, 10, 20]
+
+
 def test_ndjson_names_nested_keys_by_dots_and_a_broken_line(tmp_path):
     (tmp_path / "raw").mkdir()
     records = [
@@ -351,6 +427,14 @@ def test_options_that_do_not_fit_are_refused(tmp_path, field, message):
         ({"split": {"by": "time"}}, "expected {by: COLUMN, valid: 0.1, test: 0.1}"),
         ({"split": {"by": "time", "valid": 0.5, "test": 0.5}}, "expected {by: COLUMN"),
         ({"split": {"by": "time", "vaild": 0.5}}, "vaild is not an option, did you mean 'valid'"),
+        ({"split": {"by": "day", "values": [1, 2, 3]}}, r"split.values is \[1, 2, 3\]: expected {train: \[...\]"),
+        ({"split": {"by": "day", "values": {"train": [1], "valid": 3, "test": [4]}}}, r"valid is 3: .* as in \[3\]"),
+        ({"split": {"by": "day", "values": {"train": "012", "valid": [3], "test": [4]}}}, "train is '012': expected a"),
+        ({"split": {"by": "day", "values": {"train": [1, 3], "valid": [3], "test": [4]}}}, "'3' is in train and in v"),
+        (
+            {"split": {"by": "day", "values": {"train": [1], "valid": [3], "test": [1.0]}}},
+            "'1' is in train and in t",
+        ),
         ({"split": {"by": "click", "valid": 0.1, "test": 0.1}}, "each split would have one class"),
         ({"fields": [PRICE]}, "at least one categorical field"),
     ],

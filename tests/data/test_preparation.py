@@ -76,6 +76,16 @@ def test_missing_values_and_unseen_values_are_out_of_vocabulary(raw_dir):
     assert [row["user"], row["item"]] == last[:2]
 
 
+def test_a_field_that_training_knows_and_another_split_does_not_is_named(raw_dir, caplog):
+    rows = pl.read_csv(raw_dir / "valid.csv", infer_schema=False)
+    rows.with_columns(item=pl.format("item_{}", "item")).write_csv(raw_dir / "valid.csv")
+    prepared = prepare(make_spec(raw_dir))
+    (warning,) = [text for text in read_manifest(prepared)["warnings"] if "is known from training" in text]
+    assert warning.startswith("no value of 'item' in valid is known from training, so the field says nothing there")
+    assert "check that the column is not empty there and has its values in the same form" in warning
+    assert warning in caplog.text
+
+
 def test_reused_until_settings_or_raw_files_change(spec, caplog):
     caplog.set_level(logging.INFO)
     prepare(spec)

@@ -44,6 +44,15 @@ def test_from_config_takes_what_is_the_datasets():
         ({"layouts": [{"reader": "csv"}]}, "expected reader and train, valid, test"),
         ({"layouts": [{**CSV, "reader": "cvs"}]}, "did you mean 'csv'"),
         ({"layouts": [{**CSV, "quote": "''"}]}, "quote is \"''\": expected one character, or null"),
+        (
+            {"layouts": [{**CSV, "separator": "::"}]},
+            r"separator is '::': expected one ASCII .* sed 's/::/",
+        ),
+        ({"layouts": [{**CSV, "separator": "§"}]}, "separator is '§': expected one ASCII character"),
+        (
+            {"fields": [{"name": "a", "width": 2, "separator": "|"}, "a.0"]},
+            r"'a\.0' and 'a' both have a prepared column 'a\.0'",
+        ),
         ({"fields": [{"name": "a", "width": 0}]}, "a.width is 0: expected a whole number from 1 on"),
         ({"fields": [{"name": "a", "separator": "|"}]}, "has a separator and width 1"),
     ],
@@ -180,8 +189,8 @@ def test_histories_are_fields_whose_columns_are_read_but_not_their_own():
     assert [field.name for field in spec.logs] == ["h", "days"]
     assert {field.name: field.width for field in spec.fields[3:]} == {"h": 5, "g": 5, "days": 7, "prices": 5}
     assert {field.separator for field in spec.fields[3:]} == {"|"}
-    assert fields["prices"].where == {"label": ("true",), "action": ("buy", "3")}
-    assert spec.conditions(fields["h"]) == {"action": ("buy", "3")}
+    assert fields["prices"].where == {"label": ("true",), "action": ("buy", "3", "3.0")}
+    assert spec.conditions(fields["h"]) == {"action": ("buy", "3", "3.0")}
     assert spec.columns == ["y", "user", "item", "price", "time", "action", "shop", "day"]
     assert spec.numbers == {"time", "day"}  # the others are texts
     schema = spec.stand_in()
@@ -252,7 +261,7 @@ def test_true_and_false_of_a_yaml_are_those_of_the_data(tmp_path):
     assert spec.positive == ("true", "True", "TRUE")
     assert spec.null_values == ("NA", "false", "False", "FALSE")
     split = {"by": "member", "values": {"train": [True], "valid": [2], "test": ["x"]}}
-    values = {"train": ["true", "True", "TRUE"], "valid": ["2"], "test": ["x"]}
+    values = {"train": ["true", "True", "TRUE"], "valid": ["2", "2.0"], "test": ["x"]}
     assert make_spec(tmp_path, fields=["user"], split=split, layouts=[layout]).split.values == values
 
 

@@ -54,6 +54,26 @@ def test_a_batch_is_counted_in_64_bits(rows):
     assert counts.schema["count"] == pl.UInt64
 
 
+@pytest.mark.parametrize(
+    ("counted_values", "kept", "expected"),
+    [
+        ({"3": 2, "3.0": 1, "4.5": 1, "7.0": 1}, None, {"3": 3, "4.5": 1, "7.0": 1}),
+        ({"3": 2, "3.0": 1}, ["3.0", "9"], {"3.0": 3, "9": 0}),
+        ({"3.0": 2}, ["3"], {"3": 2}),
+        ({"3": 2, "3.0": 1}, ["3", "3.0"], {"3": 2, "3.0": 1}),  # two rows of the earlier table
+        ({"3": 2, "3.0": 1, "three": 1}, None, {"3": 2, "3.0": 1, "three": 1}),
+    ],
+)
+def test_two_spellings_of_a_number_are_counted_as_one_value(counted_values, kept, expected):
+    counts = vocabulary.Counts("f")
+    for value, count in counted_values.items():
+        counts.add(pl.DataFrame({"f": [value], "count": [count]}, schema_overrides={"count": pl.UInt64}))
+    other = vocabulary.Counts("f")
+    other.join(counts)  # as of another process
+    for each in (counts, other):
+        assert dict(each.seen(1, kept=None if kept is None else pl.Series("f", kept)).rows()) == expected
+
+
 @given(train=values, later=values, min_count=st.integers(1, 3), offset=st.integers(0, 1000))
 def test_table_rows_are_padding_sorted_known_values_unknown(train, later, min_count, offset):
     frame = pl.DataFrame({"f": train}, schema={"f": pl.String})

@@ -67,6 +67,17 @@ def test_a_whole_float_is_the_integer(client):
     assert p[-1] != p[0]
 
 
+def test_an_empty_text_is_a_missing_value(kinds_run, tmp_path):
+    """As in the files of the training: also of a number, and of a hash, which knows each text."""
+    model = ServedModel(export(kinds_run("csv"), "onnx", tmp_path / "onnx").folder)
+    row = example_row(model.encoder)
+    rows = [{**row, column: missing} for column in row for missing in (None, "")]
+    with TestClient(create_app(model)) as client:
+        p = client.post("/predict", json={"rows": [row, *rows]}).json()["p"]
+    assert p[1::2] == p[2::2]
+    assert len({p[0], *p[1::2]}) == 1 + len(row)
+
+
 def test_a_list_field_takes_a_json_list(tags_run, tmp_path):
     lists = (["b", "a"], ["b", "a", "c"], ["b", None, "a"], [], None, ["unknown"])
     rows = [{"user": 1, "tags": tags} for tags in lists]

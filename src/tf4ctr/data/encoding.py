@@ -40,8 +40,8 @@ class RowEncoder:
 
     Unknown and missing values become their field's last table row.
 
-    Fields whose known values are all numbers take 3 and 3.0 as the same value, whatever wrote them;
-    so do the users of histories.
+    Fields whose known values are all numbers take 3 and 3.0 as the same value, see
+    `vocabulary.places`; so do the users of histories.
 
     A history of the log is taken from the column of its name, a list or one text, where a row has
     one. Otherwise it is joined by the user, from what preparation has kept. A list without values
@@ -78,7 +78,6 @@ class RowEncoder:
             [np.repeat(schema.unknown_of(field.name), field.width) for field in schema.id_fields]
         )
         self._prepare_counts()
-        self._known = {name: vocabulary.as_numbers(values) for name, values in self.values.items()}
         self._expressions: dict[tuple[str, ...], list[pl.Expr]] = {}
 
     def _prepare_counts(self) -> None:
@@ -187,15 +186,9 @@ class RowEncoder:
         return spread(rows.select(self._expressions[key]), sequences, self.schema)
 
     def _encode(self, field: FieldSpec, dtype: pl.DataType) -> list[pl.Expr]:
-        numbers = self._known.get(field.of or field.name)
         if field.gaps:
             return [gap_ids(field, self.schema.offset_of(field.name), dtype)]
-        if not field.has_ids or numbers is None:
-            return encode_field(field, self.schema, self.values, dtype)
-        value, encoded = field.value(dtype), self.schema[field.name]
-        stripped = pl.element().str.strip_suffix(vocabulary.FRACTION)
-        value = value.str.strip_suffix(vocabulary.FRACTION) if encoded.width == 1 else value.list.eval(stripped)
-        return vocabulary.encode(encoded, value, numbers, self.schema.offset_of(field.name))
+        return encode_field(field, self.schema, self.values, dtype)
 
     def fault(self, dtypes: Mapping[str, pl.DataType] | None = None) -> pl.Expr:
         """The first invalid value of a row and what is expected instead; null for a valid row.

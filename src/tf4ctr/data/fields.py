@@ -46,7 +46,8 @@ class FieldSpec:
         pooling: how the embeddings of a list field become one: sum, mean or max.
         of: the field whose vocabulary and table rows this one shares; None for its own. With
             `file`, the field whose values the vectors belong to.
-        min_count: training rows that a value needs to be known; None for the dataset's.
+        min_count: how often a value must occur in the training rows to be known, see `DatasetSpec`;
+            None for the dataset's.
         max_values: known values at most, the most frequent ones; None for all.
         hash: table rows by a stable hash of the value, without a vocabulary; None for none.
         scale: how a number is scaled, see `Scaling`.

@@ -328,6 +328,14 @@ def _of_rows(folder: Path, known: Known, splits: Mapping[str, Mapping[str, Any]]
                 f"no value of '{name}' is frequent enough to be known, so the field says nothing: take a smaller"
                 " min_count, hash it, or leave it out"
             )
+            continue
+        others = [split for split in SPLITS if splits[split]["out_of_vocabulary"][name] == 1]
+        if others:
+            warnings.append(
+                f"no value of '{name}' in {' and in '.join(others)} is known from training, so the field says nothing"
+                " there: check that the column is not empty there and has its values in the same form; leave the field"
+                " out if every split has values of its own, as dates"
+            )
     if known.groups is not None:
         is_without = pl.col(GROUP) == len(known.groups)
         counts = [pl.scan_parquet(folder / f"{split}.parquet").select(is_without.sum()) for split in splits]

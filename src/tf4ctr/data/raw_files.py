@@ -8,6 +8,7 @@ from typing import Any
 import polars as pl
 
 from tf4ctr.data.readers import READERS, BadRow, as_text, compressed, line_of, text_of
+from tf4ctr.errors import InputError
 
 SHOWN_CHARACTERS = 200  # of an invalid line, in its error
 
@@ -43,6 +44,9 @@ class RawFiles:
             paths: the files.
             columns: their raw columns, which become texts or lists of texts.
             numbers: those of them that stay numbers where the file has numbers.
+
+        Raises:
+            InputError: see the readers, and `text_or_number`.
         """
         rows = READERS[self.reader].rows(paths, columns, **self.options)
         dtypes = rows.collect_schema()
@@ -95,14 +99,27 @@ class RawFiles:
 def text_or_number(raw: pl.Expr, dtype: pl.DataType, is_number: bool, null_values: Sequence[str]) -> pl.Expr:
     """A raw column as preparation and prediction read it; null where it means a missing value.
 
+    An empty text means one in every format, as an empty cell of a csv does. In a list it is left to
+    the field.
+
     Args:
         raw: the column.
         dtype: its type.
         is_number: whether it is only used as a number, and stays one if the file has numbers.
         null_values: texts that mean a missing value.
+
+    Raises:
+        InputError: a column of durations, which have no text.
     """
-    text, element = as_text(raw, dtype), dtype.inner if isinstance(dtype, pl.List | pl.Array) else dtype
+    element = dtype.inner if isinstance(dtype, pl.List | pl.Array) else dtype
+    if isinstance(element, pl.Duration):
+        raise InputError(
+            f"column '{raw.meta.output_name()}' is {dtype}: write its durations as numbers, for example of seconds"
+        )
+    text = as_text(raw, dtype)
     value = raw if is_number and element.is_numeric() else text
-    if null_values and not dtype.is_nested():
-        value = pl.when(~text.is_in(null_values)).then(value)
-    return value
+    if dtype.is_nested():
+        return value
+    if isinstance(dtype, pl.String | pl.Categorical | pl.Enum):
+        value = pl.when(text != "").then(value)
+    return pl.when(~text.is_in(null_values)).then(value) if null_values else value

@@ -37,7 +37,8 @@ class DatasetSpec:
             their mean over the training rows.
         weighted_metrics: whether the weights count in the metrics, too.
         group: column that gAUC groups by; None for no gAUC.
-        min_count: training rows that a value needs to get a table row of its own.
+        min_count: how often a value must occur in the training rows to get a table row of its own;
+            in a list each time counts, also beyond the list's width.
         limit_rows: take only the first rows of each split (of the whole, if the raw files have no
             splits); None for all.
         layouts: raw forms; the first whose files are all there is taken. A layout names a
@@ -120,6 +121,7 @@ class DatasetSpec:
         names = [field.name for field in self.fields]
         if len(set(names)) < len(names):
             raise InputError(f"dataset.fields names a field twice: {', '.join(names)}")
+        self._check_columns()
         raw = [field.raw for field in self.fields if field.in_rows]
         self._check_shared()
         self._check_sequences()
@@ -145,11 +147,29 @@ class DatasetSpec:
                 raise InputError(
                     f"dataset.layouts: quote is {quote!r}: expected one character, or null if quotes mean nothing"
                 )
+            separator = layout.get("separator", ",")
+            if not isinstance(separator, str) or len(separator.encode()) != 1:
+                raise InputError(
+                    f"dataset.layouts: separator is {separator!r}: expected one ASCII character, polars reads no other;"
+                    " write another one into the files first (for example sed 's/::/\\t/g')"
+                )
             files = [key for key in layout if key not in ("reader", *READERS[reader].options)]
             if set(files) not in ({*SPLITS}, {ALL}):
                 raise InputError(
                     f"dataset.layouts: expected reader and train, valid, test (or all), found {', '.join(layout)}"
                 )
+
+    def _check_columns(self) -> None:
+        """Raises InputError for a field named as a column of another one, as tags.0 of a list."""
+        owners: dict[str, str] = {}
+        for field in self.fields:
+            for column in self.encoded(field, 3).columns:
+                if column in owners:
+                    raise InputError(
+                        f"dataset.fields: '{field.name}' and '{owners[column]}' both have a prepared column '{column}':"
+                        " name one of them otherwise, with column: for its raw column"
+                    )
+                owners[column] = field.name
 
     def _check_shared(self) -> None:
         owners = {field.name: field for field in self.fields if field.counted}

@@ -14,15 +14,25 @@ from tf4ctr.errors import InputError, did_you_mean
 SPLITS = ("train", "valid", "test")
 ALL = "all"  # in place of the splits, for raw files without splits
 SECONDS = (1e9, 2e9)  # since 1970, from 2001 to 2033: larger whole numbers are dates such as 2026052514
+EXACT = 2.0**53  # floats below this hold whole numbers exactly
 
 
 def raw_texts(values: Iterable[Any]) -> list[str]:
-    """The texts in the raw data that the values of a yaml stand for; true is also True and TRUE."""
-    texts = []
-    for value in values:
-        text = str(value)
-        texts += [text.lower(), text, text.upper()] if isinstance(value, bool) else [text]
-    return texts
+    """The texts in the raw data that the values of a yaml stand for.
+
+    A whole number is also the other spelling, 4 and 4.0, because csv files have what wrote them and
+    typed files become 4. true is also True and TRUE. A text in quotes stands for itself alone.
+    """
+    return list(dict.fromkeys(text for value in values for text in _spellings(value)))
+
+
+def _spellings(value: Any) -> list[str]:
+    text = str(value)
+    if isinstance(value, bool):
+        return [text.lower(), text, text.upper()]
+    if isinstance(value, int) or (isinstance(value, float) and value.is_integer() and abs(value) < EXACT):
+        return [f"{int(value)}", f"{int(value)}.0"]
+    return [text]
 
 
 @dataclass(frozen=True)
@@ -47,14 +57,15 @@ class SplitSpec:
         """Build from `dataset.split`.
 
         Raises:
-            InputError: neither shares nor values of every split.
+            InputError: neither shares nor values of every split; values that are no list, or that
+                are in two splits.
         """
         options, known = dict(config), ("by", "valid", "test", "values")
         for key in options:
             if key not in known:
                 raise InputError(f"dataset.split: {key} is not an option, {did_you_mean(key, known)}")
         if options.get("values"):
-            options["values"] = {split: raw_texts(values) for split, values in options["values"].items()}
+            options["values"] = _values(options["values"])
         split = cls(**options) if options.get("by") else None
         if split is None or not (split._by_values() or split._by_shares()):
             raise InputError(
@@ -91,6 +102,30 @@ class SplitSpec:
         value = moment(pl.col(self.by))
         number = pl.sum_horizontal(value >= first for first in self.moments).cast(pl.Int8)
         return pl.when(value.is_not_null()).then(number)
+
+
+def _values(config: Any) -> dict[str, list[str]]:
+    """The texts of each split's values.
+
+    Raises:
+        InputError: the values of a split are no list; a value is in two splits.
+    """
+    if not isinstance(config, Mapping):
+        raise InputError(f"dataset.split.values is {config!r}: expected {{train: [...], valid: [...], test: [...]}}")
+    texts: dict[str, list[str]] = {}
+    for split, values in config.items():
+        if not isinstance(values, list | tuple):
+            raise InputError(
+                f"dataset.split.values.{split} is {values!r}: expected a list of values in brackets, as in [{values}]"
+            )
+        texts[split] = raw_texts(values)
+        for other in texts:
+            twice = [text for text in texts[split] if other != split and text in texts[other]]
+            if twice:
+                raise InputError(
+                    f"dataset.split.values: '{twice[0]}' is in {other} and in {split}: a row belongs to one split"
+                )
+    return texts
 
 
 def moment_text(moment: float) -> str:

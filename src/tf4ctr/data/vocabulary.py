@@ -47,7 +47,8 @@ class Counts:
 
     def join(self, other: "Counts") -> None:
         """Add what another process has counted."""
-        self.add(other.seen(1))
+        other._merge()
+        self.add(other._merged)  # not `seen`: whether all values are numbers is known at the end
 
     def _merge(self) -> None:
         # the streaming engine sums while it reads; the other one first lists the rows of each value
@@ -65,15 +66,34 @@ class Counts:
                 them, too.
         """
         self._merge()
-        frequent = self._merged.filter(pl.col("count") >= min_count)
+        counted = _one_spelling(self._merged, kept)
+        frequent = counted.filter(pl.col("count") >= min_count)
         if kept is not None:
-            earlier = kept.alias(self.name).to_frame().join(self._merged, self.name, "left", maintain_order="left")
+            earlier = kept.alias(self.name).to_frame().join(counted, self.name, "left", maintain_order="left")
             earlier = earlier.with_columns(pl.col("count").fill_null(0))
             frequent = pl.concat([frequent, earlier]).unique(self.name)
         frequent = frequent.sort(self.name)
         if max_values is None or len(frequent) <= max_values:
             return frequent
         return frequent.sort("count", descending=True, maintain_order=True).head(max_values).sort(self.name)
+
+
+def _one_spelling(counts: pl.DataFrame, kept: pl.Series | None) -> pl.DataFrame:
+    """Counts with those of 3 and 3.0 added up if all values are numbers, see `places`.
+
+    The value is spelled as the kept one, else as 3 if that occurs.
+    """
+    name = counts.columns[0]
+    earlier = pl.Series(name, [], pl.String) if kept is None else kept.alias(name)
+    values = pl.concat([counts[name], earlier])
+    if not values.str.ends_with(FRACTION).any() or not _are_numbers(values):
+        return counts
+    if len(earlier) and as_numbers(earlier) is None:
+        return counts  # 3 and 3.0 are two rows of the earlier table, and stay it
+    number = pl.col(name).str.strip_suffix(FRACTION).alias("__number")
+    spelled = earlier.to_frame().select(number, pl.col(name).alias("__kept"))
+    added = counts.group_by(number).agg(pl.col(name).min(), pl.col("count").sum())
+    return added.join(spelled, "__number", "left").select(pl.coalesce("__kept", name).alias(name), "count")
 
 
 def size(values: pl.Series) -> int:
@@ -83,13 +103,55 @@ def size(values: pl.Series) -> int:
 
 def as_numbers(values: pl.Series) -> pl.Series | None:
     """Known values without `.0` at the end, if all are numbers and stay different; else None."""
-    if not len(values) or not values.str.contains(NUMBER).all():
+    if not _are_numbers(values):
         return None
     numbers = values.str.strip_suffix(FRACTION)
     return numbers if numbers.n_unique() == len(numbers) else None
 
 
-def encode(field: Field, value: pl.Expr, values: pl.Series, offset: int) -> list[pl.Expr]:
+def _are_numbers(values: pl.Series) -> bool:
+    # the first or the last of sorted texts is most often no number, and there may be millions
+    return bool(len(values)) and all(values[[0, -1]].str.contains(NUMBER)) and values.str.contains(NUMBER).all()
+
+
+def without_fraction(text: pl.Expr, many: bool = False) -> pl.Expr:
+    """A text without `.0` at the end.
+
+    Args:
+        text: the text.
+        many: whether many rows are computed at a time. Then it is first looked whether any has a
+            `.0`, which takes a sixth of the time of cutting it off; in few rows it would take more.
+    """
+    if not many:
+        return text.str.strip_suffix(FRACTION)
+
+    def stripped(texts: pl.Series) -> pl.Series:
+        return texts.str.strip_suffix(FRACTION) if texts.str.ends_with(FRACTION).any() else texts
+
+    return text.map_batches(stripped, pl.String, is_elementwise=True)
+
+
+def places(values: pl.Series, many: bool = False) -> Callable[[pl.Expr], pl.Expr]:
+    """The expression text -> its place among `values`, from 0; null for another text.
+
+    If all values are numbers, 3 and 3.0 are the same value, whatever wrote them: pandas writes 3.0
+    if another value of the column is missing.
+
+    Args:
+        values: the known ones.
+        many: see `without_fraction`.
+    """
+    numbers = as_numbers(values)
+    known = pl.Enum(values if numbers is None else numbers)
+
+    def place(text: pl.Expr) -> pl.Expr:
+        text = text if numbers is None else without_fraction(text, many)
+        return text.cast(known, strict=False).to_physical()
+
+    return place
+
+
+def encode(field: Field, value: pl.Expr, values: pl.Series, offset: int, many: bool = False) -> list[pl.Expr]:
     """Return the expressions `value` -> table row (int32), one per column of the field.
 
     An unknown value, a missing value and an empty list become the field's last row, out of
@@ -101,10 +163,12 @@ def encode(field: Field, value: pl.Expr, values: pl.Series, offset: int) -> list
         value: a text, or a list of texts for a field with a width above 1.
         values: the known values in table order, of rows 1..n.
         offset: the field's first table row.
+        many: whether many rows are encoded at a time, see `without_fraction`.
     """
+    place = places(values, many)
 
     def known(text: pl.Expr) -> pl.Expr:
-        return text.cast(pl.Enum(values), strict=False).to_physical().cast(pl.Int32) + 1
+        return place(text).cast(pl.Int32) + 1
 
     return _columns(field, value, known, offset)
 
@@ -117,7 +181,7 @@ def encode_hashed(field: Field, value: pl.Expr, offset: int) -> list[pl.Expr]:
     """
 
     def known(text: pl.Expr) -> pl.Expr:
-        text = text.str.strip_suffix(".0")
+        text = text.str.strip_suffix(FRACTION)
         return (text.nchash.xxhash64() % (field.vocabulary_size - 2)).cast(pl.Int32) + 1  # type: ignore[attr-defined]
 
     return _columns(field, value, known, offset)

@@ -133,8 +133,9 @@ def row_type(encoder: RowEncoder, null_values: Sequence[str] = ()) -> type[BaseM
 
     An id is text, a number, a boolean or null in JSON, and becomes the text that training has for
     it. A list field takes a list of them too, and so does a sequence, the latest value last. A
-    transform's text must have the form that it needs. A number is a number, its text or null. A
-    vector is a list of as many numbers as it has.
+    transform's text must have the form that it needs. A number is a number, its text or null. An
+    empty text is null, that of a list is an empty list. A vector is a list of as many numbers as it
+    has.
 
     The columns of histories of the log may be absent: the user, the moment (a number or an ISO
     date), the histories, and their times (a list of numbers). A history that is absent or null is
@@ -142,7 +143,7 @@ def row_type(encoder: RowEncoder, null_values: Sequence[str] = ()) -> type[BaseM
 
     Args:
         encoder: of the model.
-        null_values: texts that mean a missing value.
+        null_values: other texts that mean a missing value.
     """
     columns: dict[str, Any] = {}
     example = example_row(encoder)
@@ -163,7 +164,8 @@ def _filled(optional: Sequence[str], row: Any) -> Any:
 def _validator(column: str, encoder: RowEncoder, null_values: Sequence[str]) -> PlainValidator:
     """What makes a column's cells of JSON values; it checks the length of an aligned sequence."""
     converter, json_type = _cell(column, encoder)
-    converter = _without(null_values, converter)
+    is_list = cell_type(column, encoder) == pl.List(pl.String())
+    converter = _without((*null_values, *(() if is_list else ("",))), converter)
     aligned = next((field for field in _fields_of(column, encoder) if field.aligned_with), None)
     if aligned is None:
         return PlainValidator(converter, json_type)
