@@ -24,6 +24,7 @@ from tf4ctr.data.text_readers import (
     compressed,
     csv,
     csv_bad_rows,
+    csv_line_of,
     csv_lines,
     libsvm,
     libsvm_bad_rows,
@@ -54,7 +55,6 @@ __all__ = [
     "check_columns",
     "compressed",
     "csv_lines",
-    "line_of",
     "scan_ndjson",
     "text_of",
 ]
@@ -71,6 +71,8 @@ class Reader(NamedTuple):
         options: what a layout in conf/dataset may set beside the files.
         beside: files that must stand beside the named ones.
         lines: whether a row is a line of text.
+        line_of: `line_of(path, number, **options)` is the line (from 1) that is number `number`
+            (from 0) of those that are not blank, the header's included.
     """
 
     rows: Callable[..., pl.LazyFrame]
@@ -79,15 +81,16 @@ class Reader(NamedTuple):
     options: tuple[str, ...] = ()
     beside: tuple[str, ...] = ()
     lines: bool = True
+    line_of: Callable[..., int] = line_of
 
 
 READERS = {
-    "csv": Reader(csv, csv_bad_rows, first_line=2, options=("separator", "header", "quote")),
+    "csv": Reader(csv, csv_bad_rows, first_line=2, options=("separator", "header", "quote"), line_of=csv_line_of),
     "libsvm": Reader(libsvm, libsvm_bad_rows),
     "parquet": Reader(parquet, no_bad_rows, lines=False),
     "arrow": Reader(arrow, no_bad_rows, lines=False),
     "ndjson": Reader(ndjson, ndjson_bad_rows),
     "grouplens": Reader(grouplens, grouplens_bad_rows, beside=("users.dat",)),
     "grouplens_100k": Reader(grouplens_100k, grouplens_100k_bad_rows, beside=("u.user", "u.item")),
-    "kkbox": Reader(kkbox, csv_bad_rows, first_line=2, beside=tuple(KKBOX_BESIDE)),
+    "kkbox": Reader(kkbox, csv_bad_rows, first_line=2, beside=tuple(KKBOX_BESIDE), line_of=csv_line_of),
 }
