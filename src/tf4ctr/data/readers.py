@@ -35,6 +35,7 @@ from tf4ctr.data.text_readers import (
 from tf4ctr.data.typed_readers import (
     INTEGERS,
     SCANS,
+    alike,
     arrow,
     as_text,
     check_columns,
@@ -53,6 +54,7 @@ __all__ = [
     "SHORT",
     "BadRow",
     "Reader",
+    "alike",
     "as_text",
     "check_columns",
     "compressed",

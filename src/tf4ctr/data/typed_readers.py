@@ -68,7 +68,7 @@ def _typed(scan: Callable[[Path], pl.LazyFrame], kind: str, paths: list[Path], c
             raise InputError(f"{path} is not a readable {kind} file ({error}): write or download it again") from None
         check_columns(path, dtypes, columns)
         frames.append(scan(path).select(*columns, pl.lit(False).alias(SHORT)))
-    return _alike(frames, paths)
+    return alike(frames, paths)
 
 
 def check_columns(source: Path | str, dtypes: Mapping[str, pl.DataType], columns: Sequence[str]) -> None:
@@ -88,8 +88,12 @@ def no_bad_rows(path: Path, columns: list[str]) -> list[BadRow]:
     return []
 
 
-def _alike(frames: list[pl.LazyFrame], paths: list[Path]) -> pl.LazyFrame:
-    """Join files; a column whose type differs becomes text in all of them.
+def alike(frames: list[pl.LazyFrame], paths: list[Path]) -> pl.LazyFrame:
+    """Join files, or splits; a column whose type differs becomes text in all of them.
+
+    Args:
+        frames: rows with the same columns.
+        paths: the file of each, which an error names.
 
     Raises:
         InputError: a column is a list in some of them only.
