@@ -156,6 +156,26 @@ def test_parquet_cut_short_is_refused(raw_dir):
         prepare(make_spec(raw_dir, layouts=[layout]))
 
 
+def test_a_row_with_a_value_in_a_column_that_is_not_read_is_a_row(raw_dir):
+    """A line of separators alone, as spreadsheets export them, is none. Both count as lines."""
+    lines = [f"{line}," for line in (raw_dir / "train.csv").read_text().splitlines()]
+    lines[0] += "note"
+    (raw_dir / "train.csv").write_text("\n".join([*lines[:5], "", ",,,,", *lines[5:], ",,,,"]) + "\n")
+    assert read_manifest(prepare(make_spec(raw_dir)))["splits"]["train"]["rows"] == 400
+    (raw_dir / "train.csv").write_text("\n".join([*lines[:5], "", ",,,,", ",,,,x", *lines[5:]]) + "\n")
+    with pytest.raises(InputError, match=r"train\.csv, line 8: column 'click' is missing.*\(1 such rows\)\n  ,,,,x"):
+        prepare(make_spec(raw_dir))
+
+
+@pytest.mark.parametrize("line", ["1,\xff,3,4,5", "1,2", "1,2,3,4,5,6"])
+def test_a_bad_line_of_a_file_with_a_column_that_is_not_read_is_named(raw_dir, line):
+    lines = [f"{line},n" for line in (raw_dir / "train.csv").read_text().splitlines()]
+    lines[0] = lines[0].removesuffix("n") + "note"
+    (raw_dir / "train.csv").write_text("\n".join([*lines, line]) + "\n", encoding="latin1")
+    with pytest.raises(InputError, match=r"train\.csv(, line 402: byte| has invalid rows:\n  line 402: )"):
+        prepare(make_spec(raw_dir))
+
+
 @pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be"])
 def test_utf_16_is_named_with_the_command_that_converts(raw_dir, encoding):
     text = (raw_dir / "train.csv").read_text()

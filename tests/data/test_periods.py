@@ -124,3 +124,33 @@ def test_a_file_of_two_splits_is_cut_once(tmp_path):
     late = pl.DataFrame({"click": [0, 1] * 50, "user": [0] * 100, "time": [FIRST + 20 * 86400] * 100})
     late.write_csv(tmp_path / "raw" / "late.csv")
     assert [period.rows for period in cut(spec, tmp_path / "cut")][-2:] == [100, 100]
+
+
+def write_splits(folder, values):
+    """A parquet file for each split, whose column `price` has the given values."""
+    folder.mkdir()
+    for number, (split, price) in enumerate(values.items()):
+        days = [FIRST + 86400 * number] * 100
+        rows = {"click": [0, 1] * 50, "user": [0] * 100, "time": days, "price": price}
+        pl.DataFrame(rows).write_parquet(folder / f"{split}.parquet")
+    fields = ["user", {"name": "price", "kind": "number"}]
+    layout = {"reader": "parquet", **{split: f"{split}.parquet" for split in values}}
+    return make_spec(folder, fields=fields, group=None, layouts=[layout])
+
+
+def test_a_number_may_have_another_type_in_another_split(tmp_path):
+    """As `prepare` takes it."""
+    values = {"train": [1, 2] * 50, "valid": [1.5, None] * 50, "test": ["3", "4.5"] * 50}
+    spec = write_splits(tmp_path / "raw", values)
+    found = cut(spec, tmp_path / "cut")
+    assert [period.rows for period in found] == [100] * 3
+    for period, expected in zip(found, values.values(), strict=True):
+        price = pl.concat([pl.read_parquet(folder / "*.parquet") for folder in (period.train, period.valid)])["price"]
+        wanted = pl.Series(expected).cast(pl.Float64)
+        assert price.cast(pl.Float64).sort().equals(wanted.sort())
+
+
+def test_a_list_in_one_split_only_is_refused(tmp_path):
+    spec = write_splits(tmp_path / "raw", {"train": [1] * 100, "valid": [[1]] * 100, "test": [1] * 100})
+    with pytest.raises(InputError, match=r"valid\.parquet: column 'price' is List.*, in train\.parquet it is Int64"):
+        cut(spec, tmp_path / "cut")

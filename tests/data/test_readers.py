@@ -5,6 +5,7 @@ import pytest
 
 from conftest import need_shared
 from tf4ctr.data import text_readers
+from tf4ctr.data.raw_files import RawFiles
 from tf4ctr.data.readers import READERS, as_text
 from tf4ctr.errors import InputError
 
@@ -41,6 +42,40 @@ def test_csv_finds_lines_of_another_length(tmp_path):
     assert READERS["csv"].bad_rows(path, COLUMNS) == [
         (3, "2 cells, the header has 3"),
         (5, "4 cells, the header has 3"),
+    ]
+
+
+@pytest.mark.parametrize("header", ["label,user,item", "label,user,more,item", "more,item,label,user,item2"])
+def test_csv_skips_lines_without_any_value_and_no_others(tmp_path, header):
+    """Also if only some of the columns are read; the other ones decide then."""
+    names = header.split(",")
+    empty = ["", "," * (len(names) - 1), ",", '"",""', "\r"]
+    full = [",".join(cell if name in COLUMNS else "" for name, cell in zip(names, "abcde", strict=False))]
+    other = [",".join("x" if name == other else "" for name in names) for other in names if other not in COLUMNS]
+    lines = [*empty, *full, *empty, *other, *empty, *full, *empty]
+    for path in (tmp_path / "a.csv", tmp_path / "b.csv"):
+        path.write_text("\n".join([header, *lines]) + "\n")
+    found = READERS["csv"].rows([tmp_path / "a.csv", tmp_path / "b.csv"], COLUMNS)
+    row = tuple(dict(zip(names, "abcde", strict=False))[name] for name in COLUMNS)
+    missing = [(None,) * 3] * len(other)
+    assert found.select(COLUMNS).collect(engine="streaming").rows() == [row, *missing, row] * 2
+    assert found.select(pl.len()).collect().item() == 2 * (2 + len(other))
+    assert found.head(1).select("user").collect().rows() == [row[1:2]]
+    assert found.filter(pl.col("item").is_null()).collect().select(COLUMNS).rows() == missing * 2
+    assert READERS["csv"].bad_rows(tmp_path / "a.csv", COLUMNS) == []
+    raw = RawFiles("csv", {}, {"all": [tmp_path / "a.csv"]})
+    expected = [number for number, line in enumerate(lines, 2) if line not in empty]
+    assert [raw.line_of(tmp_path / "a.csv", row) for row in range(2 + len(other))] == expected
+
+
+@pytest.mark.parametrize("quote", ['"', None])
+def test_csv_a_line_of_blanks_or_of_too_many_separators_is_not_empty(tmp_path, quote):
+    path = tmp_path / "a.csv"
+    path.write_text("label|user|more|item\n1|a|x|b\n|||\n  \n||||\n")
+    options = {"separator": "|", "quote": quote}
+    assert READERS["csv"].bad_rows(path, COLUMNS, **options) == [
+        (4, "1 cells, the header has 4"),
+        (5, "5 cells, the header has 4"),
     ]
 
 

@@ -7,10 +7,11 @@ same paths. One worker reads a file: split large files.
 
 import logging
 import shutil
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping
-from itertools import islice
+from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
 import polars as pl
 import ray
@@ -18,11 +19,13 @@ import ray
 from tf4ctr.data import faults
 from tf4ctr.data.passes import PARQUET, SPLIT, Known, Moments, Step, Tally, Tick, open_rows, write_events, write_parts
 from tf4ctr.data.raw_files import RawFiles
+from tf4ctr.data.readers import READERS
 from tf4ctr.data.spec import DatasetSpec
 from tf4ctr.data.splits import ALL, SPLITS
 from tf4ctr.errors import InputError
 
-TASKS_PER_CORE = 2  # that wait or run at a time, so that finished results do not pile up
+TASKS_PER_CORE = 2  # that wait or run at a time
+HELD_PER_TASK = 2  # results per such task that may wait for a slower one, so that they do not pile up
 
 
 class Block(NamedTuple):
@@ -64,6 +67,9 @@ class RayEngine:
         if not ray.is_initialized():
             ray.init(log_to_driver=False, logging_level=logging.ERROR, include_dashboard=False)
         self.spec, self.raw = spec, raw
+        for split in raw.files:  # reads the headers, and refuses files without a column
+            open_rows(spec, raw, split)
+        self.shared = {split: ray.put(_as_a_whole(raw, split, spec.columns)) for split in raw.files}
         self.blocks = {split: self._blocks(split, step) for split in raw.files}
 
     def _blocks(self, split: str, step: Step) -> list[Block]:
@@ -72,7 +78,6 @@ class RayEngine:
         Rows are counted first where their numbers matter: without splits, which are drawn by row
         number, with a limit, and with histories of the log.
         """
-        open_rows(self.spec, self.raw, split)  # reads the headers, and refuses files without a column
         blocks = [Block(split, path) for path in self.raw.files[split]]
         if split != ALL and self.spec.limit_rows is None and not self.spec.logs:
             return blocks
@@ -120,25 +125,35 @@ class RayEngine:
     def _run(
         self, work: Callable[..., Result | Failure], blocks: list[Block], tick: Tick, *more: object
     ) -> Iterator[Result]:
-        """The result of `work` for each block, in the order in which they finish."""
+        """The result of `work` for each block, in their order: sums of counts depend on it."""
         task = ray.remote(work)
-        spec, raw = ray.put(self.spec), ray.put(self.raw)
-        waiting = iter(blocks)
+        spec = ray.put(self.spec)
         at_a_time = TASKS_PER_CORE * max(1, int(ray.cluster_resources().get("CPU", 1)))
-        running = [task.remote(spec, raw, block, *more) for block in islice(waiting, at_a_time)]
-        while running:
-            (ready,), running = ray.wait(running)
-            running += [task.remote(spec, raw, block, *more) for block in islice(waiting, 1)]
-            result = ray.get(ready)
-            if isinstance(result, Failure):
-                self._refuse(blocks[0].split, result)
-            tick(result.rows)
-            yield result
+        waiting, running, held, place = deque(enumerate(blocks)), dict[Any, int](), dict[int, Result | Failure](), 0
+        while waiting or running:
+            while waiting and len(running) < at_a_time and len(running) + len(held) < HELD_PER_TASK * at_a_time:
+                number, block = waiting.popleft()
+                running[task.remote(spec, self.shared[block.split], block, *more)] = number
+            (ready,), _ = ray.wait([*running])
+            held[running.pop(ready)] = ray.get(ready)
+            while place in held:
+                result = held.pop(place)
+                if isinstance(result, Failure):
+                    self._refuse(blocks[place].split, result)
+                place += 1
+                tick(result.rows)
+                yield result
 
-    def _refuse(self, split: str, failure: Failure) -> None:
+    def _refuse(self, split: str, failure: Failure) -> NoReturn:
         if failure.explained:
             raise InputError(failure.message)
         faults.refuse_unreadable(self.spec, self.raw, split, OSError(failure.message))
+
+
+def _as_a_whole(raw: RawFiles, split: str, columns: list[str]) -> RawFiles:
+    """Raw files of which a worker reads one as this machine reads all of a split together."""
+    same = READERS[raw.reader].same
+    return raw if same is None else replace(raw, options={**raw.options, **same(raw.files[split], columns)})
 
 
 # what follows runs on the workers

@@ -16,7 +16,7 @@ from tf4ctr.files import write_whole
 
 log = logging.getLogger(__name__)
 
-FORMAT = 4  # of the prepared folder; folders of another format are prepared again
+FORMAT = 5  # of the prepared folder; folders of another format are prepared again
 NAME = "manifest.json"
 VALUES_AT_ONCE = 1 << 18  # of a field that are hashed as one text
 

@@ -194,7 +194,9 @@ class Moments:
 
     def count(self, rows: pl.LazyFrame, tick: Tick) -> None:
         """Add rows; those without a moment are left out, and refused by the first pass."""
-        for batch in rows.select(moment(pl.col(self.column)).alias(self.column)).collect_batches(engine="streaming"):
+        moments = rows.select(moment(pl.col(self.column)).alias(self.column))
+        # of a fixed size: what is joined beyond many moments depends on the batches
+        for batch in moments.collect_batches(chunk_size=BATCH_ROWS, engine="streaming"):
             counted = batch.select(self.distribution.query(pl.col(self.column)))
             self.distribution.add(counted.item().struct.unnest())
             tick(len(batch))

@@ -14,7 +14,7 @@ from tf4ctr.data import faults
 from tf4ctr.data.manifest import raw_dir
 from tf4ctr.data.passes import PARQUET, split_of
 from tf4ctr.data.raw_files import RawFiles
-from tf4ctr.data.readers import SHORT
+from tf4ctr.data.readers import SHORT, alike
 from tf4ctr.data.spec import DatasetSpec
 from tf4ctr.data.transforms import moment
 from tf4ctr.errors import InputError, did_you_mean
@@ -142,9 +142,13 @@ def _write(
 
 
 def _rows(spec: DatasetSpec, raw: RawFiles, by: str) -> pl.LazyFrame:
-    """The raw columns that the dataset needs, and `by`, of all files, each file once."""
+    """The raw columns that the dataset needs, and `by`, of all files, each file once.
+
+    Raises:
+        InputError: invalid rows; a column that is a list in some of the splits only.
+    """
     columns = [*dict.fromkeys([*spec.columns, by])]
-    frames, read = [], set[Path]()
+    frames, firsts, read = [], [], set[Path]()
     for split, files in raw.files.items():
         paths = [path for path in files if path not in read]  # valid and test may be the same file
         read.update(paths)
@@ -154,7 +158,8 @@ def _rows(spec: DatasetSpec, raw: RawFiles, by: str) -> pl.LazyFrame:
         if rows.select(pl.col(SHORT).any()).collect(engine="streaming").item():
             faults.refuse_short_rows(spec, raw, split)
         frames.append(rows.drop(SHORT))
-    rows = pl.concat(frames)
+        firsts.append(paths[0])
+    rows = alike(frames, firsts)
     return rows if spec.limit_rows is None else rows.head(spec.limit_rows)
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import polars as pl
 
-from tf4ctr.data.readers import READERS, BadRow, as_text, compressed, line_of, text_of
+from tf4ctr.data.readers import READERS, BadRow, as_text, compressed, text_of
 from tf4ctr.errors import InputError
 
 SHOWN_CHARACTERS = 200  # of an invalid line, in its error
@@ -71,8 +71,8 @@ class RawFiles:
 
     def line_of(self, path: Path, row: int) -> int:
         """The line (from 1) of a file's row (from 0), blank lines counted; of parquet the row."""
-        number = self.first_line + row - 1
-        return line_of(path, number) if READERS[self.reader].lines else number + 1
+        reader, number = READERS[self.reader], self.first_line + row - 1
+        return reader.line_of(path, number, **self.options) if reader.lines else number + 1
 
     def shown(self, path: Path, line: int) -> str:
         """The line itself, below an error that names it; nothing for a file without lines."""

@@ -6,7 +6,8 @@ joined_readers.py; `READERS` names them.
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import polars as pl
 
@@ -24,6 +25,7 @@ from tf4ctr.data.text_readers import (
     compressed,
     csv,
     csv_bad_rows,
+    csv_line_of,
     csv_lines,
     libsvm,
     libsvm_bad_rows,
@@ -33,11 +35,13 @@ from tf4ctr.data.text_readers import (
 from tf4ctr.data.typed_readers import (
     INTEGERS,
     SCANS,
+    alike,
     arrow,
     as_text,
     check_columns,
     ndjson,
     ndjson_bad_rows,
+    ndjson_keys,
     no_bad_rows,
     parquet,
     scan_ndjson,
@@ -50,11 +54,11 @@ __all__ = [
     "SHORT",
     "BadRow",
     "Reader",
+    "alike",
     "as_text",
     "check_columns",
     "compressed",
     "csv_lines",
-    "line_of",
     "scan_ndjson",
     "text_of",
 ]
@@ -71,6 +75,10 @@ class Reader(NamedTuple):
         options: what a layout in conf/dataset may set beside the files.
         beside: files that must stand beside the named ones.
         lines: whether a row is a line of text.
+        line_of: `line_of(path, number, **options)` is the line (from 1) that is number `number`
+            (from 0) of those that are not blank, the header's included.
+        same: `same(paths, columns)` are the options with which `rows` reads some of these files as
+            it reads all of them together; None if it does without.
     """
 
     rows: Callable[..., pl.LazyFrame]
@@ -79,15 +87,17 @@ class Reader(NamedTuple):
     options: tuple[str, ...] = ()
     beside: tuple[str, ...] = ()
     lines: bool = True
+    line_of: Callable[..., int] = line_of
+    same: Callable[[list[Path], list[str]], dict[str, Any]] | None = None
 
 
 READERS = {
-    "csv": Reader(csv, csv_bad_rows, first_line=2, options=("separator", "header", "quote")),
+    "csv": Reader(csv, csv_bad_rows, first_line=2, options=("separator", "header", "quote"), line_of=csv_line_of),
     "libsvm": Reader(libsvm, libsvm_bad_rows),
     "parquet": Reader(parquet, no_bad_rows, lines=False),
     "arrow": Reader(arrow, no_bad_rows, lines=False),
-    "ndjson": Reader(ndjson, ndjson_bad_rows),
+    "ndjson": Reader(ndjson, ndjson_bad_rows, same=lambda paths, columns: {"keys": ndjson_keys(paths, columns)}),
     "grouplens": Reader(grouplens, grouplens_bad_rows, beside=("users.dat",)),
     "grouplens_100k": Reader(grouplens_100k, grouplens_100k_bad_rows, beside=("u.user", "u.item")),
-    "kkbox": Reader(kkbox, csv_bad_rows, first_line=2, beside=tuple(KKBOX_BESIDE)),
+    "kkbox": Reader(kkbox, csv_bad_rows, first_line=2, beside=tuple(KKBOX_BESIDE), line_of=csv_line_of),
 }

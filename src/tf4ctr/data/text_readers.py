@@ -2,14 +2,16 @@
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from csv import QUOTE_MINIMAL, QUOTE_NONE
 from csv import reader as delimited
+from functools import cache
 from itertools import groupby
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import polars as pl
+from polars.io.plugins import register_io_source
 
 from tf4ctr.errors import InputError, did_you_mean
 
@@ -18,6 +20,7 @@ from tf4ctr.errors import InputError, did_you_mean
 os.environ.setdefault("POLARS_CSV_CHUNK_SIZE", str(2**22))
 
 SHORT = "__short"  # the column that marks rows which may be cut short
+EMPTY = "__empty"  # the column that marks rows without a value
 PIECE = 2**18  # bytes of a file that are looked at at a time, to stay in the processor's cache
 UNPAIRED = (
     "(quote: null in the layout reads quotes as text; if a cell has a line break, write the rows as parquet or ndjson:"
@@ -51,7 +54,8 @@ def csv(
 ) -> pl.LazyFrame:
     """Read delimited text files, also compressed; an empty cell is a missing value.
 
-    Columns are found by name: the files may have them in different orders.
+    Columns are found by name: the files may have them in different orders. A line whose cells are
+    all empty is skipped, in the columns that are not kept, too.
 
     Args:
         paths: the files.
@@ -96,9 +100,51 @@ def _csv_rows(
     form: dict[str, Any] = {"separator": separator, "has_header": has_header, "quote_char": quote}
     # a quoted empty cell is a missing value, too
     rows = pl.scan_csv(paths, schema=schema, glob=False, null_values=[""], **form)
-    rows = rows.filter(~pl.all_horizontal(pl.col(name).is_null() for name in columns))  # blank lines
     # the last column is null where a row is cut short
-    return rows.select(*columns, pl.col(next(reversed(schema))).is_null().alias(SHORT))
+    kept = [*map(pl.col, columns), pl.col(next(reversed(schema))).is_null().alias(SHORT)]
+    empty, others = _all_null(columns), [name for name in schema if name not in columns]
+    if not others:
+        return rows.filter(~empty).select(kept)
+    return _without_empty(rows.select(*kept, empty.alias(EMPTY)), rows.filter(empty).select(~_all_null(others)))
+
+
+def _all_null(columns: Iterable[str]) -> pl.Expr:
+    return pl.all_horizontal(pl.col(name).is_null() for name in columns)
+
+
+def _without_empty(rows: pl.LazyFrame, have_data: pl.LazyFrame) -> pl.LazyFrame:
+    """Leave out the rows of empty lines.
+
+    Reading all columns of a wide file takes several times as long as reading a few. So the other
+    columns are read only if a row is empty in those that are kept.
+
+    Args:
+        rows: the columns that are kept, and `__empty`, true where all of them are null.
+        have_data: for each of those rows whether another column has a value.
+    """
+    schema = rows.drop(EMPTY).collect_schema()
+    # once for both passes of a preparation
+    have = cache(lambda: have_data.collect(engine="streaming").to_series())
+
+    def frames(
+        names: list[str] | None, condition: pl.Expr | None, limit: int | None, _: int | None
+    ) -> Iterator[pl.DataFrame]:
+        looked_at = 0
+        for frame in rows.collect_batches(engine="streaming"):
+            empty = frame[EMPTY].arg_true()
+            if len(empty):
+                kept = have()[looked_at : looked_at + len(empty)]
+                frame = frame.filter((~frame[EMPTY]).scatter(empty, kept))
+                looked_at += len(empty)
+            frame = frame.select(names or schema.names())
+            if limit is not None:
+                frame = frame.head(limit)
+                limit -= len(frame)
+            yield frame if condition is None else frame.filter(condition)
+            if limit == 0:
+                return
+
+    return register_io_source(frames, schema=schema)
 
 
 def _csv_header(path: Path, separator: str, quote: str | None) -> list[str]:
@@ -130,10 +176,11 @@ def _first_line(path: Path) -> bytes:
 def csv_lines(
     path: Path, separator: str = ",", header: Sequence[str] | None = None, quote: str | None = '"'
 ) -> tuple[list[str], pl.LazyFrame]:
-    """The header, and `row`, `line`, `cells` and `unclosed` of each line below it.
+    """The header, and `row`, `line`, `cells` and `unclosed` of the lines below it.
 
-    `row` counts from 0 and includes header and blank lines, `cells` is the number of cells, and a
-    line is `unclosed` if it has an odd number of quotes.
+    `row` counts from 0 and includes header and empty lines, `cells` is the number of cells, and a
+    line is `unclosed` if it has an odd number of quotes. Empty lines are left out, but for those
+    with more separators than the header.
     """
     line, quotes = pl.col("line"), pl.lit(0, pl.UInt32)
     if quote:
@@ -141,10 +188,18 @@ def csv_lines(
         mark = re.escape(quote)
         without = line.str.replace_all(f"{mark}[^{mark}]*{mark}", "")
         line = pl.when(pl.col("line").str.contains(quote, literal=True)).then(without).otherwise(line)
-    lines = text_lines(path).with_columns(
+    lines = pl.scan_lines(path, row_index_name="row", glob=False).with_columns(
         (line.str.count_matches(separator, literal=True) + 1).alias("cells"), (quotes % 2 == 1).alias("unclosed")
     )
-    return (_csv_header(path, separator, quote), lines.slice(1)) if header is None else (list(header), lines)
+    names = _csv_header(path, separator, quote) if header is None else list(header)
+    lines = lines.slice(1 if header is None else 0)
+    return names, lines.filter(~_is_empty(separator, quote) | (pl.col("cells") > len(names)))
+
+
+def _is_empty(separator: str, quote: str | None) -> pl.Expr:
+    """Whether a `line` has no value: no character, or separators and quoted empty cells alone."""
+    cell = f"(?:{re.escape(quote * 2)})?" if quote else ""
+    return pl.col("line").str.contains(f"^{cell}(?:{re.escape(separator)}{cell})*$")
 
 
 def csv_bad_rows(
@@ -204,9 +259,21 @@ def libsvm_bad_rows(path: Path, columns: list[str]) -> list[BadRow]:
     return not_matching(path, pattern, f"expected a label and {len(columns) - 1} times 'id:1'")
 
 
+def csv_line_of(
+    path: Path, number: int, separator: str = ",", header: Sequence[str] | None = None, quote: str | None = '"'
+) -> int:
+    """The line (from 1) that is number `number` (from 0) of those that are not empty."""
+    lines = pl.scan_lines(path, row_index_name="row", glob=False).filter(~_is_empty(separator, quote))
+    return _line_at(lines, number)
+
+
 def line_of(path: Path, number: int) -> int:
     """The line (from 1) of a text file that is number `number` (from 0) of its non-blank lines."""
-    return text_lines(path).slice(number, 1).select("row").collect(engine="streaming").item() + 1
+    return _line_at(text_lines(path), number)
+
+
+def _line_at(lines: pl.LazyFrame, number: int) -> int:
+    return lines.slice(number, 1).select("row").collect(engine="streaming").item() + 1
 
 
 def text_of(path: Path, line: int) -> str:

@@ -5,7 +5,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import polars as pl
 
@@ -68,7 +68,7 @@ def _typed(scan: Callable[[Path], pl.LazyFrame], kind: str, paths: list[Path], c
             raise InputError(f"{path} is not a readable {kind} file ({error}): write or download it again") from None
         check_columns(path, dtypes, columns)
         frames.append(scan(path).select(*columns, pl.lit(False).alias(SHORT)))
-    return _alike(frames, paths)
+    return alike(frames, paths)
 
 
 def check_columns(source: Path | str, dtypes: Mapping[str, pl.DataType], columns: Sequence[str]) -> None:
@@ -88,8 +88,12 @@ def no_bad_rows(path: Path, columns: list[str]) -> list[BadRow]:
     return []
 
 
-def _alike(frames: list[pl.LazyFrame], paths: list[Path]) -> pl.LazyFrame:
-    """Join files; a column whose type differs becomes text in all of them.
+def alike(frames: list[pl.LazyFrame], paths: list[Path]) -> pl.LazyFrame:
+    """Join files, or splits; a column whose type differs becomes text in all of them.
+
+    Args:
+        frames: rows with the same columns.
+        paths: the file of each, which an error names.
 
     Raises:
         InputError: a column is a list in some of them only.
@@ -115,34 +119,60 @@ def _check_type(source: Path | str, column: str, dtype: pl.DataType) -> None:
         raise InputError(f"{source}: column '{column}' is {dtype}, expected text, numbers, or a list of them")
 
 
-def ndjson(paths: list[Path], columns: list[str]) -> pl.LazyFrame:
+def ndjson(paths: list[Path], columns: list[str], keys: "Mapping[str, Keys] | None" = None) -> pl.LazyFrame:
     """Read files of one JSON object per line, also compressed; `a.b` is the key b of an object a.
 
     A value becomes its text; a key that holds a list in the first lines is a list.
+
+    Args:
+        paths: the files.
+        columns: those to keep.
+        keys: of the columns, from `ndjson_keys`; None for those of these files.
+
+    Raises:
+        InputError: a key that the first lines do not have.
+    """
+    keys = ndjson_keys(paths, columns) if keys is None else keys
+    schema: dict[str, Any] = {}
+    values = {}
+    for column in columns:
+        path, is_list = keys[column]
+        level = schema
+        for key in path[:-1]:
+            level = level.setdefault(key, {})
+        level[path[-1]] = pl.List(pl.String) if is_list else pl.String
+        value = pl.col(path[0])
+        for key in path[1:]:
+            value = value.struct.field(key)
+        values[column] = value
+    rows = scan_ndjson(paths, schema={name: _struct(kind) for name, kind in schema.items()})
+    return rows.select(**values, **{SHORT: pl.lit(False)})
+
+
+class Keys(NamedTuple):
+    """Where a column is in a JSON object: the key in each level, and whether it is a list."""
+
+    path: list[str]
+    is_list: bool
+
+
+def ndjson_keys(paths: list[Path], columns: list[str]) -> dict[str, Keys]:
+    """Where each column is, by the first lines of the files.
 
     Raises:
         InputError: a key that the first lines do not have.
     """
     samples = [record for path in paths for record in _records(path)]
-    schema: dict[str, Any] = {}
-    values = {}
+    keys = {}
     for column in columns:
-        keys = [column] if any(column in record for record in samples) else column.split(".")
-        found = [_at(record, keys) for record in samples]
+        path = [column] if any(column in record for record in samples) else column.split(".")
+        found = [_at(record, path) for record in samples]
         if all(value is MISSING for value in found):
             known = sorted({key for record in samples for key in record})
             names = ", ".join(str(path) for path in paths)
             raise InputError(f"{names}: no key '{column}' in the first lines ({did_you_mean(column, known)})")
-        level = schema
-        for key in keys[:-1]:
-            level = level.setdefault(key, {})
-        level[keys[-1]] = pl.List(pl.String) if any(isinstance(value, list) for value in found) else pl.String
-        value = pl.col(keys[0])
-        for key in keys[1:]:
-            value = value.struct.field(key)
-        values[column] = value
-    rows = scan_ndjson(paths, schema={name: _struct(kind) for name, kind in schema.items()})
-    return rows.select(**values, **{SHORT: pl.lit(False)})
+        keys[column] = Keys(path, any(isinstance(value, list) for value in found))
+    return keys
 
 
 def scan_ndjson(paths: Sequence[Path], **options: Any) -> pl.LazyFrame:
