@@ -119,6 +119,38 @@ def test_an_invalid_row_is_422_with_its_number_and_the_fields_name(client, row, 
     assert message in fault["msg"]
 
 
+def test_the_answer_to_many_invalid_rows_is_small(client):
+    answer = client.post("/predict", json={"rows": [{}] * MAX_ROWS})
+    assert answer.status_code == 422
+    assert len(answer.content) < 100_000
+    assert answer.json()["detail"][0] == {
+        "type": "missing",
+        "loc": ["body", "rows", 0, "user"],
+        "msg": "Field required",
+        "input": {},
+    }
+    assert len(answer.json()["detail"]) == 20
+    assert answer.json()["more"] == 3 * MAX_ROWS - 20
+    good = [{"user": 1, "item": 2, "hour": 3}]
+    answer = client.post("/predict", json={"rows": good * 50 + [{"user": 1, "item": 2}] * 21}).json()
+    assert [fault["loc"] for fault in answer["detail"]] == [["body", "rows", 50 + row, "hour"] for row in range(20)]
+    assert answer["more"] == 1
+
+
+@pytest.mark.parametrize(
+    ("row", "start"),
+    [({"user": "u" * 100_000}, '{"user": "uuu'), ({"item": 2, "hour": 3, "user": [1] * 100_000}, "[1, 1, 1")],
+)
+def test_a_long_value_of_an_invalid_row_is_cut(client, row, start):
+    answer = client.post("/predict", json={"rows": [row] * 25})
+    assert answer.status_code == 422
+    assert len(answer.content) < 100_000
+    fault = answer.json()["detail"][0]
+    assert fault["input"].startswith(start)
+    assert fault["input"].endswith("...")
+    assert len(fault["input"]) == 1_003
+
+
 def test_half_of_a_character_is_422_and_not_an_error_of_all_requests_in_the_batch(client):
     """JavaScript sends it after it has cut an emoji in two; no text in UTF-8 has it."""
     body = rb'{"rows": [{"user": "\ud83d", "item": 2, "hour": 3}]}'

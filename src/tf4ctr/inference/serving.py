@@ -8,25 +8,25 @@ import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import numpy as np
 import onnxruntime
 import polars as pl
 from fastapi import FastAPI, HTTPException, Request
-from fastapi.encoders import jsonable_encoder
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import Response
 from numpy.typing import NDArray
 from prometheus_client import CollectorRegistry, Counter, Histogram
 from prometheus_fastapi_instrumentator import Instrumentator
-from pydantic import Field, create_model
+from pydantic import Field, WrapValidator, create_model
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from tf4ctr.data.encoding import RowEncoder
 from tf4ctr.data.fields import FieldSpec
 from tf4ctr.data.schema import Schema
 from tf4ctr.errors import InputError
+from tf4ctr.inference.request_errors import InvalidRows, answer, check_rows
 from tf4ctr.inference.request_rows import Cell, cell_type, request_columns, row_type
 
 MAX_ROWS = 10_000  # of one request and of one batch: bounds the time and memory of a call of the model
@@ -212,7 +212,8 @@ def create_app(model: ServedModel, max_body_bytes: int = MAX_BODY_BYTES) -> Fast
     app = FastAPI(title="TF4CTR", description="Click probabilities of raw rows.", lifespan=working)
     app.add_middleware(BodyLimit, max_bytes=max_body_bytes)
     row = row_type(model.encoder, model.null_values)
-    request: Any = create_model("Rows", rows=(list[row], Field(min_length=1, max_length=MAX_ROWS)))  # type: ignore[valid-type]
+    rows = Annotated[list[row], Field(min_length=1, max_length=MAX_ROWS), WrapValidator(check_rows)]  # type: ignore[valid-type]
+    request: Any = create_model("Rows", rows=(rows, ...))
 
     async def predict(body: request) -> dict[str, list[float]]:
         return {"p": (await batcher.score([list(vars(row).values()) for row in body.rows])).tolist()}
@@ -221,13 +222,13 @@ def create_app(model: ServedModel, max_body_bytes: int = MAX_BODY_BYTES) -> Fast
         return {"status": "ok", **{key: model.manifest[key] for key in ("run", "made", "versions")}}
 
     async def invalid(request: Request, error: Exception) -> Response:
-        # the values of an invalid row are part of the answer, and JSON has no NaN and no infinity
-        detail = json.dumps(jsonable_encoder(error.errors()))  # type: ignore[attr-defined]
-        # in ASCII: the invalid value may be text that UTF-8 cannot have
-        content = json.dumps({"detail": json.loads(detail, parse_constant=str)})
-        return Response(content, 422, media_type="application/json")
+        return answer(errors := error.errors(), len(errors))  # type: ignore[attr-defined]
+
+    async def too_many(request: Request, error: Exception) -> Response:
+        return answer(error.errors, error.count)  # type: ignore[attr-defined]
 
     app.add_exception_handler(RequestValidationError, invalid)
+    app.add_exception_handler(InvalidRows, too_many)
     app.post("/predict", summary="A probability for each row. Values that training has not seen are out of vocabulary")(
         predict
     )
