@@ -122,6 +122,24 @@ def test_resamples_of_one_label_do_not_count(caplog):
     assert "of 50 resamples have rows of one label only" in caplog.text
 
 
+def test_a_network_without_an_output_has_no_metrics(caplog):
+    scores = make_scores(400)
+    scores.logits["fused"][3] = torch.nan
+    results = measure(scores, 5, 1)
+    for name in ("auc", "logloss", "gauc", "ece", "predicted_over_observed", "auc_low", "logloss_high"):
+        assert np.isnan(results[name]), name
+    assert 0 < results["simple/auc_low"] < 1
+    assert "logloss: 5 of 5 resamples have rows for which the network's output is NaN" in caplog.text
+    assert "label" not in caplog.text
+
+
+def test_resamples_without_weights_are_not_blamed_on_the_labels(caplog):
+    scores = make_scores(3)._replace(weight=torch.tensor([1.0, 0.0, 0.0]), group=None)
+    measure(scores, 50, 1)
+    assert "logloss: " in caplog.text
+    assert not [line for line in caplog.messages if line.startswith("logloss") and "label" in line]
+
+
 def test_brackets_in_a_value_are_shown_as_they_are():
     console = Console(width=200, record=True)
     row = {"value": "[/b] [rec]", "rows": 3, "click_rate": 0.5}

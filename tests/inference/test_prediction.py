@@ -304,6 +304,28 @@ def test_bad_rows_of_parquet_and_libsvm_are_set_aside_too(run, tmp_path):
         predict(run, tmp_path / "new.parquet", tmp_path / "scores.parquet")
 
 
+AMOUNTS = {"click": [0, 1, 1, 0], "user": [1, 2, 3, 1], "amount": [5.0, 7.0, 3.0, 2.0]}
+
+
+def test_a_row_for_which_the_network_overflows_is_a_bad_row(make_run, tmp_path):
+    rows = pl.DataFrame(AMOUNTS)
+    run = make_run(rows, ["user", {"name": "amount", "kind": "number"}], "parquet")
+    large = rows.with_columns(amount=pl.Series([5.0, 7.0, 1e38, 2.0]))
+    large.write_parquet(tmp_path / "new.parquet")
+    with pytest.raises(InputError, match=r"new.parquet, row 3: the network's output is not finite"):
+        predict(run, tmp_path / "new.parquet", tmp_path / "scores.parquet", heads=True)
+    assert not (tmp_path / "scores.parquet").exists()
+    result = predict(run, tmp_path / "new.parquet", tmp_path / "scores.parquet", heads=True, bad_rows="skip")
+    assert (result.rows, result.set_aside) == (3, 1)
+    scores = pl.read_parquet(tmp_path / "scores.parquet")
+    assert scores["amount"].to_list() == [5.0, 7.0, 2.0]
+    assert result.mean == pytest.approx(scores["p"].mean())
+    assert result.findings[0].out_of_vocabulary["user"] == 0
+    rows.filter(pl.int_range(pl.len()) != 2).write_parquet(tmp_path / "small.parquet")
+    predict(run, tmp_path / "small.parquet", tmp_path / "expected.parquet", heads=True)
+    np.testing.assert_allclose(scores["p"], pl.read_parquet(tmp_path / "expected.parquet")["p"], atol=1e-6)
+
+
 def test_without_bad_rows_no_rows_are_set_aside(run, raw, tmp_path):
     result = predict(run, raw / "test.csv", tmp_path / "scores.parquet", bad_rows="skip")
     assert (result.rows, result.set_aside) == (100, 0)

@@ -19,6 +19,7 @@ from conftest import ROOT, run_script
 from tf4ctr.errors import InputError
 from tf4ctr.inference.exporting import export
 from tf4ctr.inference.prediction import predict
+from tf4ctr.inference.request_errors import InvalidRows
 from tf4ctr.inference.request_rows import example_row
 from tf4ctr.inference.serving import (
     MAX_BODY_BYTES,
@@ -289,6 +290,36 @@ def test_an_error_of_the_model_fails_its_requests_and_not_the_app(exported):
         return answer
 
     assert len(asyncio.run(failing())) == 1
+
+
+def test_a_row_for_which_the_model_overflows_is_422_and_the_others_are_scored(make_run, tmp_path):
+    rows = pl.DataFrame({"click": [0, 1, 1, 0], "user": [1, 2, 3, 1], "amount": [5.0, 7.0, 3.0, 2.0]})
+    run = make_run(rows, ["user", {"name": "amount", "kind": "number"}], "parquet")
+    model = ServedModel(export(run, "onnx", tmp_path / "onnx").folder)
+    good, large = {"user": 1, "amount": 5.0}, {"user": 1, "amount": 1e38}
+    with TestClient(create_app(model)) as client:
+        assert client.post("/predict", json={"rows": [good, good]}).status_code == 200
+        answer = client.post("/predict", json={"rows": [good, large, good] + [large] * 20})
+    assert answer.status_code == 422
+    assert answer.json()["detail"][0] == {
+        "type": "no_probability",
+        "loc": ["body", "rows", 1],
+        "msg": "the model has no probability for these values",
+    }
+    assert answer.json()["more"] == 1
+
+    async def together():
+        batcher = Batcher(model, CollectorRegistry())
+        requests = [asyncio.create_task(batcher.score(cells)) for cells in ([["1", 5.0]], [["1", 1e38]])]
+        await asyncio.sleep(0)  # both wait
+        worker = asyncio.create_task(batcher.work())
+        answers = await asyncio.gather(*requests, return_exceptions=True)
+        worker.cancel()
+        return answers
+
+    first, second = asyncio.run(together())
+    assert 0 < first[0] < 1
+    assert isinstance(second, InvalidRows)
 
 
 def test_a_folder_that_is_not_an_onnx_export_is_refused(run, exported, tmp_path):

@@ -30,6 +30,13 @@ class InvalidRows(Exception):
         self.errors, self.count = errors, count
 
 
+def without_probability(numbers: Sequence[int]) -> InvalidRows:
+    """The error of the rows with these numbers, from 0, whose probability is NaN."""
+    message = "the model has no probability for these values"
+    errors = [{"type": "no_probability", "loc": ("body", "rows", number), "msg": message} for number in numbers[:SHOWN]]
+    return InvalidRows(errors, len(numbers))
+
+
 def check_rows(rows: Rows, check: Callable[[Rows], Rows]) -> Rows:
     """What `check` makes of rows; its errors are listed only as far as the answer shows them.
 

@@ -26,11 +26,13 @@ from tf4ctr.data.encoding import RowEncoder
 from tf4ctr.data.fields import FieldSpec
 from tf4ctr.data.schema import Schema
 from tf4ctr.errors import InputError
-from tf4ctr.inference.request_errors import InvalidRows, answer, check_rows
+from tf4ctr.inference.request_errors import InvalidRows, answer, check_rows, without_probability
 from tf4ctr.inference.request_rows import Cell, cell_type, request_columns, row_type
 
 MAX_ROWS = 10_000  # of one request and of one batch: bounds the time and memory of a call of the model
 MAX_BODY_BYTES = 8 * 2**20  # of one request: a full one, MAX_ROWS rows, with some 800 bytes per row
+
+Waiting = tuple[list[list[Cell]], asyncio.Future[NDArray[np.float32]]]  # a request's rows, and where its p goes
 
 
 class Scored(NamedTuple):
@@ -102,7 +104,7 @@ class Batcher:
 
     def __init__(self, model: ServedModel, registry: CollectorRegistry) -> None:
         self.model = model
-        self._waiting: asyncio.Queue[tuple[list[list[Cell]], asyncio.Future[NDArray[np.float32]]]] = asyncio.Queue()
+        self._waiting: asyncio.Queue[Waiting] = asyncio.Queue()
         self._dtypes = {column: cell_type(column, model.encoder) for column in request_columns(model.encoder)}
         self.rows = Counter("tf4ctr_rows_total", "Rows scored", registry=registry)
         sizes = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1_000, 2_000, 5_000, MAX_ROWS)
@@ -114,7 +116,11 @@ class Batcher:
         self.missing = Counter("tf4ctr_missing_total", "Numbers that are missing", ["column"], registry=registry)
 
     async def score(self, rows: list[list[Cell]]) -> NDArray[np.float32]:
-        """Rows of cells in the order of `request_columns` -> p [N]."""
+        """Rows of cells in the order of `request_columns` -> p [N].
+
+        Raises:
+            InvalidRows: the model has no probability for a row: its numbers are too large for it.
+        """
         result: asyncio.Future[NDArray[np.float32]] = asyncio.get_running_loop().create_future()
         await self._waiting.put((rows, result))
         return await result
@@ -137,7 +143,11 @@ class Batcher:
             self._count(scored)
             ends = np.cumsum([len(rows) for rows, _ in requests])[:-1]
             for (_, result), part in zip(requests, np.split(scored.p, ends), strict=True):
-                if not result.cancelled():  # its client has closed the connection
+                if result.cancelled():  # its client has closed the connection
+                    continue
+                if len(invalid := np.flatnonzero(~np.isfinite(part))):
+                    result.set_exception(without_probability(invalid.tolist()))
+                else:
                     result.set_result(part)
 
     def _run(self, rows: list[list[Cell]]) -> Scored:
