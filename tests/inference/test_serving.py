@@ -292,6 +292,22 @@ def test_an_error_of_the_model_fails_its_requests_and_not_the_app(exported):
     assert len(asyncio.run(failing())) == 1
 
 
+def test_an_error_of_a_batch_fails_only_the_request_that_causes_it(exported):
+    async def together():
+        batcher = Batcher(ServedModel(exported), CollectorRegistry())
+        rows = ([["1", "2", "3"]], [["too", "few"]], [["1", "2", "3"]] * 2)
+        requests = [asyncio.create_task(batcher.score(cells)) for cells in rows]
+        await asyncio.sleep(0)  # all of them wait
+        worker = asyncio.create_task(batcher.work())
+        answers = await asyncio.gather(*requests, return_exceptions=True)
+        worker.cancel()
+        return answers
+
+    first, fault, last = asyncio.run(together())
+    assert isinstance(fault, Exception)
+    assert first[0] == pytest.approx(last[1], abs=1e-6)
+
+
 def test_a_row_for_which_the_model_overflows_is_422_and_the_others_are_scored(make_run, tmp_path):
     rows = pl.DataFrame({"click": [0, 1, 1, 0], "user": [1, 2, 3, 1], "amount": [5.0, 7.0, 3.0, 2.0]})
     run = make_run(rows, ["user", {"name": "amount", "kind": "number"}], "parquet")

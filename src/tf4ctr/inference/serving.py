@@ -133,22 +133,28 @@ class Batcher:
             while count < MAX_ROWS and not self._waiting.empty():
                 requests.append(self._waiting.get_nowait())
                 count += len(requests[-1][0])
-            try:
-                scored = await asyncio.to_thread(self._run, [row for rows, _ in requests for row in rows])
-            except Exception as error:
-                for _, result in requests:
-                    if not result.cancelled():
-                        result.set_exception(error)
+            await self._answer(requests)
+
+    async def _answer(self, requests: list[Waiting]) -> None:
+        """Score requests together; one by one if that fails: an error meets only its request."""
+        try:
+            scored = await asyncio.to_thread(self._run, [row for rows, _ in requests for row in rows])
+        except Exception as error:
+            if len(requests) > 1:
+                for request in requests:
+                    await self._answer([request])
+            elif not requests[0][1].cancelled():
+                requests[0][1].set_exception(error)
+            return
+        self._count(scored)
+        ends = np.cumsum([len(rows) for rows, _ in requests])[:-1]
+        for (_, result), part in zip(requests, np.split(scored.p, ends), strict=True):
+            if result.cancelled():  # its client has closed the connection
                 continue
-            self._count(scored)
-            ends = np.cumsum([len(rows) for rows, _ in requests])[:-1]
-            for (_, result), part in zip(requests, np.split(scored.p, ends), strict=True):
-                if result.cancelled():  # its client has closed the connection
-                    continue
-                if len(invalid := np.flatnonzero(~np.isfinite(part))):
-                    result.set_exception(without_probability(invalid.tolist()))
-                else:
-                    result.set_result(part)
+            if len(invalid := np.flatnonzero(~np.isfinite(part))):
+                result.set_exception(without_probability(invalid.tolist()))
+            else:
+                result.set_result(part)
 
     def _run(self, rows: list[list[Cell]]) -> Scored:
         return self.model(pl.DataFrame(rows, schema=self._dtypes, orient="row"))
