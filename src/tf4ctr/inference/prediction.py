@@ -74,7 +74,7 @@ def predict(
         heads: whether to add the probability of each head too, as `p_simple`, ...; of an ensemble
             that of each run, as `p_run_1`, ...
         bad_rows: `refuse` writes nothing if a row is invalid; `skip` leaves invalid rows out and
-            writes them to a .bad.csv beside the output, with line and reason.
+            writes them to `bad_rows_file(output)`, with line and reason.
 
     Raises:
         InputError: an unknown option, an input that cannot be read or has invalid rows (unless they
@@ -84,6 +84,9 @@ def predict(
     _check_options(output, bad_rows)
     if output.resolve() == source.resolve():
         raise InputError(f"output={output} is the input, which it would replace: name another file")
+    bad_file = bad_rows_file(output)
+    if bad_file.resolve() == source.resolve():
+        raise InputError(f"input={source} is the file of the invalid rows of output={output}: name another output")
     members = load_members([run] if isinstance(run, Path) else run)
     spec, raw = members[0].spec, _raw_files(members, source)
     scorer = _Scorer(members, heads, bad_rows == "skip")
@@ -97,13 +100,18 @@ def predict(
             _write(_opened(members, complete), scorer, partial)
         except (pl.exceptions.PolarsError, ValueError, OSError) as error:
             _refuse(spec, raw, scorer, error)
-        bad, bad_file = scorer.bad_rows(), output.with_suffix(".bad.csv")
+        bad = scorer.bad_rows()
         bad_file.unlink(missing_ok=True)  # of an earlier prediction
         if len(bad):
             bad.write_csv(Path(scratch) / "bad.csv")
             (Path(scratch) / "bad.csv").replace(bad_file)
         partial.replace(output)
     return scorer.result()
+
+
+def bad_rows_file(output: Path) -> Path:
+    """Where the invalid rows of a prediction are: scores.csv.bad.csv beside scores.csv."""
+    return output.with_name(f"{output.name}.bad.csv")
 
 
 def predict_frame(
