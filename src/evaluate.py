@@ -62,7 +62,7 @@ def main(config: DictConfig) -> None:
         samples = examples.extremes(scores, schema, config.samples, vocabulary, spec.fields, of_run)
         for name, extreme in zip(("hardest", "easiest"), samples, strict=True):
             title = f"{name} rows: q is the probability of the true class"
-            console.print(examples.rows_table(title, extreme, schema))
+            console.print(examples.rows_table(title, extreme, scores.logits, schema))
             extreme.write_csv(out / f"{split}-{name}.csv")
     if config.by:
         table = slices.by_value(scores, schema, config.by, vocabulary, spec.fields)

@@ -18,7 +18,7 @@ def main(config: DictConfig) -> None:
             raise InputError(f"{name}= is missing: run=outputs/DATE/RUN input=new.csv output=scores.parquet")
     from tf4ctr.inference.findings import shared_findings, unknown_table, unknown_warnings
     from tf4ctr.inference.members import named_folders
-    from tf4ctr.inference.prediction import predict
+    from tf4ctr.inference.prediction import bad_rows_file, predict
 
     runs = as_paths(config.run)
     source, output = (Path(config[name]).expanduser().absolute() for name in ("input", "output"))
@@ -32,9 +32,7 @@ def main(config: DictConfig) -> None:
             console.print(f"warning: {warning}", style="yellow", markup=False, highlight=False, soft_wrap=True)
     console.print(f"{output}: {result.rows:,} rows, mean probability {result.mean:.5f}", soft_wrap=True)
     if result.set_aside:
-        console.print(
-            f"[yellow]{result.set_aside:,} rows set aside[/] in {output.with_suffix('.bad.csv')}", soft_wrap=True
-        )
+        console.print(f"[yellow]{result.set_aside:,} rows set aside[/] in {bad_rows_file(output)}", soft_wrap=True)
 
 
 if __name__ == "__main__":

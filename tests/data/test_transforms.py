@@ -33,6 +33,14 @@ def test_log_bucket_is_the_floor_of_the_squared_logarithm(values):
     assert apply("log_bucket", [None if v is None else str(v) for v in values]) == expected
 
 
+def test_log_bucket_takes_each_text_that_its_pattern_takes():
+    """Also those that no integer and no float holds."""
+    texts = ["-9223372036854775808", "-99999999999999999999", "1" + "0" * 30, "1" * 401, "-" + "1" * 401]
+    assert all(re.search(TRANSFORMS["log_bucket"].pattern, text) for text in texts)
+    smallest = "-9223372036854775808"
+    assert apply("log_bucket", texts) == [smallest, smallest, str(math.floor(math.log(1e30) ** 2)), "0", "0"]
+
+
 @pytest.mark.parametrize(
     ("age", "decade"),
     [

@@ -240,7 +240,7 @@ def test_the_terminal_shows_the_latest_values_of_a_sequence():
     rows = pl.DataFrame(
         {"row": [1, 2], "title": ["1, 2, 3, 4, 5, 6", "x"], "history": ["a, b, c, d, e, f, g", "a, b, c, d, e"]}
     )
-    table = rows_table("t", rows, schema)
+    table = rows_table("t", rows, ["fused"], schema)
     assert list(table.columns[-1].cells) == [
         "title=1, 2, 3, 4, 5, 6  history=..., c, d, e, f, g",
         "title=x  history=a, b, c, d, e",

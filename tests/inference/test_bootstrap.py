@@ -46,3 +46,9 @@ def test_groups_of_one_class_do_not_count_and_without_others_there_is_no_auc():
     ranking = Ranking(score, label, np.array([7, 7, 9, 9]))
     assert ranking.auc(np.ones(4)) == 1.0
     assert math.isnan(ranking.auc(np.array([1.0, 0.0, 1.0, 1.0])))
+
+
+def test_a_score_that_is_nan_has_no_auc():
+    score, label = np.array([1.0, math.nan, 3.0, 4.0]), np.array([0, 1, 0, 1])
+    for group in (None, np.array([7, 7, 9, 9])):
+        assert math.isnan(Ranking(score, label, group).auc(np.ones(4)))

@@ -122,11 +122,29 @@ def test_resamples_of_one_label_do_not_count(caplog):
     assert "of 50 resamples have rows of one label only" in caplog.text
 
 
+def test_a_network_without_an_output_has_no_metrics(caplog):
+    scores = make_scores(400)
+    scores.logits["fused"][3] = torch.nan
+    results = measure(scores, 5, 1)
+    for name in ("auc", "logloss", "gauc", "ece", "predicted_over_observed", "auc_low", "logloss_high"):
+        assert np.isnan(results[name]), name
+    assert 0 < results["simple/auc_low"] < 1
+    assert "logloss: 5 of 5 resamples have rows for which the network's output is NaN" in caplog.text
+    assert "label" not in caplog.text
+
+
+def test_resamples_without_weights_are_not_blamed_on_the_labels(caplog):
+    scores = make_scores(3)._replace(weight=torch.tensor([1.0, 0.0, 0.0]), group=None)
+    measure(scores, 50, 1)
+    assert "logloss: " in caplog.text
+    assert not [line for line in caplog.messages if line.startswith("logloss") and "label" in line]
+
+
 def test_brackets_in_a_value_are_shown_as_they_are():
     console = Console(width=200, record=True)
     row = {"value": "[/b] [rec]", "rows": 3, "click_rate": 0.5}
     console.print(values_table("user", pl.DataFrame([row])))
-    console.print(rows_table("t", pl.DataFrame([{"row": 1, "label": 1, "q": 0.5, "user": "[/b] [rec]"}])))
+    console.print(rows_table("t", pl.DataFrame([{"row": 1, "label": 1, "q": 0.5, "user": "[/b] [rec]"}]), ["fused"]))
     assert console.export_text().count("[/b] [rec]") == 2
 
 
@@ -324,7 +342,7 @@ def test_extreme_rows_show_raw_numbers(folder):
             price = raw[row["row"] - 1]
             assert row["price"] == (None if np.isnan(price) else f"{price:.0f}")
         assert table["price"].null_count()
-        assert "price=(missing)" in " ".join(map(str, rows_table("t", table).columns[-1].cells))
+        assert "price=(missing)" in " ".join(map(str, rows_table("t", table, scores.logits).columns[-1].cells))
 
 
 def test_a_dataset_with_other_rows_is_not_scored(run):
@@ -382,15 +400,32 @@ def test_the_hardest_and_the_easiest_rows_have_their_values(folder):
             assert row["tags"] == "|".join(tags[number - 5] for number in ids[1:] if number > 5)
 
 
+def test_fields_with_the_names_of_other_columns_have_columns_of_their_own(tmp_path):
+    names = ("q", "q_len", "row", "label", "q_simple")
+    for name in names:
+        vocabulary.save(pl.Series(name, ["a", "b", "c"]), tmp_path)
+    schema, scores = Schema("toy", tuple(Field(name, 5) for name in names), "click", None), make_scores()
+    ids = 5 * torch.arange(5) + scores.ids[:, :1]
+    hardest, easiest = extremes(scores._replace(ids=ids), schema, 3, tmp_path)
+    of_fields = ["field: q", "q_len", "field: row", "field: label", "field: q_simple"]
+    assert hardest.columns == ["row", "label", "q", "q_simple", "q_complex", *of_fields]
+    assert hardest["q"].max() < easiest["q"].min()
+    value = ["(none)", "a", "b", "c"][scores.ids[hardest["row"][0] - 1, 0]]
+    table = rows_table("t", hardest, scores.logits, schema)
+    assert [column.header for column in table.columns] == ["row", "label", "q", "q_simple", "q_complex", "values"]
+    assert next(iter(table.columns[-1].cells)) == "  ".join(f"{name}={value}" for name in of_fields)
+
+
 def test_tables_and_picture(folder, tmp_path):
     scores = make_scores()
     assert metrics_table("t", measure(scores, 5, 0)).row_count == 9
     hardest, _ = extremes(scores, SCHEMA, 3, folder)
-    table = rows_table("t", hardest)
+    table = rows_table("t", hardest, scores.logits)
     assert [column.header for column in table.columns] == ["row", "label", "q", "q_simple", "q_complex", "values"]
     values = f"user={hardest['user'][0]}  tags={hardest['tags'][0]}"
     assert next(iter(table.columns[-1].cells)) == values
-    of_five = rows_table("t", hardest.with_columns(q_m1=pl.col("q"), q_m2=pl.col("q"), q_m3=pl.col("q")))
+    more = {f"q_m{number}": pl.col("q") for number in range(3)}
+    of_five = rows_table("t", hardest.with_columns(**more), [*scores.logits, "m0", "m1", "m2"])
     assert [column.header for column in of_five.columns] == ["row", "label", "q", "values"]
     assert next(iter(of_five.columns[-1].cells)) == values
     assert values_table("user", by_value(scores, SCHEMA, "user", folder)).row_count == 4

@@ -336,7 +336,7 @@ def test_bad_histories_and_moments_are_bad_rows_with_line_and_reason(run, tmp_pa
         predict(run, path, tmp_path / "scores.parquet")
     result = predict(run, path, tmp_path / "scores.parquet", bad_rows="skip")
     assert (result.rows, result.set_aside) == (4, 6)
-    bad = pl.read_csv(tmp_path / "scores.bad.csv")
+    bad = pl.read_csv(tmp_path / "scores.parquet.bad.csv")
     assert bad["line"].to_list() == [number + first for number in range(2, 8)]
     gaps = "1|x" if suffix == ".csv" else "[1, x]"
     assert bad["reason"].to_list() == [

@@ -149,7 +149,7 @@ def test_a_price_that_is_not_a_number_is_a_bad_row(kinds_run, tmp_path, value):
         predict(kinds_run("csv"), tmp_path / "new.parquet", tmp_path / "scores.parquet")
     result = predict(kinds_run("csv"), tmp_path / "new.parquet", tmp_path / "scores.parquet", bad_rows="skip")
     assert (result.rows, result.set_aside) == (line - 1, 3 - line)
-    reason = pl.read_csv(tmp_path / "scores.bad.csv")["reason"][0]
+    reason = pl.read_csv(tmp_path / "scores.parquet.bad.csv")["reason"][0]
     assert "expected a finite number" in reason
 
 

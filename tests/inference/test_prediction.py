@@ -241,7 +241,7 @@ def test_bad_rows_are_set_aside_with_line_and_reason(run, tmp_path, form):
     assert (result.rows, result.set_aside) == (3, 3)
     scores = pl.read_csv(tmp_path / "scores.csv")
     assert scores["user"].to_list() == [0, 3, 4]
-    bad = pl.read_csv(tmp_path / "scores.bad.csv")
+    bad = pl.read_csv(tmp_path / "scores.csv.bad.csv")
     assert bad.columns == ["line", "reason", "row"]
     assert bad["line"].to_list() == [4, 5, 6]
     assert bad["row"].to_list() == ["0,1", "0,1,noon", "0,1,2,3"]
@@ -256,7 +256,17 @@ def test_the_bad_rows_of_an_earlier_prediction_do_not_stay_beside_a_new_one(run,
     for rows, is_there in (("0,1,noon", True), ("0,1,2", False)):
         (tmp_path / "new.csv").write_text(f"user,item,hour\n{rows}\n0,1,2\n")
         predict(run, tmp_path / "new.csv", tmp_path / "scores.csv", bad_rows="skip")
-        assert (tmp_path / "scores.bad.csv").exists() == is_there
+        assert (tmp_path / "scores.csv.bad.csv").exists() == is_there
+
+
+def test_a_file_with_a_similar_name_is_not_taken_for_that_of_the_bad_rows(run, tmp_path):
+    for name in ("scores.bad.csv", "scores.csv.bad.csv"):
+        (tmp_path / name).write_text("user,item,hour\n0,1,2\n")
+    predict(run, tmp_path / "scores.bad.csv", tmp_path / "scores.parquet")
+    assert (tmp_path / "scores.bad.csv").exists()
+    with pytest.raises(InputError, match=r"scores.csv.bad.csv is the file of the invalid rows of output=.*scores.csv:"):
+        predict(run, tmp_path / "scores.csv.bad.csv", tmp_path / "scores.csv")
+    assert (tmp_path / "scores.csv.bad.csv").exists()
 
 
 def test_a_column_of_the_input_is_not_replaced_by_the_probability(run, tmp_path):
@@ -276,7 +286,7 @@ def test_a_line_with_a_stray_quote_is_set_aside(run, tmp_path):
     result = predict(run, tmp_path / "new.csv", tmp_path / "scores.csv", bad_rows="skip")
     assert (result.rows, result.set_aside) == (2, 1)
     assert pl.read_csv(tmp_path / "scores.csv")["note"].to_list() == ["a, b", "c"]
-    assert pl.read_csv(tmp_path / "scores.bad.csv").rows() == [(3, "a quote without its pair", '0,1,2,4"')]
+    assert pl.read_csv(tmp_path / "scores.csv.bad.csv").rows() == [(3, "a quote without its pair", '0,1,2,4"')]
 
 
 def test_a_layout_without_quotes_reads_them_as_text(run, tmp_path):
@@ -299,9 +309,31 @@ def test_bad_rows_of_parquet_and_libsvm_are_set_aside_too(run, tmp_path):
     for name in ("parquet", "libsvm"):
         result = predict(run, tmp_path / f"new.{name}", tmp_path / "scores.parquet", bad_rows="skip")
         assert (result.rows, result.set_aside) == (2, 1)
-        assert pl.read_csv(tmp_path / "scores.bad.csv")["line"].to_list() == [2]
+        assert pl.read_csv(tmp_path / "scores.parquet.bad.csv")["line"].to_list() == [2]
     with pytest.raises(InputError, match="row 2: column 'hour' is 'noon', expected a number"):
         predict(run, tmp_path / "new.parquet", tmp_path / "scores.parquet")
+
+
+AMOUNTS = {"click": [0, 1, 1, 0], "user": [1, 2, 3, 1], "amount": [5.0, 7.0, 3.0, 2.0]}
+
+
+def test_a_row_for_which_the_network_overflows_is_a_bad_row(make_run, tmp_path):
+    rows = pl.DataFrame(AMOUNTS)
+    run = make_run(rows, ["user", {"name": "amount", "kind": "number"}], "parquet")
+    large = rows.with_columns(amount=pl.Series([5.0, 7.0, 1e38, 2.0]))
+    large.write_parquet(tmp_path / "new.parquet")
+    with pytest.raises(InputError, match=r"new.parquet, row 3: the network's output is not finite"):
+        predict(run, tmp_path / "new.parquet", tmp_path / "scores.parquet", heads=True)
+    assert not (tmp_path / "scores.parquet").exists()
+    result = predict(run, tmp_path / "new.parquet", tmp_path / "scores.parquet", heads=True, bad_rows="skip")
+    assert (result.rows, result.set_aside) == (3, 1)
+    scores = pl.read_parquet(tmp_path / "scores.parquet")
+    assert scores["amount"].to_list() == [5.0, 7.0, 2.0]
+    assert result.mean == pytest.approx(scores["p"].mean())
+    assert result.findings[0].out_of_vocabulary["user"] == 0
+    rows.filter(pl.int_range(pl.len()) != 2).write_parquet(tmp_path / "small.parquet")
+    predict(run, tmp_path / "small.parquet", tmp_path / "expected.parquet", heads=True)
+    np.testing.assert_allclose(scores["p"], pl.read_parquet(tmp_path / "expected.parquet")["p"], atol=1e-6)
 
 
 def test_without_bad_rows_no_rows_are_set_aside(run, raw, tmp_path):

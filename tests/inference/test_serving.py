@@ -19,6 +19,7 @@ from conftest import ROOT, run_script
 from tf4ctr.errors import InputError
 from tf4ctr.inference.exporting import export
 from tf4ctr.inference.prediction import predict
+from tf4ctr.inference.request_errors import InvalidRows
 from tf4ctr.inference.request_rows import example_row
 from tf4ctr.inference.serving import (
     MAX_BODY_BYTES,
@@ -128,6 +129,38 @@ def test_an_invalid_row_is_422_with_its_number_and_the_fields_name(client, row, 
     (fault,) = answer.json()["detail"]
     assert fault["loc"] == ["body", "rows", 1, field]
     assert message in fault["msg"]
+
+
+def test_the_answer_to_many_invalid_rows_is_small(client):
+    answer = client.post("/predict", json={"rows": [{}] * MAX_ROWS})
+    assert answer.status_code == 422
+    assert len(answer.content) < 100_000
+    assert answer.json()["detail"][0] == {
+        "type": "missing",
+        "loc": ["body", "rows", 0, "user"],
+        "msg": "Field required",
+        "input": {},
+    }
+    assert len(answer.json()["detail"]) == 20
+    assert answer.json()["more"] == 3 * MAX_ROWS - 20
+    good = [{"user": 1, "item": 2, "hour": 3}]
+    answer = client.post("/predict", json={"rows": good * 50 + [{"user": 1, "item": 2}] * 21}).json()
+    assert [fault["loc"] for fault in answer["detail"]] == [["body", "rows", 50 + row, "hour"] for row in range(20)]
+    assert answer["more"] == 1
+
+
+@pytest.mark.parametrize(
+    ("row", "start"),
+    [({"user": "u" * 100_000}, '{"user": "uuu'), ({"item": 2, "hour": 3, "user": [1] * 100_000}, "[1, 1, 1")],
+)
+def test_a_long_value_of_an_invalid_row_is_cut(client, row, start):
+    answer = client.post("/predict", json={"rows": [row] * 25})
+    assert answer.status_code == 422
+    assert len(answer.content) < 100_000
+    fault = answer.json()["detail"][0]
+    assert fault["input"].startswith(start)
+    assert fault["input"].endswith("...")
+    assert len(fault["input"]) == 1_003
 
 
 def test_half_of_a_character_is_422_and_not_an_error_of_all_requests_in_the_batch(client):
@@ -268,6 +301,52 @@ def test_an_error_of_the_model_fails_its_requests_and_not_the_app(exported):
         return answer
 
     assert len(asyncio.run(failing())) == 1
+
+
+def test_an_error_of_a_batch_fails_only_the_request_that_causes_it(exported):
+    async def together():
+        batcher = Batcher(ServedModel(exported), CollectorRegistry())
+        rows = ([["1", "2", "3"]], [["too", "few"]], [["1", "2", "3"]] * 2)
+        requests = [asyncio.create_task(batcher.score(cells)) for cells in rows]
+        await asyncio.sleep(0)  # all of them wait
+        worker = asyncio.create_task(batcher.work())
+        answers = await asyncio.gather(*requests, return_exceptions=True)
+        worker.cancel()
+        return answers
+
+    first, fault, last = asyncio.run(together())
+    assert isinstance(fault, Exception)
+    assert first[0] == pytest.approx(last[1], abs=1e-6)
+
+
+def test_a_row_for_which_the_model_overflows_is_422_and_the_others_are_scored(make_run, tmp_path):
+    rows = pl.DataFrame({"click": [0, 1, 1, 0], "user": [1, 2, 3, 1], "amount": [5.0, 7.0, 3.0, 2.0]})
+    run = make_run(rows, ["user", {"name": "amount", "kind": "number"}], "parquet")
+    model = ServedModel(export(run, "onnx", tmp_path / "onnx").folder)
+    good, large = {"user": 1, "amount": 5.0}, {"user": 1, "amount": 1e38}
+    with TestClient(create_app(model)) as client:
+        assert client.post("/predict", json={"rows": [good, good]}).status_code == 200
+        answer = client.post("/predict", json={"rows": [good, large, good] + [large] * 20})
+    assert answer.status_code == 422
+    assert answer.json()["detail"][0] == {
+        "type": "no_probability",
+        "loc": ["body", "rows", 1],
+        "msg": "the model has no probability for these values",
+    }
+    assert answer.json()["more"] == 1
+
+    async def together():
+        batcher = Batcher(model, CollectorRegistry())
+        requests = [asyncio.create_task(batcher.score(cells)) for cells in ([["1", 5.0]], [["1", 1e38]])]
+        await asyncio.sleep(0)  # both wait
+        worker = asyncio.create_task(batcher.work())
+        answers = await asyncio.gather(*requests, return_exceptions=True)
+        worker.cancel()
+        return answers
+
+    first, second = asyncio.run(together())
+    assert 0 < first[0] < 1
+    assert isinstance(second, InvalidRows)
 
 
 def test_a_folder_that_is_not_an_onnx_export_is_refused(run, exported, tmp_path):

@@ -26,12 +26,15 @@ def _avazu_date(hour: pl.Expr) -> pl.Expr:
     return hour.str.slice(0, 6).str.to_date("%y%m%d", strict=False)
 
 
+SMALLEST = -(2.0**63)  # the smallest integer of 64 bits, which is a float too
+
+
 def _log_bucket(text: pl.Expr) -> pl.Expr:
-    """floor(ln(v)^2) for v > 2, else v; a missing value is 0.
+    """floor(ln(v)^2) for v > 2, else v; a missing value, and one beyond 1e308, is 0.
 
     Source: the winners of Criteo's challenge.
     """
-    value = text.cast(pl.Float64, strict=False).fill_null(0.0)
+    value = finite(text).fill_null(0.0).clip(lower_bound=SMALLEST)
     return pl.when(value > 2).then((value.log() ** 2).floor()).otherwise(value).cast(pl.Int64).cast(pl.String)
 
 

@@ -52,6 +52,7 @@ class Ranking:
     """
 
     def __init__(self, score_N: NDArray[Any], label_N: NDArray[Any], group_N: NDArray[Any] | None = None) -> None:
+        self.has_nan = bool(np.isnan(score_N).any())
         self.order = np.argsort(score_N) if group_N is None else np.lexsort((score_N, group_N))
         self.label_N = label_N[self.order].astype(np.float64)
         group_N = np.zeros(len(score_N)) if group_N is None else group_N[self.order]
@@ -64,11 +65,13 @@ class Ranking:
     def auc(self, times_N: NDArray[np.float64]) -> float:
         """AUC, ties counted half; with groups gAUC, see `metrics.grouped_auc`.
 
-        NaN if no group has both classes.
+        NaN if no group has both classes, or a score is NaN.
 
         Args:
             times_N: how often each row counts, at least 0, in the order of `score_N`.
         """
+        if self.has_nan:
+            return float("nan")
         times_N = times_N[self.order]
         positive_T = np.add.reduceat(times_N * self.label_N, self.tie_T)
         negative_T = np.add.reduceat(times_N, self.tie_T) - positive_T

@@ -144,7 +144,12 @@ def calibration_error(p_N: Tensor, label_N: Tensor, weight_N: Tensor | None = No
         p_N: probabilities, float64 [N].
         label_N: 0 or 1, [N].
         weight_N: of the rows, [N]; None for equal ones.
+
+    Returns:
+        float64 scalar; NaN if a probability is NaN.
     """
+    if p_N.isnan().any():
+        return p_N.new_tensor(torch.nan)
     count_N = torch.ones_like(p_N) if weight_N is None else weight_N.double()
     limits = torch.linspace(0, 1, BINS + 1, dtype=p_N.dtype)
     bin_N = torch.bucketize(p_N, limits, right=True) - 1
@@ -186,16 +191,24 @@ def intervals(scores: Scores, measures: Mapping[str, Measure], resamples: int, s
     Resamples without a positive row, or a negative one, have no AUC: the interval is of the others.
     """
     weight_N = None if scores.weight is None else scores.weight.double().numpy()
+    has_nan = any(bool(logit_N.isnan().any()) for logit_N in scores.logits.values())
     results: dict[str, float] = {}
     for name, values in bootstrap(measures, len(scores.label), resamples, seed, weight_N).items():
         if undefined := int(np.isnan(values).sum()):
             log.warning(
-                "%s: %s of %s resamples have rows of one label only; its interval is of the others",
-                *(name, f"{undefined:,}", f"{resamples:,}"),
+                "%s: %s of %s resamples have %s; its interval is of the others",
+                *(name, f"{undefined:,}", f"{resamples:,}", _why_undefined(name, has_nan)),
             )
         low, high = np.quantile(values[~np.isnan(values)], (0.025, 0.975)) if undefined < resamples else (np.nan,) * 2
         results |= {f"{name}_low": float(low), f"{name}_high": float(high)}
     return results
+
+
+def _why_undefined(name: str, has_nan: bool) -> str:
+    """What resamples without a measure have: only AUC and gAUC need rows of both labels."""
+    if has_nan:
+        return "rows for which the network's output is NaN"
+    return "rows of one label only" if name.endswith("auc") else "no rows that count"
 
 
 def _logloss(logit_N: Tensor, label_N: Tensor) -> Tensor:

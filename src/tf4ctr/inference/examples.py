@@ -1,6 +1,6 @@
 """Lists a split's hardest and easiest rows, with their values."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -43,17 +43,16 @@ def extremes(
         Two frames with `row` (from 1, in the split), `label`, `q` (the fused head's probability of
         the true class), `q_simple`, ... of the other heads, and the value of each field as text.
         The values of a list are joined by `|`, those of a sequence by `, `, the oldest first. A
-        number is the raw one, null if it is missing.
+        number is the raw one, null if it is missing. The column of a field has its name, or
+        `field: NAME` if one of the other columns has this name.
 
         If the network weighs the values of a history, `evidence: HISTORY` has the values that
         counted most in the row, see `evidence`. With a table per encoder (ssem=ser), each table has
         a column, `evidence: HISTORY (ENCODER)`, as each encoder has a `q`: their weights differ.
     """
     sign_N = 2 * scores.label.double() - 1
-    q = {
-        "q" if name == "fused" else f"q_{name}": torch.sigmoid(sign_N * logit_N).numpy()
-        for name, logit_N in scores.logits.items()
-    }
+    q = {_q(name): torch.sigmoid(sign_N * logit_N).numpy() for name, logit_N in scores.logits.items()}
+    column_of = _field_columns(schema, scores.logits)
     order = torch.argsort(sign_N * scores.logits["fused"], stable=True)
 
     def rows(chosen: Tensor) -> pl.DataFrame:
@@ -61,16 +60,27 @@ def extremes(
         columns |= {name: q_N[chosen.numpy()] for name, q_N in q.items()}
         for field in schema.fields:
             if field.kind in (IDS, SEQUENCES):
-                columns[field.name] = _values(scores.ids[chosen], schema, field, folder)
+                columns[column_of[field.name]] = _values(scores.ids[chosen], schema, field, folder)
             elif field.kind == NUMBERS:
                 assert field.scaling is not None
                 scaled_N = scores.number(schema, field.name)[chosen.numpy()]
-                columns[field.name] = raw_texts(scaled_N, field.scaling, transform_of(field.name, fields))
+                columns[column_of[field.name]] = raw_texts(scaled_N, field.scaling, transform_of(field.name, fields))
         if network is not None:
             columns |= _evidence(network, schema, scores.ids[chosen], folder)
         return pl.DataFrame(columns)
 
     return rows(order[:count]), rows(order.flip(0)[:count])
+
+
+def _q(head: str) -> str:
+    """The column with a head's probability of the true class."""
+    return "q" if head == "fused" else f"q_{head}"
+
+
+def _field_columns(schema: Schema, heads: Collection[str]) -> dict[str, str]:
+    """The column of each field: a field can have the name of one of the other columns."""
+    taken = {"row", "label", *map(_q, heads)}
+    return {field.name: f"field: {field.name}" if field.name in taken else field.name for field in schema.fields}
 
 
 def _values(ids_NW: Tensor, schema: Schema, field: Field, folder: Path) -> list[str]:
@@ -114,25 +124,27 @@ def evidence(row: Sequence[int], share_L: Sequence[float], names: Sequence[str])
     return BETWEEN.join(f"{names[number]} {share:.2f}" for number, share in largest if share >= 0.005)
 
 
-def rows_table(title: str, rows: pl.DataFrame, schema: Schema | None = None) -> Table:
+def rows_table(title: str, rows: pl.DataFrame, heads: Collection[str], schema: Schema | None = None) -> Table:
     """The rows that `extremes` returns. All fields share one column: a terminal is narrow.
 
     So with more than `SHOWN_HEADS` heads, or runs of an ensemble, only the fused one is shown.
 
     Args:
+        heads: names of the scores' heads, fused first.
         schema: of the dataset; then only the latest values of its sequences are shown.
     """
     table = Table(title=title, title_justify="left")
-    heads = [name for name in rows.columns if name.startswith("q_")]
-    shown = ("row", "label", "q", *(heads if len(heads) <= SHOWN_HEADS else ()))
-    measured = [name for name in rows.columns if name in shown]
-    sequences = {field.name for field in schema.sequence_fields} if schema else set()
+    fused, *others = (_q(head) for head in heads)
+    shown = ("row", "label", fused, *(others if len(others) <= SHOWN_HEADS else ()))
+    measured = [name for name in shown if name in rows.columns]
+    column_of = _field_columns(schema, heads) if schema else {}
+    sequences = {column_of[field.name] for field in schema.sequence_fields} if schema else set()
     for name in measured:
         table.add_column(name, justify="right")
     table.add_column("values", overflow="fold")
     for row in rows.iter_rows(named=True):
         cells = [f"{row[name]:.4f}" if isinstance(row[name], float) else str(row[name]) for name in measured]
-        values = ((name, value) for name, value in row.items() if name not in (*measured, *heads))
+        values = ((name, value) for name, value in row.items() if name not in (*measured, *others))
         table.add_row(*cells, escape("  ".join(_shown(name, value, name in sequences) for name, value in values)))
     return table
 

@@ -74,7 +74,7 @@ def predict(
         heads: whether to add the probability of each head too, as `p_simple`, ...; of an ensemble
             that of each run, as `p_run_1`, ...
         bad_rows: `refuse` writes nothing if a row is invalid; `skip` leaves invalid rows out and
-            writes them to a .bad.csv beside the output, with line and reason.
+            writes them to `bad_rows_file(output)`, with line and reason.
 
     Raises:
         InputError: an unknown option, an input that cannot be read or has invalid rows (unless they
@@ -84,6 +84,9 @@ def predict(
     _check_options(output, bad_rows)
     if output.resolve() == source.resolve():
         raise InputError(f"output={output} is the input, which it would replace: name another file")
+    bad_file = bad_rows_file(output)
+    if bad_file.resolve() == source.resolve():
+        raise InputError(f"input={source} is the file of the invalid rows of output={output}: name another output")
     members = load_members([run] if isinstance(run, Path) else run)
     spec, raw = members[0].spec, _raw_files(members, source)
     scorer = _Scorer(members, heads, bad_rows == "skip")
@@ -97,13 +100,18 @@ def predict(
             _write(_opened(members, complete), scorer, partial)
         except (pl.exceptions.PolarsError, ValueError, OSError) as error:
             _refuse(spec, raw, scorer, error)
-        bad, bad_file = scorer.bad_rows(), output.with_suffix(".bad.csv")
+        bad = scorer.bad_rows()
         bad_file.unlink(missing_ok=True)  # of an earlier prediction
         if len(bad):
             bad.write_csv(Path(scratch) / "bad.csv")
             (Path(scratch) / "bad.csv").replace(bad_file)
         partial.replace(output)
     return scorer.result()
+
+
+def bad_rows_file(output: Path) -> Path:
+    """Where the invalid rows of a prediction are: scores.csv.bad.csv beside scores.csv."""
+    return output.with_name(f"{output.name}.bad.csv")
 
 
 def predict_frame(
@@ -235,27 +243,40 @@ class _Scorer:
     @torch.inference_mode()
     def __call__(self, frame: pl.DataFrame) -> pl.DataFrame:
         parts = [_values(member, frame) for member in self.members]
-        reason = _reason(self.members, parts)
-        if reason.null_count() < len(reason):
-            self.bad.append(faulty_rows(frame, reason))
-            if not self.skip:
-                raise ValueError("bad rows")
-            frame, *parts = (rows.filter(reason.is_null()) for rows in (frame, *parts))
+        frame, *parts = self._valid(_reason(self.members, parts), frame, *parts)
         inputs = [_inputs(member.encoder, rows) for member, rows in zip(self.members, parts, strict=True)]
         outputs = [
             member.network(torch.from_numpy(ids_NW), None if numbers_NM is None else torch.from_numpy(numbers_NM))
             for member, (ids_NW, numbers_NM) in zip(self.members, inputs, strict=True)
         ]
         of_head = fused_and_heads(outputs)
-        probability = {name: self.output(of_head[head]).numpy() for name, head in self.names.items()}
+        probability = pl.DataFrame({name: self.output(of_head[head]).numpy() for name, head in self.names.items()})
+        reason = _not_finite(probability)
+        if reason.null_count() < len(reason):
+            inputs = [
+                (ids_NW[reason.is_null()], None if numbers_NM is None else numbers_NM[reason.is_null()])
+                for ids_NW, numbers_NM in inputs
+            ]
+        frame, probability, *parts = self._valid(reason, frame, probability, *parts)
         with self.lock:
             self.rows, self.sum = self.rows + len(frame), self.sum + float(probability["p"].sum())
             for counter, rows, (ids_NW, numbers_NM) in zip(self.counters, parts, inputs, strict=True):
                 counter.add(rows, ids_NW, numbers_NM)
         self.advance(len(frame))
-        return frame.select(own_columns(frame.columns)).with_columns(
-            **{name: pl.Series(p_N) for name, p_N in probability.items()}
-        )
+        return frame.select(own_columns(frame.columns)).with_columns(probability)
+
+    def _valid(self, reason: pl.Series, frame: pl.DataFrame, *others: pl.DataFrame) -> list[pl.DataFrame]:
+        """The rows of each frame without a reason to set them aside; the others become bad rows.
+
+        Raises:
+            ValueError: there is a bad row, and bad rows are not skipped.
+        """
+        if reason.null_count() == len(reason):
+            return [frame, *others]
+        self.bad.append(faulty_rows(frame, reason))
+        if not self.skip:
+            raise ValueError("bad rows")
+        return [rows.filter(reason.is_null()) for rows in (frame, *others)]
 
     def bad_rows(self) -> pl.DataFrame:
         """The bad rows of all frames, by line: `line`, `reason` and `row`."""
@@ -285,6 +306,12 @@ def _reason(members: Sequence[Member], parts: Sequence[pl.DataFrame]) -> pl.Seri
         for number, (member, rows) in enumerate(zip(members, parts, strict=True))
     ]
     return pl.DataFrame(reasons).select(reason=pl.coalesce(pl.all())).to_series()
+
+
+def _not_finite(probability: pl.DataFrame) -> pl.Series:
+    """Why a row has no probability, null if it has one: numbers can be too large for a network."""
+    is_finite = pl.all_horizontal(pl.all().is_finite())
+    return probability.select(reason=pl.when(~is_finite).then(pl.lit("the network's output is not finite"))).to_series()
 
 
 def _inputs(encoder: RowEncoder, rows: pl.DataFrame) -> tuple[NDArray[np.int32], NDArray[np.float32] | None]:

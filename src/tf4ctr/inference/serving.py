@@ -8,29 +8,31 @@ import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import numpy as np
 import onnxruntime
 import polars as pl
 from fastapi import FastAPI, HTTPException, Request
-from fastapi.encoders import jsonable_encoder
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import Response
 from numpy.typing import NDArray
 from prometheus_client import CollectorRegistry, Counter, Histogram
 from prometheus_fastapi_instrumentator import Instrumentator
-from pydantic import Field, create_model
+from pydantic import Field, WrapValidator, create_model
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from tf4ctr.data.encoding import RowEncoder
 from tf4ctr.data.fields import FieldSpec
 from tf4ctr.data.schema import Schema
 from tf4ctr.errors import InputError
+from tf4ctr.inference.request_errors import InvalidRows, answer, check_rows, without_probability
 from tf4ctr.inference.request_rows import Cell, cell_type, request_columns, row_type
 
 MAX_ROWS = 10_000  # of one request and of one batch: bounds the time and memory of a call of the model
 MAX_BODY_BYTES = 8 * 2**20  # of one request: a full one, MAX_ROWS rows, with some 800 bytes per row
+
+Waiting = tuple[list[list[Cell]], asyncio.Future[NDArray[np.float32]]]  # a request's rows, and where its p goes
 
 
 class Scored(NamedTuple):
@@ -102,7 +104,7 @@ class Batcher:
 
     def __init__(self, model: ServedModel, registry: CollectorRegistry) -> None:
         self.model = model
-        self._waiting: asyncio.Queue[tuple[list[list[Cell]], asyncio.Future[NDArray[np.float32]]]] = asyncio.Queue()
+        self._waiting: asyncio.Queue[Waiting] = asyncio.Queue()
         self._dtypes = {column: cell_type(column, model.encoder) for column in request_columns(model.encoder)}
         self.rows = Counter("tf4ctr_rows_total", "Rows scored", registry=registry)
         sizes = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1_000, 2_000, 5_000, MAX_ROWS)
@@ -114,7 +116,11 @@ class Batcher:
         self.missing = Counter("tf4ctr_missing_total", "Numbers that are missing", ["column"], registry=registry)
 
     async def score(self, rows: list[list[Cell]]) -> NDArray[np.float32]:
-        """Rows of cells in the order of `request_columns` -> p [N]."""
+        """Rows of cells in the order of `request_columns` -> p [N].
+
+        Raises:
+            InvalidRows: the model has no probability for a row: its numbers are too large for it.
+        """
         result: asyncio.Future[NDArray[np.float32]] = asyncio.get_running_loop().create_future()
         await self._waiting.put((rows, result))
         return await result
@@ -127,18 +133,28 @@ class Batcher:
             while count < MAX_ROWS and not self._waiting.empty():
                 requests.append(self._waiting.get_nowait())
                 count += len(requests[-1][0])
-            try:
-                scored = await asyncio.to_thread(self._run, [row for rows, _ in requests for row in rows])
-            except Exception as error:
-                for _, result in requests:
-                    if not result.cancelled():
-                        result.set_exception(error)
+            await self._answer(requests)
+
+    async def _answer(self, requests: list[Waiting]) -> None:
+        """Score requests together; one by one if that fails: an error meets only its request."""
+        try:
+            scored = await asyncio.to_thread(self._run, [row for rows, _ in requests for row in rows])
+        except Exception as error:
+            if len(requests) > 1:
+                for request in requests:
+                    await self._answer([request])
+            elif not requests[0][1].cancelled():
+                requests[0][1].set_exception(error)
+            return
+        self._count(scored)
+        ends = np.cumsum([len(rows) for rows, _ in requests])[:-1]
+        for (_, result), part in zip(requests, np.split(scored.p, ends), strict=True):
+            if result.cancelled():  # its client has closed the connection
                 continue
-            self._count(scored)
-            ends = np.cumsum([len(rows) for rows, _ in requests])[:-1]
-            for (_, result), part in zip(requests, np.split(scored.p, ends), strict=True):
-                if not result.cancelled():  # its client has closed the connection
-                    result.set_result(part)
+            if len(invalid := np.flatnonzero(~np.isfinite(part))):
+                result.set_exception(without_probability(invalid.tolist()))
+            else:
+                result.set_result(part)
 
     def _run(self, rows: list[list[Cell]]) -> Scored:
         return self.model(pl.DataFrame(rows, schema=self._dtypes, orient="row"))
@@ -212,7 +228,8 @@ def create_app(model: ServedModel, max_body_bytes: int = MAX_BODY_BYTES) -> Fast
     app = FastAPI(title="TF4CTR", description="Click probabilities of raw rows.", lifespan=working)
     app.add_middleware(BodyLimit, max_bytes=max_body_bytes)
     row = row_type(model.encoder, model.null_values)
-    request: Any = create_model("Rows", rows=(list[row], Field(min_length=1, max_length=MAX_ROWS)))  # type: ignore[valid-type]
+    rows = Annotated[list[row], Field(min_length=1, max_length=MAX_ROWS), WrapValidator(check_rows)]  # type: ignore[valid-type]
+    request: Any = create_model("Rows", rows=(rows, ...))
 
     async def predict(body: request) -> dict[str, list[float]]:
         return {"p": (await batcher.score([list(vars(row).values()) for row in body.rows])).tolist()}
@@ -221,13 +238,13 @@ def create_app(model: ServedModel, max_body_bytes: int = MAX_BODY_BYTES) -> Fast
         return {"status": "ok", **{key: model.manifest[key] for key in ("run", "made", "versions")}}
 
     async def invalid(request: Request, error: Exception) -> Response:
-        # the values of an invalid row are part of the answer, and JSON has no NaN and no infinity
-        detail = json.dumps(jsonable_encoder(error.errors()))  # type: ignore[attr-defined]
-        # in ASCII: the invalid value may be text that UTF-8 cannot have
-        content = json.dumps({"detail": json.loads(detail, parse_constant=str)})
-        return Response(content, 422, media_type="application/json")
+        return answer(errors := error.errors(), len(errors))  # type: ignore[attr-defined]
+
+    async def too_many(request: Request, error: Exception) -> Response:
+        return answer(error.errors, error.count)  # type: ignore[attr-defined]
 
     app.add_exception_handler(RequestValidationError, invalid)
+    app.add_exception_handler(InvalidRows, too_many)
     app.post("/predict", summary="A probability for each row. Values that training has not seen are out of vocabulary")(
         predict
     )
