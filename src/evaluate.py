@@ -7,7 +7,7 @@ from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
 from tf4ctr import cli
-from tf4ctr.errors import InputError, did_you_mean
+from tf4ctr.errors import InputError, check_whole, did_you_mean
 from tf4ctr.experiments.several import as_paths, joined
 
 
@@ -22,12 +22,10 @@ def main(config: DictConfig) -> None:
     split = "valid" if config.split == "val" else str(config.split)
     if split not in SPLITS:
         raise InputError(f"split={split}: {did_you_mean(split, SPLITS)}")
-    if config.importance_rows is not None and not (
-        isinstance(config.importance_rows, int) and config.importance_rows > 0
-    ):
-        raise InputError(
-            f"importance_rows={config.importance_rows}: expected a number of rows from 1 on, or null for all"
-        )
+    for name, least in {"samples": 0, "bootstrap": 0, "seed": 0}.items():
+        check_whole(name, config[name], least)
+    if config.importance_rows is not None:
+        check_whole("importance_rows", config.importance_rows, 1)
     out = out_of(config, folders)
     from tf4ctr import assembly, reporting
     from tf4ctr.experiments.run_page import write_run_page

@@ -2,13 +2,14 @@
 
 import importlib.util
 import json
+import shlex
 import socket
 from pathlib import Path
 
 from omegaconf import DictConfig
 
 from tf4ctr import cli
-from tf4ctr.errors import InputError
+from tf4ctr.errors import InputError, check_whole
 
 
 def main(config: DictConfig) -> None:
@@ -25,15 +26,14 @@ def main(config: DictConfig) -> None:
     from tf4ctr.inference.request_rows import example_row
     from tf4ctr.inference.serving import ServedModel, create_app
 
+    check_whole("threads", config.threads, 0)
     model = ServedModel(Path(config.export).expanduser().absolute(), config.threads)
     app = create_app(model, config.max_body_bytes)
     listener = listen(config.host, config.port)
-    url, body = (
-        f"http://{config.host}:{config.port}",
-        json.dumps({"rows": [example_row(model.encoder)]}, ensure_ascii=False),
-    )
+    url = f"http://[{config.host}]:{config.port}" if ":" in config.host else f"http://{config.host}:{config.port}"
+    body = shlex.quote(json.dumps({"rows": [example_row(model.encoder)]}, ensure_ascii=False))
     print(f"serving on {url} (Ctrl-C stops); documentation: {url}/docs; an example, for another terminal:")
-    print(f"curl -X POST {url}/predict -H 'content-type: application/json' -d '{body}'", flush=True)
+    print(f"curl -X POST {url}/predict -H 'content-type: application/json' -d {body}", flush=True)
     uvicorn.Server(uvicorn.Config(app, log_level="warning")).run([listener])
 
 

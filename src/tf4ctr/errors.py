@@ -15,6 +15,16 @@ class Pruned(Exception):
     """An unpromising trial of a search was ended early. This is not a failure."""
 
 
+def check_whole(name: str, value: object, least: int) -> None:
+    """Check that an option is a whole number from `least` on.
+
+    Raises:
+        InputError: it is not; true and false are none.
+    """
+    if type(value) is not int or value < least:
+        raise InputError(f"{name} is {value!r}: expected a whole number from {least} on")
+
+
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """Return `did you mean 'alpha'?` with the names nearest to `word`.
 

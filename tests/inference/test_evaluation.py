@@ -471,7 +471,8 @@ def test_evaluation_gives_the_metrics_of_the_runs_own_test(toy, tmp_path):
         ([], "run= is missing"),
         ([f"run={tmp_path}"], "no config.yaml"),
         ([f"run={tmp_path}/run", "split=tset"], "'test'"),
-        ([f"run={tmp_path}/run", "importance_rows=0"], "expected a number of rows from 1 on"),
+        ([f"run={tmp_path}/run", "importance_rows=0"], "importance_rows is 0: expected a whole number from 1 on"),
+        ([f"run={tmp_path}/run", "samples=-1"], "samples is -1: expected a whole number from 0 on"),
     ):
         refused = run_script("evaluate.py", *arguments)
         assert refused.returncode == 2

@@ -12,7 +12,7 @@ from tf4ctr.data import faults
 from tf4ctr.data.readers import check_columns
 from tf4ctr.data.spec import DatasetSpec
 from tf4ctr.data.transforms import finite
-from tf4ctr.errors import InputError
+from tf4ctr.errors import InputError, check_whole
 from tf4ctr.inference.ensemble_metrics import measure_runs
 from tf4ctr.inference.evaluation import Scores, measure
 from tf4ctr.inference.input_rows import prepared_values
@@ -57,8 +57,11 @@ def measure_frame(members: Sequence[Member], frame: pl.DataFrame, resamples: int
         resamples, seed: see `measure_runs`.
 
     Raises:
-        InputError: see `predict_frame`; a label or a weight is invalid.
+        InputError: see `predict_frame`; a label or a weight is invalid, or so are `resamples` or
+            `seed`.
     """
+    check_whole("bootstrap", resamples, 0)
+    check_whole("seed", seed, 0)
     rows = _checked(members[0].spec, frame)
     scored, _ = predict_frame(members, frame, heads=True, logits=True)
     heads = {"p": "fused", **{f"p_{name}": name for name in head_names(members)}}
