@@ -8,7 +8,7 @@ from optuna.trial import TrialState
 
 from conftest import run_script
 from tf4ctr.errors import InputError
-from tf4ctr.experiments.search import STUDY, _batches, _result, _split, distribution
+from tf4ctr.experiments.search import STUDY, _batches, _log_best, _open_study, _result, _split, direction, distribution
 
 
 @pytest.mark.parametrize(
@@ -86,6 +86,50 @@ def test_a_search_resumes_and_reports_the_best_trial(command, tmp_path):
     assert (tmp_path / "sweep" / "search.png").read_bytes().startswith(b"\x89PNG")
     report = (tmp_path / "sweep" / "report.md").read_text()
     assert f"optimizer.lr={study.trials[2].params['optimizer.lr']:.5g}" in report
+
+
+@pytest.mark.parametrize(
+    ("objective", "expected"),
+    [
+        ("val/auc", "maximize"),
+        ("val/monitor", "maximize"),
+        ("val/logloss", "minimize"),
+        ("val/uncalibrated_logloss", "minimize"),
+        ("val/simple/logloss", "minimize"),
+        ("val/ece", "minimize"),
+    ],
+)
+def test_less_logloss_is_better_and_more_of_other_metrics(objective, expected):
+    assert direction(objective) == expected
+
+
+def test_the_best_trial_and_the_pruned_ones_are_those_of_the_objective(tmp_path, caplog):
+    caplog.set_level("INFO")
+    pruner = optuna.pruners.MedianPruner(n_startup_trials=2, n_warmup_steps=0)
+    for objective, best in (("val/logloss", 0), ("val/auc", 2)):
+        study = _open_study(objective, f"sqlite:///{tmp_path}/{best}.db", pruner)
+        for value in (0.2, 0.4, 0.6):
+            trial = study.ask({"loss.c": FloatDistribution(0.6, 1)})
+            trial.report(value, 0)
+            study.tell(trial, value)
+        _log_best(study, objective)
+        assert f"best of 3 trials: job {best}, {objective} " in caplog.text
+        # a job opens the study by its name alone, as TrialPruning does
+        opened = optuna.load_study(study_name=STUDY, storage=f"sqlite:///{tmp_path}/{best}.db", pruner=pruner)
+        pruned = {}
+        for value in (0.1, 0.9):
+            trial = opened.ask({"loss.c": FloatDistribution(0.6, 1)})
+            trial.report(value, 0)
+            pruned[value] = trial.should_prune()
+            opened.tell(trial, state=TrialState.FAIL)
+        assert pruned == {0.1: objective == "val/auc", 0.9: objective == "val/logloss"}
+
+
+def test_a_study_that_maximised_its_logloss_is_refused(tmp_path):
+    storage = f"sqlite:///{tmp_path}/search.db"
+    optuna.create_study(study_name=STUDY, storage=storage, direction="maximize")
+    with pytest.raises(InputError, match=r"'val/logloss' \(minimize\), and the study in .* with 'maximize'"):
+        _open_study("val/logloss", storage, optuna.pruners.NopPruner())
 
 
 def test_unpromising_trials_are_pruned_and_unfinished_ones_run_first(command, tmp_path):

@@ -20,6 +20,8 @@ from tf4ctr.training.pruning import STUDY
 
 log = logging.getLogger(__name__)
 
+LESS_IS_BETTER = ("logloss", "ece")  # ends of keys of metrics.json, as of uncalibrated_logloss
+
 
 def search(
     sweeper: Sweeper,
@@ -47,7 +49,7 @@ def search(
         params: the space to search if the command line has none: override -> `interval(a, b)`,
             `tag(log, interval(a, b))`, `int(interval(a, b))`, `choice(a, b)` or `range(a, b)`. What
             has one value on the command line is not searched.
-        objective: key of metrics.json to maximise.
+        objective: key of metrics.json; see `direction` for which values are good.
         n_trials: number of trials, those of earlier calls included.
         n_jobs: number of trials that the launcher gets at once.
         storage: URL of the study.
@@ -57,14 +59,13 @@ def search(
 
     Raises:
         InputError: there is nothing to search, Optuna does not know the space, `objective` is
-            not a defined metric, or another process searches in the folder.
+            not a defined metric, the study in the folder has another direction, or another process
+            searches there.
     """
     optuna.logging.set_verbosity(optuna.logging.WARNING)  # the jobs have logs of their own
     runs.hold(folder)  # a second search would take this one's trials for stopped ones
     fixed, space = _split(arguments, params)
-    study = optuna.create_study(
-        study_name=STUDY, storage=storage, direction="maximize", pruner=pruner, load_if_exists=True
-    )
+    study = _open_study(objective, storage, pruner)
     study.sampler = sampler(seed=seed + len(study.trials))  # a resumed search gets other proposals
     for batch in _batches(study, space, n_trials, n_jobs):
         jobs = [[*fixed, *_overrides(trial.params)] for trial in batch]
@@ -77,6 +78,27 @@ def search(
         return
     _log_best(study, objective)
     draw(study, objective, folder / "search.png")
+
+
+def direction(objective: str) -> str:
+    """Optuna's word for what to do with a metric: less logloss and ECE is better, else more."""
+    return "minimize" if objective.endswith(LESS_IS_BETTER) else "maximize"
+
+
+def _open_study(objective: str, storage: str, pruner: optuna.pruners.BasePruner) -> optuna.Study:
+    """The study in `storage`, a new one if there is none.
+
+    Raises:
+        InputError: it has another direction.
+    """
+    wanted = direction(objective)
+    study = optuna.create_study(study_name=STUDY, storage=storage, direction=wanted, pruner=pruner, load_if_exists=True)
+    if study.direction.name.lower() != wanted:  # Optuna keeps that of the study
+        raise InputError(
+            f"hydra.sweeper.objective is '{objective}' ({wanted}), and the study in {storage} was started with"
+            f" '{study.direction.name.lower()}': start a new search in another folder"
+        )
+    return study
 
 
 def _split(arguments: Sequence[str], params: Mapping[str, Any]) -> tuple[list[str], dict[str, BaseDistribution]]:
@@ -182,7 +204,8 @@ def draw(study: optuna.Study, objective: str, path: Path) -> None:
     axes = figure.subplots(1, len(names) + 1, sharey=True, squeeze=False)[0]
     numbers = [trial.number for trial in trials]
     axes[0].plot(numbers, values, "o", markersize=4)
-    best = [max(values[: end + 1]) for end in range(len(values))]
+    better = min if direction(objective) == "minimize" else max
+    best = [better(values[: end + 1]) for end in range(len(values))]
     axes[0].step(numbers, best, where="post", color="C1")
     axes[0].set_xlabel("trial")
     axes[0].set_ylabel(objective)
