@@ -128,8 +128,20 @@ def test_the_best_trial_and_the_pruned_ones_are_those_of_the_objective(tmp_path,
 def test_a_study_that_maximised_its_logloss_is_refused(tmp_path):
     storage = f"sqlite:///{tmp_path}/search.db"
     optuna.create_study(study_name=STUDY, storage=storage, direction="maximize")
-    with pytest.raises(InputError, match=r"'val/logloss' \(minimize\), and the study in .* with 'maximize'"):
+    with pytest.raises(InputError, match="is val/logloss, but the search in .* with an objective to maximize"):
         _open_study("val/logloss", storage, optuna.pruners.NopPruner())
+
+
+def test_a_search_goes_on_with_its_objective_only(tmp_path):
+    """The numbers of two objectives cannot be compared. A search without results may change it."""
+    storage, pruner = f"sqlite:///{tmp_path}/search.db", optuna.pruners.NopPruner()
+    _open_study("val/ap", storage, pruner)
+    study = _open_study("val/auc", storage, pruner)
+    study.ask().report(0.7, 0)
+    assert _open_study("val/auc", storage, pruner).trials
+    for other in ("val/gauc", "val/logloss"):
+        with pytest.raises(InputError, match=f"objective is {other}, but the search in .* started with val/auc: "):
+            _open_study(other, storage, pruner)
 
 
 def test_unpromising_trials_are_pruned_and_unfinished_ones_run_first(command, tmp_path):
@@ -177,12 +189,15 @@ def test_a_search_that_is_impossible_is_an_error(command, tmp_path):
     ]
     for options, message in (
         (metric, "objective is 'val/ap'"),
+        ([metric[0], "hydra.sweeper.objective=val/logloss", *metric[2:]], "was started with val/ap"),
         (["embedding.dim=choice(4,16)"], "has a sweep that was started with other overrides"),
     ):
         result = run_script("train.py", *command, "hydra.sweeper.n_trials=2", *options)
         assert result.returncode == 2, result.stdout + result.stderr
         assert message in result.stderr.replace("\n", " ")
         assert "Error executing job" not in result.stderr
+    # of the last search that was not refused
+    assert "objective: val/ap\n" in (tmp_path / "sweep" / "multirun.yaml").read_text()
 
 
 def test_a_study_of_another_space_is_refused():

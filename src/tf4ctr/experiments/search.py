@@ -10,6 +10,7 @@ import optuna
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import IntervalSweep, Override, RangeSweep, Transformer
 from hydra.plugins.sweeper import Sweeper
+from omegaconf import OmegaConf
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.trial import FrozenTrial, TrialState
 
@@ -20,6 +21,7 @@ from tf4ctr.training.pruning import STUDY
 
 log = logging.getLogger(__name__)
 
+OBJECTIVE = "objective"  # the attribute of a study
 LESS_IS_BETTER = ("logloss", "ece")  # ends of keys of metrics.json, as of uncalibrated_logloss
 
 
@@ -59,13 +61,15 @@ def search(
 
     Raises:
         InputError: there is nothing to search, Optuna does not know the space, `objective` is
-            not a defined metric, the study in the folder has another direction, or another process
-            searches there.
+            not a defined metric, the search in the folder was started with another one, or another
+            process searches there.
     """
     optuna.logging.set_verbosity(optuna.logging.WARNING)  # the jobs have logs of their own
     runs.hold(folder)  # a second search would take this one's trials for stopped ones
     fixed, space = _split(arguments, params)
     study = _open_study(objective, storage, pruner)
+    # for sweep.resume=; not before, so that a refused command does not replace the one that started
+    OmegaConf.save(sweeper.config, folder / "multirun.yaml")
     study.sampler = sampler(seed=seed + len(study.trials))  # a resumed search gets other proposals
     for batch in _batches(study, space, n_trials, n_jobs):
         jobs = [[*fixed, *_overrides(trial.params)] for trial in batch]
@@ -89,15 +93,19 @@ def _open_study(objective: str, storage: str, pruner: optuna.pruners.BasePruner)
     """The study in `storage`, a new one if there is none.
 
     Raises:
-        InputError: it has another direction.
+        InputError: it has results of another objective, or another direction.
     """
     wanted = direction(objective)
     study = optuna.create_study(study_name=STUDY, storage=storage, direction=wanted, pruner=pruner, load_if_exists=True)
-    if study.direction.name.lower() != wanted:  # Optuna keeps that of the study
+    kept = study.direction.name.lower()  # Optuna does not change that of a study
+    before = study.user_attrs.get(OBJECTIVE, objective if kept == wanted else f"an objective to {kept}")
+    has_results = any(trial.value is not None or trial.intermediate_values for trial in study.trials)
+    if kept != wanted or (before != objective and has_results):
         raise InputError(
-            f"hydra.sweeper.objective is '{objective}' ({wanted}), and the study in {storage} was started with"
-            f" '{study.direction.name.lower()}': start a new search in another folder"
+            f"hydra.sweeper.objective is {objective}, but the search in {storage} was started with {before}: repeat"
+            " that one, or start a new search in another folder"
         )
+    study.set_user_attr(OBJECTIVE, objective)
     return study
 
 
