@@ -200,6 +200,13 @@ def test_a_search_that_is_impossible_is_an_error(command, tmp_path):
     assert "objective: val/ap\n" in (tmp_path / "sweep" / "multirun.yaml").read_text()
 
 
+def test_a_search_without_training_is_refused_before_any_job(command, tmp_path):
+    result = run_script("train.py", *command, "dry_run=true")
+    assert result.returncode == 2, result.stdout + result.stderr
+    assert "sweep=optuna needs the results of its trials" in result.stderr
+    assert not (tmp_path / "sweep").exists()
+
+
 def test_a_study_of_another_space_is_refused():
     study = optuna.create_study()
     study.ask({"embedding.dim": CategoricalDistribution([4, 8])})
