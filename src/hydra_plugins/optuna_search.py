@@ -6,7 +6,7 @@ from typing import Any
 from hydra.core.plugins import Plugins
 from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 
 class OptunaSearch(Sweeper):
@@ -27,11 +27,20 @@ class OptunaSearch(Sweeper):
         )
 
     def sweep(self, arguments: list[str]) -> None:
-        """Run the search with the overrides of the command line."""
-        from tf4ctr.experiments.search import search  # Hydra imports this file at every start
+        """Run the search with the overrides of the command line.
+
+        Raises:
+            InputError: it is a dry run, or see `search`.
+        """
+        # Hydra imports this file at every start
+        from tf4ctr.errors import InputError
+        from tf4ctr.experiments.search import search
 
         assert self.config is not None
+        if self.config.dry_run:
+            raise InputError(
+                "sweep=optuna needs the results of its trials, and dry_run=true trains nothing: remove one of them"
+            )
         folder = Path(self.config.hydra.sweep.dir)
         folder.mkdir(parents=True, exist_ok=True)
-        OmegaConf.save(self.config, folder / "multirun.yaml")
         search(self, folder, arguments, **self.options)

@@ -8,7 +8,7 @@ from optuna.trial import TrialState
 
 from conftest import run_script
 from tf4ctr.errors import InputError
-from tf4ctr.experiments.search import STUDY, _batches, _result, _split, distribution
+from tf4ctr.experiments.search import STUDY, _batches, _log_best, _open_study, _result, _split, direction, distribution
 
 
 @pytest.mark.parametrize(
@@ -88,6 +88,62 @@ def test_a_search_resumes_and_reports_the_best_trial(command, tmp_path):
     assert f"optimizer.lr={study.trials[2].params['optimizer.lr']:.5g}" in report
 
 
+@pytest.mark.parametrize(
+    ("objective", "expected"),
+    [
+        ("val/auc", "maximize"),
+        ("val/monitor", "maximize"),
+        ("val/logloss", "minimize"),
+        ("val/uncalibrated_logloss", "minimize"),
+        ("val/simple/logloss", "minimize"),
+        ("val/ece", "minimize"),
+    ],
+)
+def test_less_logloss_is_better_and_more_of_other_metrics(objective, expected):
+    assert direction(objective) == expected
+
+
+def test_the_best_trial_and_the_pruned_ones_are_those_of_the_objective(tmp_path, caplog):
+    caplog.set_level("INFO")
+    pruner = optuna.pruners.MedianPruner(n_startup_trials=2, n_warmup_steps=0)
+    for objective, best in (("val/logloss", 0), ("val/auc", 2)):
+        study = _open_study(objective, f"sqlite:///{tmp_path}/{best}.db", pruner)
+        for value in (0.2, 0.4, 0.6):
+            trial = study.ask({"loss.c": FloatDistribution(0.6, 1)})
+            trial.report(value, 0)
+            study.tell(trial, value)
+        _log_best(study, objective)
+        assert f"best of 3 trials: job {best}, {objective} " in caplog.text
+        # a job opens the study by its name alone, as TrialPruning does
+        opened = optuna.load_study(study_name=STUDY, storage=f"sqlite:///{tmp_path}/{best}.db", pruner=pruner)
+        pruned = {}
+        for value in (0.1, 0.9):
+            trial = opened.ask({"loss.c": FloatDistribution(0.6, 1)})
+            trial.report(value, 0)
+            pruned[value] = trial.should_prune()
+            opened.tell(trial, state=TrialState.FAIL)
+        assert pruned == {0.1: objective == "val/auc", 0.9: objective == "val/logloss"}
+
+
+def test_a_study_that_maximised_its_logloss_is_refused(tmp_path):
+    storage = f"sqlite:///{tmp_path}/search.db"
+    optuna.create_study(study_name=STUDY, storage=storage, direction="maximize")
+    with pytest.raises(InputError, match="is val/logloss, but the search in .* with an objective to maximize"):
+        _open_study("val/logloss", storage, optuna.pruners.NopPruner())
+
+
+def test_a_search_goes_on_with_its_objective_only(tmp_path):
+    """The numbers of two objectives cannot be compared. A search without results may change it."""
+    storage, pruner = f"sqlite:///{tmp_path}/search.db", optuna.pruners.NopPruner()
+    _open_study("val/ap", storage, pruner)
+    study = _open_study("val/auc", storage, pruner)
+    study.ask().report(0.7, 0)
+    assert _open_study("val/auc", storage, pruner).trials
+    for other in ("val/gauc", "val/logloss"):
+        with pytest.raises(InputError, match=f"objective is {other}, but the search in .* started with val/auc: "):
+            _open_study(other, storage, pruner)
+
+
 def test_unpromising_trials_are_pruned_and_unfinished_ones_run_first(command, tmp_path):
     (tmp_path / "sweep").mkdir()
     study = optuna.create_study(
@@ -133,12 +189,22 @@ def test_a_search_that_is_impossible_is_an_error(command, tmp_path):
     ]
     for options, message in (
         (metric, "objective is 'val/ap'"),
+        ([metric[0], "hydra.sweeper.objective=val/logloss", *metric[2:]], "was started with val/ap"),
         (["embedding.dim=choice(4,16)"], "has a sweep that was started with other overrides"),
     ):
         result = run_script("train.py", *command, "hydra.sweeper.n_trials=2", *options)
         assert result.returncode == 2, result.stdout + result.stderr
         assert message in result.stderr.replace("\n", " ")
         assert "Error executing job" not in result.stderr
+    # of the last search that was not refused
+    assert "objective: val/ap\n" in (tmp_path / "sweep" / "multirun.yaml").read_text()
+
+
+def test_a_search_without_training_is_refused_before_any_job(command, tmp_path):
+    result = run_script("train.py", *command, "dry_run=true")
+    assert result.returncode == 2, result.stdout + result.stderr
+    assert "sweep=optuna needs the results of its trials" in result.stderr
+    assert not (tmp_path / "sweep").exists()
 
 
 def test_a_study_of_another_space_is_refused():

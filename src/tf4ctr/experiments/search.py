@@ -10,6 +10,7 @@ import optuna
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import IntervalSweep, Override, RangeSweep, Transformer
 from hydra.plugins.sweeper import Sweeper
+from omegaconf import OmegaConf
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.trial import FrozenTrial, TrialState
 
@@ -19,6 +20,9 @@ from tf4ctr.experiments.outcomes import Ending, read_outcome
 from tf4ctr.training.pruning import STUDY
 
 log = logging.getLogger(__name__)
+
+OBJECTIVE = "objective"  # the attribute of a study
+LESS_IS_BETTER = ("logloss", "ece")  # ends of keys of metrics.json, as of uncalibrated_logloss
 
 
 def search(
@@ -47,7 +51,7 @@ def search(
         params: the space to search if the command line has none: override -> `interval(a, b)`,
             `tag(log, interval(a, b))`, `int(interval(a, b))`, `choice(a, b)` or `range(a, b)`. What
             has one value on the command line is not searched.
-        objective: key of metrics.json to maximise.
+        objective: key of metrics.json; see `direction` for which values are good.
         n_trials: number of trials, those of earlier calls included.
         n_jobs: number of trials that the launcher gets at once.
         storage: URL of the study.
@@ -57,14 +61,15 @@ def search(
 
     Raises:
         InputError: there is nothing to search, Optuna does not know the space, `objective` is
-            not a defined metric, or another process searches in the folder.
+            not a defined metric, the search in the folder was started with another one, or another
+            process searches there.
     """
     optuna.logging.set_verbosity(optuna.logging.WARNING)  # the jobs have logs of their own
     runs.hold(folder)  # a second search would take this one's trials for stopped ones
     fixed, space = _split(arguments, params)
-    study = optuna.create_study(
-        study_name=STUDY, storage=storage, direction="maximize", pruner=pruner, load_if_exists=True
-    )
+    study = _open_study(objective, storage, pruner)
+    # for sweep.resume=; not before, so that a refused command does not replace the one that started
+    OmegaConf.save(sweeper.config, folder / "multirun.yaml")
     study.sampler = sampler(seed=seed + len(study.trials))  # a resumed search gets other proposals
     for batch in _batches(study, space, n_trials, n_jobs):
         jobs = [[*fixed, *_overrides(trial.params)] for trial in batch]
@@ -77,6 +82,31 @@ def search(
         return
     _log_best(study, objective)
     draw(study, objective, folder / "search.png")
+
+
+def direction(objective: str) -> str:
+    """Optuna's word for what to do with a metric: less logloss and ECE is better, else more."""
+    return "minimize" if objective.endswith(LESS_IS_BETTER) else "maximize"
+
+
+def _open_study(objective: str, storage: str, pruner: optuna.pruners.BasePruner) -> optuna.Study:
+    """The study in `storage`, a new one if there is none.
+
+    Raises:
+        InputError: it has results of another objective, or another direction.
+    """
+    wanted = direction(objective)
+    study = optuna.create_study(study_name=STUDY, storage=storage, direction=wanted, pruner=pruner, load_if_exists=True)
+    kept = study.direction.name.lower()  # Optuna does not change that of a study
+    before = study.user_attrs.get(OBJECTIVE, objective if kept == wanted else f"an objective to {kept}")
+    has_results = any(trial.value is not None or trial.intermediate_values for trial in study.trials)
+    if kept != wanted or (before != objective and has_results):
+        raise InputError(
+            f"hydra.sweeper.objective is {objective}, but the search in {storage} was started with {before}: repeat"
+            " that one, or start a new search in another folder"
+        )
+    study.set_user_attr(OBJECTIVE, objective)
+    return study
 
 
 def _split(arguments: Sequence[str], params: Mapping[str, Any]) -> tuple[list[str], dict[str, BaseDistribution]]:
@@ -182,7 +212,8 @@ def draw(study: optuna.Study, objective: str, path: Path) -> None:
     axes = figure.subplots(1, len(names) + 1, sharey=True, squeeze=False)[0]
     numbers = [trial.number for trial in trials]
     axes[0].plot(numbers, values, "o", markersize=4)
-    best = [max(values[: end + 1]) for end in range(len(values))]
+    better = min if direction(objective) == "minimize" else max
+    best = [better(values[: end + 1]) for end in range(len(values))]
     axes[0].step(numbers, best, where="post", color="C1")
     axes[0].set_xlabel("trial")
     axes[0].set_ylabel(objective)

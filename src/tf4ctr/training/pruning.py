@@ -18,7 +18,8 @@ class TrialPruning(Callback):
 
     Args:
         storage: URL of the study.
-        monitor: the search's objective, a validation metric; larger is better.
+        monitor: the search's objective, a validation metric. The study knows whether more or less
+            of it is better.
         pruner: Optuna's pruner.
 
     Raises:
