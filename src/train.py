@@ -294,11 +294,16 @@ def nothing_trained(run: Run) -> str:
     message = f"{run.folder}: no epoch was trained and validated, so there is no {run.best.name}. "
     if run.checkpoint is None:
         return (
-            message + "Give trainer.max_epochs, trainer.limit_train_batches and trainer.limit_val_batches more than 0"
+            message + "The training ended before its first validation: raise trainer.max_epochs, trainer.max_steps or"
+            " trainer.max_time, or validate earlier by a smaller trainer.check_val_every_n_epoch or"
+            " trainer.val_check_interval"
         )
+    limits = run.config.trainer
+    every = limits.get("check_val_every_n_epoch")
     return message + (
-        f"The run of ckpt={run.checkpoint} has ended (trainer.max_epochs is {run.config.trainer.max_epochs}, or early"
-        " stopping): raise trainer.max_epochs to train further, or measure it with"
+        f"The run of ckpt={run.checkpoint} has ended (trainer.max_epochs is {limits.max_epochs}, or early stopping), or"
+        f" ends before its next validation (trainer.check_val_every_n_epoch is {every}): raise"
+        " trainer.max_epochs to train further, or measure it with"
         f" python src/evaluate.py run={run.checkpoint.parent.parent}"
     )
 

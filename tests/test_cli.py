@@ -31,6 +31,12 @@ from tf4ctr.experiments.resolvers import register_resolvers
         ("model=DeepFM", "model=DeepFM: write backbone=deepfm"),
         ("alpha=0.3", "alpha=0.3: write loss.alpha=0.3"),
         ("backbone=Wide&Deep", "backbone=Wide&Deep: write backbone=wide_deep"),
+        ("experiment=frappe", "did you mean 'best/frappe' or 'paper/frappe'? Or write --config-dir=FOLDER if it"),
+        ("experiment=paper/frapp", "experiment=paper/frapp: unknown option, did you mean 'paper/frappe'"),
+        ("experiment=paper", "experiment=paper: unknown option, did you mean 'paper/frappe' or 'paper/movielens_1m'?"),
+        ("experiment=best/movielens", "did you mean 'best/movielens_1m'"),
+        ("experiment=[paper/frappe,best/frap]", "experiment=best/frap: unknown option, did you mean 'best/frappe'"),
+        ("experiment=zzz", "experiment=zzz: unknown option, choose from: bars/"),
         ("backbone=DIN", "backbone=DIN: write sequence=attention"),
     ],
 )

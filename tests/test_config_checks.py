@@ -6,7 +6,7 @@ from hydra.errors import InstantiationException
 
 from conftest import ROOT
 from test_assembly import composed, options, spec_of
-from tf4ctr.config_checks import TRAINING, check_config, check_machine, check_values
+from tf4ctr.config_checks import TRAINING, check_config, check_length, check_machine, check_values
 from tf4ctr.errors import InputError
 
 
@@ -146,6 +146,40 @@ def test_a_callback_can_monitor_what_is_measured(overrides):
     check_config(config, spec_of(config))
 
 
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        ("trainer.max_epochs=0", "trainer.max_epochs is 0: expected an integer, at least 1; or -1 for no limit"),
+        ("trainer.max_epochs=-5", "trainer.max_epochs is -5: expected an integer, at least 1"),
+        (
+            "trainer.max_epochs=2 trainer.check_val_every_n_epoch=3",
+            "trainer.check_val_every_n_epoch is 3 and trainer.max_epochs is 2: no epoch would be validated",
+        ),
+        ("+trainer.max_steps=0", "trainer.max_steps is 0: nothing would be trained"),
+        ("+trainer.limit_train_batches=0", "trainer.limit_train_batches is 0: expected a number of batches"),
+        ("+trainer.limit_val_batches=0.0", "trainer.limit_val_batches is 0.0: expected a number of batches"),
+    ],
+)
+def test_a_training_without_an_epoch_or_a_validation_is_refused_before_any_data(overrides, message):
+    config = composed(*overrides.split())
+    with pytest.raises(InputError, match=re.escape(message)):
+        check_config(config, spec_of(config))
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        *("trainer=overfit", "trainer=smoke", "trainer=profile", "+trainer.limit_train_batches=0.1"),
+        *("trainer.max_epochs=-1", "trainer.max_epochs=null", "trainer.max_epochs=-1 +trainer.max_steps=5"),
+        "trainer.max_epochs=3 trainer.check_val_every_n_epoch=3",
+        "trainer.max_epochs=-1 trainer.check_val_every_n_epoch=3",
+        "trainer.check_val_every_n_epoch=null trainer.val_check_interval=100",
+    ],
+)
+def test_a_training_of_any_length_is_allowed(overrides):
+    check_length(composed(*overrides.split()).trainer)
+
+
 def without_folders(*overrides):
     """A config that does not ask for the run's folder, which only a run of Hydra has."""
     config = composed(*overrides).copy()
@@ -175,7 +209,6 @@ def test_a_gpu_that_is_not_there_is_refused_before_any_data(monkeypatch, cuda, m
     [
         ("trainer.accelerator=gpuu", "invalid accelerator name"),
         ("+trainer.strategy=dpp", "invalid strategy name"),
-        ("trainer.max_epochs=-5", "`max_epochs` must be a non-negative integer or -1"),
         ("callbacks.lr_plateau.factor=1", "callbacks.lr_plateau.factor is 1: expected more than 0 and less than 1"),
         ("callbacks.early_stopping.mode=maxx", "`mode` can be min, max, got maxx"),
     ],

@@ -177,8 +177,8 @@ def explain(error: BaseException) -> str | None:
         if isinstance(cause, yaml.MarkedYAMLError):
             return yaml_fault(cause)
     for cause in causes:
-        if isinstance(cause, MissingConfigException) and cause.options:
-            return _unknown_choice(str(cause.missing_cfg_file), cause.options)
+        if isinstance(cause, MissingConfigException) and (message := _missing_choice(cause)):
+            return message
     if isinstance(error, ConfigCompositionException) and (message := _unknown_option(causes)):
         return message
     if isinstance(error, OverrideParseException):  # `Wide&Deep` has a sign that Hydra does not read
@@ -234,6 +234,24 @@ def _refused_value(text: str, causes: Sequence[BaseException]) -> str:
     if called and "Error in call" in text:
         return f"{place[1] if place else called[1]}: {kind}{first}"
     return f"{text.partition(', set env var')[0].strip()}: {kind}{first}"
+
+
+def _missing_choice(error: MissingConfigException) -> str | None:
+    """What to say about a choice without a yaml, None if its group is not known.
+
+    Hydra lists only the yamls beside the missing one, so not those of a group with subfolders.
+    """
+    file, (group, _, option) = str(error.missing_cfg_file), str(error.missing_cfg_file).partition("/")
+    known = choice_names(group)
+    if group == "hydra" or not any("/" in name for name in known):  # Hydra lists the choices
+        return _unknown_choice(file, error.options) if error.options else None
+    same_end = [name for name in known if name.endswith(f"/{option}")]
+    below = [name for name in known if name.startswith(f"{option}/")]
+    hint = f"did you mean {' or '.join(map(repr, (same_end or below)[:3]))}?" if same_end or below else ""
+    return (
+        f"{group}={option}: unknown option, {hint or did_you_mean(option, known)}"
+        " Or write --config-dir=FOLDER if it is your own"
+    )
 
 
 def _unknown_choice(file: str, options: Iterable[str]) -> str:

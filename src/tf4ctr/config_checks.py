@@ -92,6 +92,7 @@ def check_config(config: DictConfig, spec: DatasetSpec, warm: WarmStart | None =
     check_schedule(config.trainer.get("val_check_interval", 1.0), config.trainer.get("check_val_every_n_epoch", 1))
     check_training(config)
     check_values(config)
+    check_length(config.trainer)
     check_optimizer(config.optimizer)
     with torch.random.fork_rng():
         module = build_module(config, spec.stand_in())
@@ -224,6 +225,32 @@ def check_trainer(config: DictConfig) -> None:
         raise InputError(
             "trainer.sync_batchnorm=true needs GPUs: torch cannot synchronise batch norm on a CPU; use false there"
         )
+
+
+def check_length(config: DictConfig) -> None:
+    """Check that at least one epoch is trained and validated.
+
+    Call it after `check_values`, which checks the types.
+
+    Raises:
+        InputError: an option lets no epoch, no batch or no validation take place.
+    """
+    epochs, every = config.get("max_epochs"), config.get("check_val_every_n_epoch") or 1
+    if epochs is not None and epochs < 1 and epochs != -1:
+        raise InputError(f"trainer.max_epochs is {epochs}: expected an integer, at least 1; or -1 for no limit")
+    if epochs is not None and 0 < epochs < every:
+        raise InputError(
+            f"trainer.check_val_every_n_epoch is {every} and trainer.max_epochs is {epochs}: no epoch would be"
+            f" validated, so there would be no best one; use at most {epochs}"
+        )
+    if config.get("max_steps") == 0:
+        raise InputError("trainer.max_steps is 0: nothing would be trained; use at least 1, or -1 for no limit")
+    for name in ("limit_train_batches", "limit_val_batches"):
+        limit = config.get(name)
+        if limit is not None and limit <= 0:
+            raise InputError(
+                f"trainer.{name} is {limit}: expected a number of batches, at least 1; or a fraction of them, as 0.1"
+            )
 
 
 def check_machine(config: DictConfig) -> None:

@@ -74,6 +74,15 @@ def test_a_checkpoint_without_a_run_gets_a_new_folder(root):
     assert runs.run_folder(str(root / "lonely.ckpt"), "x").parent.parent == root / "outputs"
 
 
+def test_the_folder_of_a_run_names_its_last_checkpoint(root):
+    checkpoint = make_run(root, "run", 1000)
+    folder = checkpoint.parent.parent
+    assert runs.find_checkpoint(str(folder)) == checkpoint
+    assert runs.run_folder(str(folder), "x") == folder
+    with pytest.raises(InputError, match="the folder has no checkpoints/last.ckpt; name the folder of a run"):
+        runs.find_checkpoint(str(folder.parent))
+
+
 def test_a_missing_checkpoint_is_an_error(root):
     with pytest.raises(InputError, match="no run in .* has a checkpoints/last.ckpt"):
         runs.find_checkpoint("last")

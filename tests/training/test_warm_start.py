@@ -1,6 +1,7 @@
 """init=RUN: the weights of a run on data with new values."""
 
 import json
+import re
 from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
@@ -233,6 +234,15 @@ def test_given_vectors_come_from_the_file_and_trained_ones_from_the_run(tmp_path
         vectors = table.vectors_of("text")
         assert vectors.given_N.tolist() == [False, True, False, True, True, False]
         assert vectors.table_NV[[1, 3, 4], 0].tolist() == [1.5, 7.0 if frozen else 3.5, 9.0]
+
+
+def test_init_names_the_run_of_a_checkpoint(tmp_path, run):
+    checkpoint = run / "checkpoints" / "best.ckpt"
+    with pytest.raises(InputError, match=re.escape(f"{checkpoint} is a file: name the run's folder, init={run}")):
+        WarmStart.of_run(checkpoint)
+    (tmp_path / "a.ckpt").touch()
+    with pytest.raises(InputError, match="name the run's folder, init=RUN"):
+        WarmStart.of_run(tmp_path / "a.ckpt")
 
 
 def test_init_names_what_is_missing(tmp_path, run):

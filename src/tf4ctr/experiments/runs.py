@@ -89,10 +89,10 @@ def remove_temporary() -> None:
 
 
 def find_checkpoint(ckpt: str) -> Path:
-    """The file that `ckpt=` names: a path, or `last` for the newest last.ckpt in outputs/.
+    """The file that `ckpt=` names: a path, a run's folder, or `last` for the newest in outputs/.
 
     Raises:
-        InputError: the file does not exist.
+        InputError: the file does not exist, or the folder has none.
     """
     if ckpt == "last":
         paths = (ROOT / "outputs").glob("**/checkpoints/last.ckpt")
@@ -101,6 +101,12 @@ def find_checkpoint(ckpt: str) -> Path:
             raise InputError(f"ckpt=last: no run in {ROOT / 'outputs'} has a checkpoints/last.ckpt")
         return newest
     path = Path(ckpt).expanduser().absolute()
+    if path.is_dir():
+        if (last := left_checkpoint(path)) is None:
+            raise InputError(
+                f"ckpt={ckpt}: the folder has no checkpoints/last.ckpt; name the folder of a run, or the file"
+            )
+        return last
     if not path.is_file():
         raise InputError(f"ckpt={ckpt}: the file does not exist; use a path or ckpt=last")
     return path

@@ -50,8 +50,11 @@ class WarmStart:
         """Open a run's folder. The weights are read when they are copied.
 
         Raises:
-            InputError: the folder contains no run with best weights, or no vocabulary.
+            InputError: it is a file, or contains no run with best weights, or no vocabulary.
         """
+        if folder.is_file():
+            run = folder.parent.parent if folder.parent.name == "checkpoints" else "RUN"
+            raise InputError(f"init={folder} is a file: name the run's folder, init={run}")
         for name in ("config.yaml", "checkpoints/best.ckpt"):
             if not (folder / name).is_file():
                 raise InputError(
