@@ -4,7 +4,7 @@ import logging
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import optuna
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -84,7 +84,7 @@ def search(
     draw(study, objective, folder / "search.png")
 
 
-def direction(objective: str) -> str:
+def direction(objective: str) -> Literal["minimize", "maximize"]:
     """Optuna's word for what to do with a metric: less logloss and ECE is better, else more."""
     return "minimize" if objective.endswith(LESS_IS_BETTER) else "maximize"
 
