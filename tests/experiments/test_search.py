@@ -1,4 +1,5 @@
 import json
+import re
 
 import optuna
 import pytest
@@ -37,6 +38,22 @@ def test_a_range_on_a_logarithmic_scale_is_an_error():
 def test_a_range_without_numbers_or_downwards_is_an_error(text):
     with pytest.raises(InputError, match="expected a range of at least one number with a step above 0"):
         distribution(OverridesParser.create().parse_override(text))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("a=interval(1e-2,1e-4)", "expected interval(a, b) with two finite numbers, a not above b"),
+        ("a=int(interval(8, 2))", "expected interval(a, b) with two finite numbers, a not above b"),
+        ("a=interval(0, inf)", "expected interval(a, b) with two finite numbers, a not above b"),
+        ("a=interval(nan, 1)", "expected interval(a, b) with two finite numbers, a not above b"),
+        ("a=tag(log,interval(0,1e-4))", "a logarithmic scale has no 0"),
+        ("a=tag(log,int(interval(0,8)))", "a logarithmic scale has no 0"),
+    ],
+)
+def test_an_interval_that_has_no_distribution_is_an_error(text, message):
+    with pytest.raises(InputError, match=re.escape(f"{text}: {message}")):
+        _split([text], {})
 
 
 @pytest.fixture
@@ -205,6 +222,13 @@ def test_a_search_without_training_is_refused_before_any_job(command, tmp_path):
     assert result.returncode == 2, result.stdout + result.stderr
     assert "sweep=optuna needs the results of its trials" in result.stderr
     assert not (tmp_path / "sweep").exists()
+
+
+def test_an_impossible_space_is_refused_before_any_job(command, tmp_path):
+    result = run_script("train.py", *command, "optimizer.lr=interval(1e-2,1e-4)")
+    assert result.returncode == 2, result.stdout + result.stderr
+    assert "optimizer.lr=interval(1e-2,1e-4): expected interval(a, b)" in result.stderr.replace("\n", " ")
+    assert not (tmp_path / "sweep" / "0").exists()
 
 
 def test_a_study_of_another_space_is_refused():

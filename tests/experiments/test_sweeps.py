@@ -72,6 +72,18 @@ def test_a_pruned_job_leaves_its_reason(job):
     assert not (job / "error.txt").exists()
 
 
+def test_a_stopped_job_says_how_to_resume_the_sweep(job, monkeypatch, capsys):
+    def stop(config):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(sys, "argv", ["train.py", "-m", "--config-dir", "my conf", "seed=1,2"])
+    monkeypatch.chdir(ROOT)
+    with pytest.raises(KeyboardInterrupt):
+        run_job(stop, None, lambda error: None)
+    command = f"python src/train.py --config-dir 'my conf' -m sweep.resume={job.parent}"
+    assert f"stopped; to resume the sweep: {command}" in capsys.readouterr().out
+
+
 def test_a_trained_job_does_not_run_again_but_a_dry_run_does(job):
     (job / "metrics.json").write_text('{"parameters": 9}')
     assert run_job(lambda config: 0.5, None, lambda error: None) == 0.5

@@ -159,13 +159,12 @@ def distribution(override: Override) -> BaseDistribution:
     `tag(log, ...)` gives a logarithmic scale.
 
     Raises:
-        InputError: a range on a logarithmic scale, without a number, or downwards.
+        InputError: an interval downwards, without an end, or not above 0 on a logarithmic scale; a
+            range on a logarithmic scale, without a number, or downwards.
     """
     value = override.value()
     if isinstance(value, IntervalSweep):
-        whole = isinstance(value.start, int) and isinstance(value.end, int)
-        kind = IntDistribution if whole else FloatDistribution
-        return kind(value.start, value.end, log="log" in value.tags)  # type: ignore[arg-type]
+        return _interval(value, str(override.input_line))
     if isinstance(value, RangeSweep):
         if "log" in value.tags:
             raise InputError(
@@ -180,6 +179,17 @@ def distribution(override: Override) -> BaseDistribution:
         return kind(numbers[0], last, step=value.step)  # type: ignore[arg-type]
     choices: Iterator[Any] = override.sweep_iterator(transformer=Transformer.encode)
     return CategoricalDistribution(list(choices))
+
+
+def _interval(value: IntervalSweep, text: str) -> BaseDistribution:
+    """The distribution of an interval; `text` is the override that has it."""
+    low, high, log_scale = value.start or 0, value.end or 0, "log" in value.tags
+    if not -math.inf < low <= high < math.inf:  # nor if one is NaN
+        raise InputError(f"{text}: expected interval(a, b) with two finite numbers, a not above b")
+    if log_scale and low <= 0:
+        raise InputError(f"{text}: a logarithmic scale has no {low:g}: expected interval(a, b) with a above 0")
+    whole = isinstance(low, int) and isinstance(high, int)
+    return (IntDistribution if whole else FloatDistribution)(low, high, log=log_scale)  # type: ignore[arg-type]
 
 
 def _result(folder: Path, objective: str) -> tuple[float | None, TrialState]:

@@ -30,7 +30,7 @@ def resumed(arguments: list[str]) -> list[str]:
     if not resume:
         _check_same_sweep(arguments)
         return arguments
-    places = _config_dirs(arguments)
+    places = config_dirs(arguments)
     if others := [argument for argument in arguments if argument not in (*resume, *places, "-m", "--multirun")]:
         raise InputError(
             "sweep.resume uses the overrides that the sweep was started with and accepts no others:"
@@ -44,7 +44,7 @@ def resumed(arguments: list[str]) -> list[str]:
     return [*places, "--multirun", *kept, f"hydra.sweep.dir={quoted(str(folder))}"]
 
 
-def _config_dirs(arguments: Sequence[str]) -> list[str]:
+def config_dirs(arguments: Sequence[str]) -> list[str]:
     """The arguments that say where further yamls are; a sweep does not record them."""
     return _with_values(arguments, CONFIG_DIR, ["--config-dir="])
 

@@ -14,6 +14,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from tf4ctr.errors import Pruned
+from tf4ctr.experiments.next_commands import script_words
 from tf4ctr.experiments.outcomes import Ending, clear_outcome, jobs_in, read_outcome, write_error, write_pruned
 
 log = logging.getLogger(__name__)
@@ -57,7 +58,8 @@ def run_job(
     except BaseException:  # stopped
         from tf4ctr.reporting import say
 
-        say(f"stopped; to resume the sweep: python src/train.py -m sweep.resume={shlex.quote(str(folder.parent))}")
+        words = [*script_words("train"), "-m", f"sweep.resume={folder.parent}"]
+        say(f"stopped; to resume the sweep: {shlex.join(words)}")
         raise
     return None
 
