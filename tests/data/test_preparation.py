@@ -124,7 +124,7 @@ def test_prepared_rows_are_used_when_the_raw_files_are_gone(spec, prepared, capl
 def test_a_misspelt_folder_or_file_does_not_pass_for_files_that_are_gone(spec, prepared, change):
     changes = {
         "folder": {"raw_dir": spec.raw_dir.with_name("tuesdya")},
-        "file": {"layouts": ({**spec.layouts[0], "train": "trian.csv"},)},
+        "file": {"layouts": ({**spec.layouts[0], "train": "trains.csv"},)},
     }
     with pytest.raises(InputError, match=rf"(?s)missing.*prepared from {spec.raw_dir}.*dataset.raw_dir={spec.raw_dir}"):
         prepare(replace(spec, **changes[change]))
