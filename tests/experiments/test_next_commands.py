@@ -1,6 +1,9 @@
 import json
+import sys
 
-from tf4ctr.experiments.next_commands import files_line, next_commands
+import pytest
+
+from tf4ctr.experiments.next_commands import files_line, next_commands, script_words
 from tf4ctr.experiments.runs import ROOT
 
 
@@ -28,6 +31,15 @@ def test_commands_name_the_run_from_the_current_folder(tmp_path, monkeypatch):
         f"python src/evaluate.py run='{run}'",
         f"python src/predict.py run='{run}' input={tmp_path}/new.csv output=scores.parquet",
     ]
+
+
+@pytest.mark.parametrize("place", [["--config-dir", "my conf"], ["--config-dir=my conf"], ["-cd", "my conf"], []])
+def test_a_command_that_goes_on_finds_the_script_and_the_yamls(tmp_path, monkeypatch, place):
+    monkeypatch.setattr(sys, "argv", ["src/train.py", "seed=1", *place, "dataset=mine"])
+    monkeypatch.chdir(ROOT)
+    assert script_words("train") == ["python", "src/train.py", *place]
+    monkeypatch.chdir(tmp_path)
+    assert script_words("train") == ["python", f"{ROOT}/src/train.py", *place]
 
 
 def test_runs_are_compared_if_another_one_beside_has_trained(tmp_path):
