@@ -14,7 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 from tf4ctr import cli, ranks
 from tf4ctr.errors import InputError
 from tf4ctr.experiments import runs, sweeps
-from tf4ctr.experiments.next_commands import files_line, next_commands
+from tf4ctr.experiments.next_commands import files_line, next_commands, script_words
 
 if TYPE_CHECKING:
     from lightning import Trainer
@@ -280,8 +280,9 @@ def fit(run: Run, trainer: "Trainer", module: "CTRModule", data: "CTRDataModule"
 def resume_command(last: Path) -> str:
     """The command line that goes on with this run, whose folder is that of its checkpoint."""
     overrides = HydraConfig.get().overrides
-    others = [word for word in (*overrides.hydra, *overrides.task) if not word.startswith(("hydra.run.dir=", "ckpt="))]
-    return shlex.join(["python", "src/train.py", *others, f"ckpt={last}"])
+    own = ("hydra.run.dir=", "hydra.mode=", "ckpt=")  # Hydra adds the mode; the folder is that of the checkpoint
+    others = [word for word in (*overrides.hydra, *overrides.task) if not word.startswith(own)]
+    return shlex.join([*script_words("train"), *others, f"ckpt={last}"])
 
 
 def written(path: Path) -> int | None:

@@ -3,16 +3,20 @@
 import json
 import os
 import re
+import runpy
 import shutil
 import signal
+import sys
 import tempfile
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import polars as pl
 import pytest
 import torch
 import yaml
+from hydra.core.hydra_config import HydraConfig
 from lightning import Trainer
 from omegaconf import OmegaConf
 
@@ -149,6 +153,19 @@ def test_ctrl_c_saves_and_ckpt_resumes_to_the_same_end(toy, tmp_path):
     assert first == second
     starts = json.loads((tmp_path / "run" / "environment.json").read_text())
     assert [f"ckpt={last}" in start["overrides"] for start in starts] == [False, True]
+
+
+def test_the_command_that_resumes_repeats_the_options_and_the_folder_of_yamls(tmp_path, monkeypatch):
+    task = ["dataset=mine", "ckpt=old.ckpt", "callbacks.early_stopping=null"]
+    overrides = SimpleNamespace(hydra=["hydra.run.dir=a", "hydra.mode=RUN"], task=task)
+    monkeypatch.setattr(HydraConfig, "get", lambda: SimpleNamespace(overrides=overrides))
+    monkeypatch.setattr(sys, "argv", ["train.py", "--config-dir", "my conf", *task])
+    monkeypatch.chdir(tmp_path)
+    resume_command = runpy.run_path(str(ROOT / "src" / "train.py"))["resume_command"]
+    assert resume_command(tmp_path / "last.ckpt") == (
+        f"python {ROOT}/src/train.py --config-dir 'my conf' dataset=mine callbacks.early_stopping=null"
+        f" ckpt={tmp_path}/last.ckpt"
+    )
 
 
 def test_a_run_without_optional_callbacks_trains_and_tests(toy, tmp_path):

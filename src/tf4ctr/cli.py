@@ -183,6 +183,8 @@ def explain(error: BaseException) -> str | None:
         return message
     if isinstance(error, OverrideParseException):  # `Wide&Deep` has a sign that Hydra does not read
         group, _, name = error.override.partition("=")
+        if name.endswith((",", ",]")):  # the shell splits at a space, and `several.joined` adds the brackets
+            return f"{error.override}: no space after a comma: {group}=A,B"
         if hint := choice_hint(group, name, choice_names(group)):
             return hint
         if not name:
@@ -194,6 +196,8 @@ def explain(error: BaseException) -> str | None:
         return "; ".join(dict.fromkeys(str(cause).strip() for cause in causes))
     if isinstance(error, InstantiationException):
         return _refused_value(str(error), causes)
+    if isinstance(error, HydraException) and "sweep type : INTERVAL_SWEEP" in str(error):
+        return "interval() needs sweep=optuna, which draws values from it; without it write the values: KEY=A,B"
     return str(error) if isinstance(error, HydraException) else None
 
 
