@@ -73,6 +73,7 @@ LIMITS = {
     "init_std": (0, math.inf),
     "patience": (0, math.inf),
     "lr_patience": (0, math.inf),
+    "every_n_train_steps": (1, math.inf),  # Lightning's checkpoint callback would never save with 0
     "gradient_clip_val": (0, math.inf),
 }
 
@@ -120,7 +121,7 @@ def check_training(config: DictConfig) -> None:
 
 
 def check_values(config: DictConfig) -> None:
-    """Check that options whose value is a number, or true or false, have such a value.
+    """Check that options whose value is a number, a list of them, or true or false, have one.
 
     What an option expects is the annotation of the argument that it fills.
 
@@ -134,10 +135,16 @@ def check_values(config: DictConfig) -> None:
     absent = object()
     for key, annotation in options.items():
         kinds = get_args(annotation) if get_origin(annotation) in (Union, UnionType) else (annotation,)
-        if EXPECTED.keys() >= set(kinds):  # no text and no list: the parts check these
-            value = OmegaConf.select(config, key, default=absent)
-            if value is not absent:
-                _check_value(key, value, kinds)
+        numbers = _list_of_numbers(kinds)
+        if not (numbers or EXPECTED.keys() >= set(kinds)):  # the parts check texts
+            continue
+        value = OmegaConf.select(config, key, default=absent)
+        if value is absent or (value is None and NoneType in kinds):
+            continue
+        if numbers:
+            _check_list(key, value, *numbers)
+        else:
+            _check_value(key, value, kinds)
 
 
 def _arguments(node: Any, prefix: str = "") -> Iterable[tuple[str, Any]]:
@@ -169,6 +176,27 @@ def _check_value(key: str, value: Any, kinds: Sequence[type]) -> None:
         expected += "; write 0 for no L2"
     shown = "null" if value is None else str(value).lower() if isinstance(value, bool) else value
     raise InputError(f"{key} is {shown}: expected {expected}")
+
+
+def _list_of_numbers(kinds: Sequence[Any]) -> tuple[type, int | None] | None:
+    """The type of the numbers and their count, None for any; None if `kinds` are no such list."""
+    lists = [kind for kind in kinds if kind is not NoneType]
+    if len(lists) != 1 or get_origin(lists[0]) not in (Sequence, list, tuple):
+        return None
+    first, *others = get_args(lists[0])
+    members = get_args(first) or (first,)  # torch's betas are float | Tensor
+    number = next((kind for kind in (float, int) if kind in members), None)
+    length = 1 + len(others) if get_origin(lists[0]) is tuple and ... not in others else None
+    return (number, length) if number else None
+
+
+def _check_list(key: str, value: Any, number: type, length: int | None) -> None:
+    is_list = isinstance(value, ListConfig) and length in (None, len(value))
+    if is_list and all(type(item) in (int, number) for item in value):
+        return
+    words = " ".join(filter(None, (str(length or ""), "integers" if number is int else "numbers")))
+    example = "[400,400]" if number is int else "[0.9,0.999]"
+    raise InputError(f"{key} is {value}: expected a list of {words}, as in {example}")
 
 
 def check_optimizer(config: DictConfig) -> None:

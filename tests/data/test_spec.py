@@ -38,6 +38,7 @@ def test_from_config_takes_what_is_the_datasets():
         ({"label": "a"}, "the network would see the answer"),
         ({"click_probability": "b"}, "the network would see the answer"),
         ({"fields": ["a", "a"]}, "names a field twice"),
+        ({"fields": "user"}, "dataset.fields is user: expected a list, as in"),
         ({"fields": ["a/b"]}, "cannot be a field's name"),
         ({"min_count": 0}, "dataset.min_count is 0"),
         ({"limit_rows": "many"}, "dataset.limit_rows is 'many'"),

@@ -14,7 +14,7 @@ CURVES = (
     "val/simple/auc\n1,9,0.001,0.7,1.2,0.4,0.5,0.6,0.61,0.69,0.58\n2,18,0.001,0.6,1.1,0.3,0.4,0.5,0.62,nan,0.59\n"
     "3,27,0.0001,0.5,1.0,0.2,0.3,0.55,,0.7,0.6\n"
 )
-CONFIG = "seed: 2019\ndataset:\n  name: shop\n  prepared_dir: /gone\nloss:\n  c: 0.7\n  focus: null\n"
+CONFIG = "seed: 2019\ndataset:\n  name: shop\n  prepared_dir: /gone\nloss:\n  c: 0.7\n  focus: null\n  units: [4, 4]\n"
 METRICS = {
     "parameters": 12345,
     "val/auc": 0.6,
@@ -63,6 +63,7 @@ def test_the_page_has_metrics_config_and_environment(run):
     rows += [("test", "uncalibrated", "", "0.55000", ""), ("test", "best possible", "0.80000", "", "")]
     rows += [("parameters", "12,345"), ("seconds", "1,234.5")]
     rows += [("dataset", "shop"), ("+a.b", "[1,2]"), ("loss.c", "0.7"), ("loss.focus", "null")]
+    rows += [("loss.units", "[4, 4]")]
     rows += [("git.commit", "abc"), ("command", "src/train.py dataset=&lt;b&gt;")]
     for row in rows:
         assert "".join(f"<td>{cell}</td>" for cell in row) in text.replace("th>", "td>")

@@ -1,7 +1,7 @@
 """The description of a dataset in conf/dataset/NAME.yaml, checked before any data is read."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -101,6 +101,8 @@ class DatasetSpec:
                 raise InputError(f"dataset.{key} is missing: every conf/dataset/NAME.yaml sets it")
         for key in ("raw_dir", "prepared_dir"):
             options[key] = Path(options[key]).expanduser().absolute() if options.get(key) else None
+        if isinstance(options["fields"], str) or not isinstance(options["fields"], Sequence):
+            raise InputError(f"dataset.fields is {options['fields']}: expected a list, as in [user,item]")
         options["fields"] = tuple(
             FieldSpec.from_config(field) for field in (*options["fields"], *_histories(histories))
         )

@@ -172,6 +172,8 @@ def start_tables(folder: Path) -> list[list[list[str]]]:
 def _text(value: Any) -> str:
     if value is None:
         return ""
+    if isinstance(value, list) and not any(isinstance(part, list | dict) for part in value):
+        return f"[{', '.join(map(_text, value))}]"  # yamls are read with their numbers as texts
     return value if isinstance(value, str) else json.dumps(value)
 
 
