@@ -137,7 +137,7 @@ def test_texts_that_mean_a_missing_value_are_missing(kinds_run, client, tmp_path
     assert result.findings[0].missing == dict.fromkeys(NUMBERS, 1)
 
 
-@pytest.mark.parametrize("value", ["cheap", "1,5", "", " 1", "inf", float("inf"), True])
+@pytest.mark.parametrize("value", ["cheap", "1,5", " 1", "inf", float("inf"), True])
 def test_a_price_that_is_not_a_number_is_a_bad_row(kinds_run, tmp_path, value):
     row = {**NEW.row(0, named=True), "liked": "a"}
     rows = pl.DataFrame({name: [cell, cell] for name, cell in row.items()}).with_columns(
@@ -168,7 +168,6 @@ def test_nan_in_a_float_column_is_missing(kinds_run, tmp_path):
     ("field", "value", "message"),
     [
         ("price", "cheap", "expected a finite number, its text or null, found 'cheap'"),
-        ("price", "", "found ''"),
         ("price", " 1", "found ' 1'"),
         ("price", "1_0", "found '1_0'"),
         ("price", True, "found 'true'"),
