@@ -28,11 +28,11 @@ def write_manifest(folder: Path, spec: DatasetSpec, contents: dict[str, Any]) ->
 
 
 def digest_of(spec: DatasetSpec, splits: Mapping[str, Mapping[str, Any]], values: Mapping[str, pl.Series]) -> str:
-    """A hash that prepared datasets with other rows or other ids do not share.
+    """A hash that tells prepared datasets with other rows or other ids apart.
 
     It is of the settings, the moments of a split by time, rows and click rate of each split, and
-    the known values. The times and folders of raw files are not in it: the same files on another
-    machine have the same hash.
+    the known values; other rows with all these the same are not seen. The times and folders of raw
+    files are not in it: the same files on another machine have the same hash.
 
     Args:
         spec: the dataset.
