@@ -22,8 +22,8 @@ def main(config: DictConfig) -> None:
     split = "valid" if config.split == "val" else str(config.split)
     if split not in SPLITS:
         raise InputError(f"split={split}: {did_you_mean(split, SPLITS)}")
-    for name, least in {"samples": 0, "bootstrap": 0, "seed": 0}.items():
-        check_whole(name, config[name], least)
+    for name in ("samples", "bootstrap", "seed"):
+        check_whole(name, config[name], 0)
     if config.importance_rows is not None:
         check_whole("importance_rows", config.importance_rows, 1)
     out = out_of(config, folders)

@@ -167,7 +167,7 @@ def _parameters(target: str) -> Mapping[str, inspect.Parameter]:
 def _check_value(key: str, value: Any, kinds: Sequence[type]) -> None:
     least, most = LIMITS.get(key.rpartition(".")[2], (-math.inf, math.inf))
     fits = type(value) in kinds or (type(value) is int and float in kinds)
-    if fits and (value is None or least <= value <= most):
+    if fits and least <= value <= most:
         return
     expected = " or ".join(text for kind, text in EXPECTED.items() if kind in kinds)
     limits = {"at least": least, "at most": most}

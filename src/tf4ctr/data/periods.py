@@ -17,7 +17,7 @@ from tf4ctr.data.raw_files import RawFiles
 from tf4ctr.data.readers import SHORT, alike
 from tf4ctr.data.spec import DatasetSpec
 from tf4ctr.data.transforms import moment
-from tf4ctr.errors import InputError, did_you_mean
+from tf4ctr.errors import InputError, check_whole, did_you_mean
 from tf4ctr.files import write_whole
 
 log = logging.getLogger(__name__)
@@ -65,8 +65,7 @@ def check_options(by: Any, every: Any, min_rows: Any) -> None:
     if every not in EVERY and (isinstance(every, bool | str) or not isinstance(every, int | float) or every <= 0):
         hint = did_you_mean(str(every), EVERY)
         raise InputError(f"every is {every!r}: {hint} Or give the width of a period, a positive number")
-    if not isinstance(min_rows, int) or min_rows < FEWEST:
-        raise InputError(f"min_rows is {min_rows!r}: expected a whole number from {FEWEST} on")
+    check_whole("min_rows", min_rows, FEWEST)
 
 
 def cut(spec: DatasetSpec, by: str, every: str | float, min_rows: int, folder: Path) -> list[Period]:

@@ -13,7 +13,7 @@ from tf4ctr.data.raw_files import RawFiles
 from tf4ctr.data.readers import READERS
 from tf4ctr.data.schema import IDS, NUMBERS, SEQUENCES, Field, Scaling, Schema
 from tf4ctr.data.splits import ALL, SPLITS, SplitSpec, raw_texts
-from tf4ctr.errors import InputError, did_you_mean
+from tf4ctr.errors import InputError, check_whole, did_you_mean
 
 LABELS = {"0": 0.0, "0.0": 0.0, "false": 0.0, "1": 1.0, "1.0": 1.0, "true": 1.0}  # its values there
 COMPARISON = re.compile(r"(>=|>|<=|<|==|!=)\s*(-?\d+(?:\.\d+)?)")
@@ -138,8 +138,8 @@ class DatasetSpec:
                 )
         for key in ("min_count", "limit_rows"):
             value = getattr(self, key)
-            if value is not None and (not isinstance(value, int) or value < 1):
-                raise InputError(f"dataset.{key} is {value!r}: expected a whole number from 1 on")
+            if value is not None:
+                check_whole(f"dataset.{key}", value, 1)
         for layout in self.layouts:
             reader = layout.get("reader")
             if reader not in READERS:

@@ -154,14 +154,6 @@ class Stream(ABC):
         numbers = self._numbers(table) if self.schema.number_columns else None
         return Batch(ids, label, group, numbers, table[WEIGHT].to_torch() if self.schema.weight else None)
 
-    def _check_unchanged(self) -> None:
-        """Check that the rows that were just read belong to the schema.
-
-        Raises:
-            InputError: the dataset was prepared again in the meantime.
-        """
-        check_same_rows(self.folder, self.schema)
-
     def _numbers(self, table: pl.DataFrame) -> Tensor:
         return torch.from_numpy(table.select(self.schema.number_columns).to_numpy(order="c", writable=True))
 
@@ -201,7 +193,7 @@ class MemoryStream(Stream):
     def __init__(self, *args: Any, device: torch.device | None = None, **options: Any) -> None:
         super().__init__(*args, **options)
         self.held = self._tensors(pl.read_parquet(self.path)).to(device)
-        self._check_unchanged()
+        check_same_rows(self.folder, self.schema)
 
     def _batches(self) -> Iterator[Batch]:
         order, bounds = self._order().to(self.held.label.device), self._bounds()
@@ -280,7 +272,7 @@ class DiskStream(Stream):
                 parts.append(self._table.slice(row + skip, min(end, last) - begin - skip))
         # in evaluation the last pool of a rank can have no rows, while that of another one has some
         batch = self._tensors(pl.concat(pl.collect_all(parts or [self._table.head(0)])))
-        self._check_unchanged()
+        check_same_rows(self.folder, self.schema)
         return batch
 
     def _rank_start(self) -> int:

@@ -188,7 +188,7 @@ def csv_lines(
         mark = re.escape(quote)
         without = line.str.replace_all(f"{mark}[^{mark}]*{mark}", "")
         line = pl.when(pl.col("line").str.contains(quote, literal=True)).then(without).otherwise(line)
-    lines = pl.scan_lines(path, row_index_name="row", glob=False).with_columns(
+    lines = _numbered_lines(path).with_columns(
         (line.str.count_matches(separator, literal=True) + 1).alias("cells"), (quotes % 2 == 1).alias("unclosed")
     )
     names = _csv_header(path, separator, quote) if header is None else list(header)
@@ -263,8 +263,7 @@ def csv_line_of(
     path: Path, number: int, separator: str = ",", header: Sequence[str] | None = None, quote: str | None = '"'
 ) -> int:
     """The line (from 1) that is number `number` (from 0) of those that are not empty."""
-    lines = pl.scan_lines(path, row_index_name="row", glob=False).filter(~_is_empty(separator, quote))
-    return _line_at(lines, number)
+    return _line_at(_numbered_lines(path).filter(~_is_empty(separator, quote)), number)
 
 
 def line_of(path: Path, number: int) -> int:
@@ -283,7 +282,12 @@ def text_of(path: Path, line: int) -> str:
 
 def text_lines(path: Path) -> pl.LazyFrame:
     """`row` and `line` of the lines that are not blank."""
-    return pl.scan_lines(path, row_index_name="row", glob=False).filter(pl.col("line").str.strip_chars() != "")
+    return _numbered_lines(path).filter(pl.col("line").str.strip_chars() != "")
+
+
+def _numbered_lines(path: Path) -> pl.LazyFrame:
+    """`row`, from 0, and `line` of all lines."""
+    return pl.scan_lines(path, row_index_name="row", glob=False)
 
 
 def cells(path: Path, names: Sequence[str], separator: str = "::") -> pl.LazyFrame:

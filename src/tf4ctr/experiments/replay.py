@@ -15,7 +15,7 @@ from rich.table import Table
 
 from tf4ctr.data.periods import Period
 from tf4ctr.data.spec import DatasetSpec
-from tf4ctr.errors import InputError
+from tf4ctr.errors import InputError, check_whole
 from tf4ctr.experiments.runs import quoted
 from tf4ctr.files import link_file, write_whole
 
@@ -56,8 +56,8 @@ def check_options(config: Mapping[str, Any]) -> None:
     """
     for name in ("first", "window", "epochs", "first_epochs"):
         value = config[name]
-        if (type(value) is not int or value < 1) and not (name == "first_epochs" and value is None):
-            raise InputError(f"{name} is {value!r}: expected a whole number from 1 on")
+        if name != "first_epochs" or value is not None:
+            check_whole(name, value, 1)
     if config["retrain"] not in (None, "all") and (type(config["retrain"]) is not int or config["retrain"] < 1):
         raise InputError(f"retrain is {config['retrain']!r}: expected null, all, or a number of periods from 1 on")
     if type(config["once"]) is not bool:

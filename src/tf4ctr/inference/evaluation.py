@@ -64,18 +64,18 @@ def score(
         InputError: the dataset is not prepared, or its schema is not the network's.
     """
     prepared = Schema.load(prepared_dir)
-    if prepared == schema and not prepared.has_rows_of(schema):
-        raise InputError(
-            f"{prepared_dir} has other rows or other known values than the run was trained on: it was prepared again,"
-            " with another label condition, split or min_count, or from other files. So its test rows may be training"
-            " rows of the run. Prepare the earlier ones again, into a folder of their own, and name it with"
-            " prepared_dir="
-        )
     if prepared != schema:
         raise InputError(
             f"{prepared_dir} has other fields or vocabularies than the run was trained on. Take back what was changed"
             " in the dataset's yaml or files, or prepare the earlier ones into a folder of their own with"
             " dataset.prepared_dir="
+        )
+    if not prepared.has_rows_of(schema):
+        raise InputError(
+            f"{prepared_dir} has other rows or other known values than the run was trained on: it was prepared again,"
+            " with another label condition, split or min_count, or from other files. So its test rows may be training"
+            " rows of the run. Prepare the earlier ones again, into a folder of their own, and name it with"
+            " prepared_dir="
         )
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     stream, network = DiskStream(prepared_dir, split, batch_size, shuffle_rows=10 * batch_size), network.to(device)

@@ -25,7 +25,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from tf4ctr.data.encoding import RowEncoder
 from tf4ctr.data.fields import FieldSpec
 from tf4ctr.data.schema import Schema
-from tf4ctr.errors import InputError
+from tf4ctr.errors import InputError, check_whole
 from tf4ctr.inference.request_errors import InvalidRows, answer, check_rows, without_probability
 from tf4ctr.inference.request_rows import Cell, cell_type, request_columns, row_type
 
@@ -214,8 +214,7 @@ def create_app(model: ServedModel, max_body_bytes: int = MAX_BODY_BYTES) -> Fast
     Raises:
         InputError: the limit is not a positive whole number.
     """
-    if not isinstance(max_body_bytes, int) or max_body_bytes < 1:
-        raise InputError(f"max_body_bytes is {max_body_bytes!r}: expected a whole number from 1 on")
+    check_whole("max_body_bytes", max_body_bytes, 1)
     registry = CollectorRegistry()
     batcher = Batcher(model, registry)
 
